@@ -1,0 +1,48 @@
+# Pointsman: `make run` to see it work, `make test` to check it. Both prepare everything themselves.
+PYTHON ?= python3
+VENV := .venv
+PROTOS_VENV := .venv-protos
+BIN := $(VENV)/bin
+PROTO_FILES := $(wildcard protos/pointsman/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint protos bench clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready $(PROTOS_VENV)/.ready ## make both virtual environments (quiet when nothing changed)
+
+$(VENV)/.ready: pyproject.toml clients/python/pyproject.toml deploy/constraints.txt
+	@echo "setup: installing into $(VENV) (about half a minute, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pointsman needs Python 3.11 or newer: make setup PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e clients/python -e '.[dev]'
+	@touch $@
+
+$(PROTOS_VENV)/.ready: deploy/constraints-protos.txt
+	@echo "setup: installing the stub generator into $(PROTOS_VENV)"
+	@$(PYTHON) -m venv $(PROTOS_VENV)
+	@$(PROTOS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints-protos.txt \
+		grpcio grpcio-tools mypy-protobuf protobuf setuptools types-protobuf
+	@touch $@
+
+run: setup ## start PostgreSQL (one primary, two replicas), the router and two demo tenants; DATA=DIR keeps the data
+	@$(BIN)/pointsman dev $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: setup ## run all tests
+	@$(BIN)/python -m pytest -q -rs --durations=10 $(ARGS)
+
+lint: setup ## ruff, mypy strict, buf
+	@$(BIN)/ruff check router clients tests
+	@$(BIN)/mypy
+	@$(BIN)/buf lint protos
+
+protos: $(PROTOS_VENV)/.ready ## generate the stubs in clients/python/pointsman/v1 again
+	@PATH="$(abspath $(PROTOS_VENV)/bin):$$PATH" $(PROTOS_VENV)/bin/python -m grpc_tools.protoc -I protos \
+		--python_out=$(or $(OUT),clients/python) --grpc_python_out=$(or $(OUT),clients/python) \
+		--mypy_out=$(or $(OUT),clients/python) --mypy_grpc_out=$(or $(OUT),clients/python) \
+		$(PROTO_FILES)
+
+clean: ## remove both virtual environments
+	@rm -rf $(VENV) $(PROTOS_VENV)
