@@ -1,0 +1,216 @@
+"""Typed events: what happened, for logs and metrics. Emitted by the engine, consumed by the telemetry edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+from router.model.identity import ClusterName, EndpointName, Generation, TenantName, Term
+from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RetryReason
+from router.model.request import Access, Method
+from router.model.topology import Role
+
+
+@unique
+class Outcome(Enum):
+    """How a request ended. admitted = served + failed + cancelled; refused ones were never admitted."""
+
+    SERVED = "served"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+@unique
+class Health(Enum):
+    """State of an endpoint."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    SUSPECT = "suspect"
+    DOWN = "down"
+    PROBATION = "probation"
+    QUARANTINED = "quarantined"
+
+
+@unique
+class Phase(Enum):
+    """State of a cluster."""
+
+    STARTING = "starting"
+    """No primary has been seen yet."""
+    STEADY = "steady"
+    SUSPECT = "suspect"
+    """The primary is in doubt: new writes are held while it is asked again."""
+    HOLDING = "holding"
+    """There is no primary: writes wait."""
+    PROMOTING = "promoting"
+    DRAINING = "draining"
+    """A new primary serves; held requests are released by slow start."""
+    STUCK = "stuck"
+    """No safe primary can be found: reads go on, writes are refused until someone helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAdmitted:
+    """A request passed admission; exactly one RequestFinished follows, with another outcome than REFUSED."""
+
+    tenant: TenantName
+    method: Method
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished:
+    """One request ended. Durations in seconds."""
+
+    tenant: TenantName
+    method: Method
+    outcome: Outcome
+    reason: str = ""
+    """RefuseReason value of an error, empty when served."""
+    endpoint: EndpointName = EndpointName("")
+    role: Role = Role.UNKNOWN
+    request_id: str = ""
+    attempts: int = 1
+    queued_s: float = 0.0
+    held_s: float = 0.0
+    acquired_s: float = 0.0
+    executed_s: float = 0.0
+    streamed_s: float = 0.0
+    total_s: float = 0.0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRetried:
+    """An attempt will be made again."""
+
+    tenant: TenantName
+    method: Method
+    reason: RetryReason
+    attempt: int
+    endpoint: EndpointName
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HoldStarted:
+    """A request began to wait for a failover."""
+
+    tenant: TenantName
+    cluster: ClusterName
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """A request left the hold."""
+
+    tenant: TenantName
+    cluster: ClusterName
+    reason: HoldEndReason
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """An endpoint's health changed."""
+
+    cluster: ClusterName
+    endpoint: EndpointName
+    before: Health
+    after: Health
+    reason: HealthReason
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """A cluster's phase changed."""
+
+    cluster: ClusterName
+    before: Phase
+    after: Phase
+    reason: PhaseReason
+    primary: EndpointName | None
+    term: Term
+    generation: Generation
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverStep:
+    """One step of a promotion or switchover."""
+
+    cluster: ClusterName
+    step: str
+    endpoint: EndpointName
+    ok: bool
+    took_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverEnded:
+    """A cluster has a primary again. Seconds from the first doubt to the first route to the new primary."""
+
+    cluster: ClusterName
+    primary: EndpointName
+    term: Term
+    took_s: float
+    promoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed:
+    """A connection was closed instead of being reused."""
+
+    tenant: TenantName
+    endpoint: EndpointName
+    access: Access
+    reason: CloseReason
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed:
+    """A connection could not be opened."""
+
+    tenant: TenantName
+    endpoint: EndpointName
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """A configuration was applied, or refused with its problems."""
+
+    applied: bool
+    changes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerFailed:
+    """A mistake of the router's own: an RPC ended with an exception that nobody expected."""
+
+    method: str
+    """The RPC's full name."""
+    error: str
+    """The exception's class name."""
+    trace: str
+    """File and line of each frame; never the exception's text, which may quote SQL or parameters."""
+
+
+Event = (
+    RequestAdmitted
+    | RequestFinished
+    | AttemptRetried
+    | HoldStarted
+    | HoldEnded
+    | HealthChanged
+    | PhaseChanged
+    | FailoverStep
+    | FailoverEnded
+    | ConnectionClosed
+    | ConnectFailed
+    | ConfigChanged
+    | HandlerFailed
+)

@@ -1,0 +1,264 @@
+"""Every tunable: its default, unit, meaning and validation, once. Configuration only nests these.
+
+Relations between fields are checked in __post_init__; a ValueError's text is what the operator reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+from typing import ClassVar
+
+
+@unique
+class BalancerName(Enum):
+    """How one of several eligible endpoints is chosen."""
+
+    SMOOTH_WEIGHTED = "smooth_weighted"
+    LEAST_IN_FLIGHT = "least_in_flight"
+    TWO_CHOICES = "two_choices"
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value <= 0:
+            raise ValueError(f"{name} must be greater than 0, not {value}")
+
+
+def _not_negative(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, not {value}")
+
+
+@dataclass(frozen=True)
+class PoolPolicy:
+    """Connections of one tenant to one endpoint, for one access (read-only and read-write are kept apart)."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    min_size: int = 0
+    """Connections kept open once the pool is in use."""
+    max_size: int = 8
+    """Most connections of the pool."""
+    idle_s: float = 60.0
+    """A connection unused for this long is closed, down to min_size (seconds)."""
+    lifetime_s: float = 1800.0
+    """A connection is replaced at this age, less a random tenth (seconds)."""
+    acquire_timeout_s: float = 5.0
+    """Longest wait for a connection within the caller's deadline (seconds)."""
+    close_after_s: float = 300.0
+    """A pool unused for this long is closed with all its connections (seconds)."""
+    prepared_statements: int = 200
+    """Prepared statements kept per connection; the least recently used goes first."""
+    lane_window: int = 32
+    """Statements in flight on one lane at most."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "min_size", "prepared_statements")
+        _positive(self, "max_size", "idle_s", "lifetime_s", "acquire_timeout_s", "close_after_s", "lane_window")
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size ({self.min_size}) must not exceed max_size ({self.max_size})")
+
+
+@dataclass(frozen=True)
+class TenantPolicy:
+    """Limits and defaults of one tenant."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    balancer: BalancerName = BalancerName.SMOOTH_WEIGHTED
+    """How a read's endpoint is chosen among the eligible ones."""
+    default_timeout_s: float = 30.0
+    """Deadline of a request that brings none (seconds)."""
+    max_timeout_s: float = 300.0
+    """Longest deadline a caller may ask for (seconds)."""
+    lag_limit_s: float = 10.0
+    """A replica whose replay is further behind takes no reads (seconds)."""
+    max_in_flight: int = 256
+    """Requests running at once."""
+    max_queue: int = 2048
+    """Requests waiting for admission at once."""
+    max_attempts: int = 3
+    """Most tries of one request."""
+    max_transaction_s: float = 60.0
+    """Longest life of an interactive transaction (seconds)."""
+    idle_in_transaction_s: float = 10.0
+    """An interactive transaction without a message for this long is rolled back (seconds)."""
+    max_transactions: int = 64
+    """Interactive transactions open at once."""
+    max_result_bytes: int = 1 << 20
+    """Largest unary answer unless the caller asks otherwise; 3 MiB at most (bytes)."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self,
+            "default_timeout_s",
+            "max_timeout_s",
+            "lag_limit_s",
+            "max_in_flight",
+            "max_attempts",
+            "max_transaction_s",
+            "idle_in_transaction_s",
+            "max_transactions",
+            "max_result_bytes",
+        )
+        _not_negative(self, "max_queue")
+        if self.default_timeout_s > self.max_timeout_s:
+            raise ValueError(
+                f"default_timeout_s ({self.default_timeout_s}) must not exceed max_timeout_s ({self.max_timeout_s})"
+            )
+        if self.max_result_bytes > 3 << 20:
+            raise ValueError(f"max_result_bytes ({self.max_result_bytes}) must not exceed 3145728: stream more")
+
+
+@dataclass(frozen=True)
+class HoldPolicy:
+    """Requests that wait for a failover to end."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    window_s: float = 10.0
+    """Longest wait of one request (seconds); the caller's deadline may end it earlier."""
+    max_requests: int = 1000
+    """Most requests of this cluster held at once by this router."""
+    max_bytes: int = 64 << 20
+    """Most bytes of held requests (bytes)."""
+    tenant_share: float = 0.5
+    """Largest part of max_requests that one tenant may take (0 to 1)."""
+    release_start: int = 2
+    """Requests released at once at first; doubled every release_step_s (slow start)."""
+    release_step_s: float = 0.1
+    """Time between doublings (seconds)."""
+    dry_run: bool = False
+    """Count what would be held, hold nothing."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "window_s", "max_requests", "max_bytes", "release_start", "release_step_s")
+        if not 0 < self.tenant_share <= 1:
+            raise ValueError(f"tenant_share must lie between 0 and 1, not {self.tenant_share}")
+
+
+@dataclass(frozen=True)
+class ProbePolicy:
+    """How endpoints are watched."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    interval_s: float = 0.25
+    """Time between probes of an endpoint, less or more a tenth (seconds)."""
+    timeout_s: float = 0.5
+    """A probe without an answer for this long has failed (seconds)."""
+    fresh_every: int = 4
+    """Every so many probes a fresh connection is opened beside the existing one; while in doubt, every time."""
+    misses: int = 3
+    """Failed probes in a row that make an endpoint DOWN; a refused connection does at once."""
+    probation_s: float = 2.0
+    """A returned endpoint must answer this long before it takes work (seconds)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "interval_s", "timeout_s", "fresh_every", "misses")
+        _not_negative(self, "probation_s")
+
+
+@dataclass(frozen=True)
+class FailoverPolicy:
+    """When and how the primary is moved."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    confirm_s: float = 0.3
+    """A refused primary must stay so for this long before it is replaced (seconds); a crash restart takes 0.3."""
+    confirm_silence_s: float = 1.5
+    """The same for a silent one (seconds)."""
+    restart_grace_s: float = 3.0
+    """A primary that says it is starting up gets this long to finish (seconds)."""
+    min_gap_s: float = 60.0
+    """Shortest time between two promotions of a cluster (seconds)."""
+    may_lose: bool = False
+    """Promote without synchronous replication, too: acknowledged writes may be lost."""
+    dry_run: bool = False
+    """Say what would be done, do nothing."""
+    step_timeout_s: float = 5.0
+    """Longest time of one step of a promotion (seconds)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "confirm_s", "confirm_silence_s", "step_timeout_s")
+        _not_negative(self, "restart_grace_s", "min_gap_s")
+        if self.confirm_s < 0.3:
+            raise ValueError(f"confirm_s must be at least 0.3 (a crash restart takes that long), not {self.confirm_s}")
+
+
+@dataclass(frozen=True)
+class ClusterPolicy:
+    """Policies of one cluster."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    probe: ProbePolicy = ProbePolicy()
+    """How its endpoints are watched."""
+    hold: HoldPolicy = HoldPolicy()
+    """What waits while it fails over."""
+    failover: FailoverPolicy = FailoverPolicy()
+    """When and how its primary is moved (promote mode), or awaited (follow mode)."""
+    connects_in_flight: int = 2
+    """Connections being opened to one endpoint at once."""
+    connect_timeout_s: float = 3.0
+    """A connection not open after this long has failed (seconds)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "connects_in_flight", "connect_timeout_s")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Repeating what provably left no effect."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    budget_ratio: float = 0.1
+    """Retries per request, in the long run."""
+    budget_per_s: float = 1.0
+    """Retries per second that are always allowed."""
+    budget_burst: float = 50.0
+    """Most unspent retries saved up."""
+    backoff_s: float = 0.02
+    """First pause (seconds); doubled each time, fully jittered."""
+    backoff_max_s: float = 1.0
+    """Longest pause (seconds)."""
+    reserve_s: float = 0.02
+    """No attempt starts with less than this left of the deadline (seconds)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "backoff_s", "backoff_max_s", "budget_burst")
+        _not_negative(self, "budget_ratio", "budget_per_s", "reserve_s")
+        if self.backoff_s > self.backoff_max_s:
+            raise ValueError(f"backoff_s ({self.backoff_s}) must not exceed backoff_max_s ({self.backoff_max_s})")
+
+
+@dataclass(frozen=True)
+class ServerPolicy:
+    """The router process itself."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    listen: str = "127.0.0.1:7432"
+    """Address for callers."""
+    admin_listen: str = "127.0.0.1:7433"
+    """Address for operators."""
+    metrics_listen: str = "127.0.0.1:7434"
+    """Address of the Prometheus endpoint; empty turns it off."""
+    grace_s: float = 10.0
+    """On SIGTERM, running work has this long to end (seconds)."""
+    max_message_bytes: int = 4 << 20
+    """Largest message taken from a caller (bytes)."""
+    max_stream_calls: int = 1024
+    """Calls in flight on one Multiplex stream; more are refused."""
+    reflection: bool = True
+    """Serve gRPC reflection, so that grpcurl and the like know the API."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_message_bytes", "max_stream_calls")
+        _not_negative(self, "grace_s")

@@ -1,0 +1,193 @@
+"""One request as the engine sees it: statements, where they may run, and what is known about repeating them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+
+@unique
+class Access(Enum):
+    """Which of the two kinds of connection a request needs; PostgreSQL enforces READ_ONLY."""
+
+    READ_ONLY = "read_only"
+    READ_WRITE = "read_write"
+
+
+@unique
+class ReadFrom(Enum):
+    """The caller's read preference."""
+
+    PRIMARY = "primary"
+    REPLICA = "replica"
+    ANY = "any"
+
+
+@unique
+class Fallback(Enum):
+    """What happens to a replica read without an eligible replica."""
+
+    TO_PRIMARY = "to_primary"
+    FAIL = "fail"
+
+
+@unique
+class OnFailover(Enum):
+    """Whether a request may wait for a failover to end."""
+
+    WAIT = "wait"
+    FAIL_FAST = "fail_fast"
+
+
+@unique
+class Method(Enum):
+    """The RPC, also as metric label."""
+
+    QUERY = "query"
+    STREAM_QUERY = "stream_query"
+    EXECUTE = "execute"
+    EXECUTE_BATCH = "execute_batch"
+    TRANSACT = "transact"
+
+
+@unique
+class Isolation(Enum):
+    """Transaction isolation level; the value is its SQL."""
+
+    DEFAULT = ""
+    READ_COMMITTED = "READ COMMITTED"
+    REPEATABLE_READ = "REPEATABLE READ"
+    SERIALIZABLE = "SERIALIZABLE"
+
+
+@unique
+class CancelOutcome(Enum):
+    """What became of the wish to cancel a running request."""
+
+    CANCELLING = "cancelling"
+    """It was running and has been asked to stop."""
+    NOT_FOUND = "not_found"
+    """No such request of this tenant is running."""
+    NOT_CANCELLABLE = "not_cancellable"
+    """Its COMMIT is on the way: stopping it now would hide the outcome."""
+
+
+@unique
+class TransactionState(Enum):
+    """libpq's transaction status of a session's connection."""
+
+    IDLE = "idle"
+    IN_TRANSACTION = "in_transaction"
+    IN_ERROR = "in_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with native placeholders, and its parameters as they go to PostgreSQL."""
+
+    sql: bytes
+    params: tuple[bytes | None, ...] = ()
+    """Each value in its wire form, None for NULL."""
+    formats: tuple[int, ...] = ()
+    """0 text, 1 binary, one per parameter."""
+    oids: tuple[int, ...] = ()
+    """Type OID per parameter, 0 to let PostgreSQL infer; empty means all 0."""
+
+
+@unique
+class GuardNeed(Enum):
+    """Which condition a guard states about an earlier step."""
+
+    ROWS_AFFECTED_EQUALS = "rows_affected_equals"
+    ROWS_AT_LEAST = "rows_at_least"
+    NO_ROWS = "no_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A condition on the result of an earlier step of a batch."""
+
+    step: int
+    need: GuardNeed
+    count: int = 0
+    skip: bool = False
+    """True: only the guarded step is skipped; False: the whole batch is rolled back."""
+
+    def holds(self, rows_affected: int) -> bool:
+        """Whether a step that affected (or returned) this many rows satisfies the guard."""
+        match self.need:
+            case GuardNeed.ROWS_AFFECTED_EQUALS:
+                return rows_affected == self.count
+            case GuardNeed.ROWS_AT_LEAST:
+                return rows_affected >= self.count
+            case GuardNeed.NO_ROWS:
+                return rows_affected == 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStep:
+    """One statement of a batch."""
+
+    statement: Statement
+    guard: Guard | None = None
+    want_rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionMode:
+    """How a transaction begins."""
+
+    isolation: Isolation = Isolation.DEFAULT
+    read_only: bool = False
+    deferrable: bool = False
+
+    def begin_sql(self) -> bytes:
+        """The BEGIN statement of this mode."""
+        words = ["BEGIN"]
+        if self.isolation is not Isolation.DEFAULT:
+            words.append(f"ISOLATION LEVEL {self.isolation.value}")
+        words.append("READ ONLY" if self.read_only else "READ WRITE")
+        if self.deferrable:
+            words.append("DEFERRABLE")
+        return " ".join(words).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller asked for beside the statements."""
+
+    read: ReadFrom = ReadFrom.PRIMARY
+    max_staleness_s: float = 0.0
+    """0: the tenant's lag limit."""
+    fallback: Fallback = Fallback.TO_PRIMARY
+    on_failover: OnFailover = OnFailover.WAIT
+    max_rows: int = 0
+    max_bytes: int = 0
+    request_tag: str = ""
+
+
+DEFAULT_OPTIONS = Options()
+
+
+@dataclass(slots=True)
+class Request:
+    """One request on its way through the engine."""
+
+    method: Method
+    steps: tuple[BatchStep, ...]
+    deadline: float
+    """Monotonic seconds; nothing of the request outlives it."""
+    options: Options = DEFAULT_OPTIONS
+    request_id: str = ""
+    mode: TransactionMode | None = None
+    """Set for a batch: its steps are one transaction."""
+    idempotency_key: str = ""
+    size_bytes: int = 0
+    """Bytes of SQL and parameters: what a hold counts."""
+
+    @property
+    def access(self) -> Access:
+        """READ_ONLY for the methods that PostgreSQL keeps from writing."""
+        if self.method in (Method.QUERY, Method.STREAM_QUERY):
+            return Access.READ_ONLY
+        return Access.READ_WRITE

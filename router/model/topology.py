@@ -1,0 +1,107 @@
+"""What is configured: clusters of endpoints and the tenants that use them. What is observed is in observation.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, unique
+
+from router.model.identity import ClusterName, EndpointName, TenantName
+from router.model.policy import ClusterPolicy, PoolPolicy, TenantPolicy
+
+
+@unique
+class Role(Enum):
+    """An endpoint's role as observed, never as configured."""
+
+    PRIMARY = "primary"
+    REPLICA = "replica"
+    UNKNOWN = "unknown"
+
+
+@unique
+class FailoverMode(Enum):
+    """Who moves the primary."""
+
+    FOLLOW = "follow"
+    """Patroni, a cloud or a person; the router notices and moves."""
+    PROMOTE = "promote"
+    """The router fences, promotes and repoints by itself."""
+
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """How a connection to PostgreSQL is protected; libpq's sslmode and files."""
+
+    mode: str = "prefer"
+    root_cert: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A secret's value, resolved from env: or file:. Prints as stars, so that it cannot leak by a log or a repr."""
+
+    value: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "***"
+
+
+@dataclass(frozen=True)
+class Login:
+    """A role that the router logs in with, and its secret (None: certificate or trust)."""
+
+    user: str
+    password: Secret | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One PostgreSQL server."""
+
+    name: EndpointName
+    cluster: ClusterName
+    host: str
+    port: int = 5432
+    zone: str = ""
+    weight: int = 100
+    """Share of balanced reads relative to the other endpoints; 0 takes none by choice."""
+    tls: TlsSettings = TlsSettings()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Endpoints that replicate one another."""
+
+    name: ClusterName
+    endpoints: tuple[Endpoint, ...]
+    control: Login
+    """The router's own role: probes, and in promote mode fences and promotes."""
+    control_database: str = "postgres"
+    mode: FailoverMode = FailoverMode.FOLLOW
+    policy: ClusterPolicy = ClusterPolicy()
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Who calls: a service with a database, a login and limits of its own."""
+
+    name: TenantName
+    cluster: ClusterName
+    database: str
+    login: Login
+    tokens: tuple[Secret, ...] = ()
+    weights: Mapping[EndpointName, int] = field(default_factory=dict)
+    """Overrides of the endpoints' weights for this tenant's reads."""
+    pool: PoolPolicy = PoolPolicy()
+    policy: TenantPolicy = TenantPolicy()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All that is configured, immutable; a change makes a new one."""
+
+    clusters: Mapping[ClusterName, Cluster]
+    tenants: Mapping[TenantName, Tenant]
