@@ -1,0 +1,37 @@
+-- The router's own role in a PostgreSQL cluster. Run it once on the primary, as a superuser, connected to the
+-- database `postgres` (function grants count in one database only, and that is the one the router watches):
+--
+--   psql -d postgres -v control_password="$(openssl rand -base64 24)" -f roles.sql
+--
+-- It may be run again: it then only sets the password anew. PostgreSQL 15 or newer.
+\set ON_ERROR_STOP on
+\if :{?control_role}
+\else
+  \set control_role pointsman_control
+\endif
+
+SELECT format('CREATE ROLE %I', :'control_role')
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :'control_role') \gexec
+
+-- No rights on anyone's data: this role watches and, where promote mode is on, moves the primary role.
+ALTER ROLE :"control_role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT
+  CONNECTION LIMIT 20 PASSWORD :'control_password';
+GRANT CONNECT ON DATABASE postgres TO :"control_role";
+
+-- Watching: replication state, lag, settings. (Through pg_read_all_settings it can read primary_conninfo, and with
+-- it the password of the replication role, unless that one lies in a passfile.)
+GRANT pg_monitor TO :"control_role";
+
+-- Ending a tenant's statement whose caller is gone, and sessions on a primary that is to be left.
+GRANT pg_signal_backend TO :"control_role";
+
+-- Promote mode only: fence (a standby stops listening to the old primary), promote, point the rest at the new one.
+-- Leave this part out where Patroni or a cloud service promotes.
+GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, synchronous_standby_names,
+  default_transaction_read_only TO :"control_role";
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO :"control_role";
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO :"control_role";
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_wal_replay_pause() TO :"control_role";
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_wal_replay_resume() TO :"control_role";
+-- Creating replication slots would need the REPLICATION attribute, and with it the right to copy every byte of the
+-- cluster: so it is not given. Create the slots of all standbys on every server beforehand, or work without slots.

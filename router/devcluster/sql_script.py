@@ -1,0 +1,65 @@
+"""Runs the SQL files beside this package, which are written for psql, without psql.
+
+The same files serve a database administrator and `pointsman dev`: one source. Of psql's language only what those
+files need is understood: comments, meta-command lines (skipped; values come from the caller), :'literal',
+:"identifier", dollar quotes closed on a later line, and a statement ended by `;` or by `\\gexec` at a line's end.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+_VARIABLE = re.compile(r"""(?<!:):(?:'(\w+)'|"(\w+)")""")
+GEXEC = r"\gexec"
+
+
+def script(name: str) -> str:
+    """Text of one of the packaged files, such as "roles.sql"."""
+    return (resources.files("router.devcluster") / "sql" / name).read_text(encoding="utf-8")
+
+
+def run_script(connection: psycopg.Connection[Any], text: str, values: Mapping[str, str] | None = None) -> None:
+    """Run every statement of `text` on an autocommit connection; KeyError when a variable has no value."""
+    for statement in split(text):
+        filled = _fill(statement.removesuffix(GEXEC), values or {}, connection)
+        cursor = connection.execute(filled)
+        if statement.endswith(GEXEC):
+            for row in cursor.fetchall():
+                for cell in row:
+                    connection.execute(cell)
+
+
+def run_script_at(dsn: str, text: str, values: Mapping[str, str] | None = None) -> None:
+    """run_script on a connection of its own."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        run_script(connection, text, values)
+
+
+def split(text: str) -> Iterator[str]:
+    """The statements of a file, one by one, without comments and meta-commands; `\\gexec` is kept at the end."""
+    lines: list[str] = []
+    inside_dollars = False
+    for line in text.splitlines():
+        stripped = line.strip()
+        if not stripped or stripped.startswith("--") or (stripped.startswith("\\") and stripped != GEXEC):
+            continue
+        lines.append(line.rstrip())
+        inside_dollars ^= line.count("$$") % 2 == 1
+        if not inside_dollars and stripped.endswith((";", GEXEC)):
+            yield "\n".join(lines)
+            lines = []
+    if lines:
+        raise ValueError(f"the last statement has no end: {lines[0].strip()}")
+
+
+def _fill(statement: str, values: Mapping[str, str], connection: psycopg.Connection[Any]) -> str:
+    def quoted(found: re.Match[str]) -> str:
+        literal, identifier = found.groups()
+        part = sql.Literal(values[literal]) if literal else sql.Identifier(values[identifier])
+        return part.as_string(connection)
+
+    return _VARIABLE.sub(quoted, statement)
