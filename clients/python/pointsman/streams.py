@@ -1,0 +1,203 @@
+"""Results of any size: rows in chunks, with one chunk in memory at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from pointsman.connection import GRACE_S, Connections, Link, Pauses
+from pointsman.errors import DeadlineExceeded, Error, Executed
+from pointsman.options import milliseconds
+from pointsman.results import Receipt
+from pointsman.rows import Column, Plan, Record, plan_of
+from pointsman.status import drained, error_from_rpc
+from pointsman.tokens import TokenKeeper
+from pointsman.v1 import query_service_pb2 as pb
+
+METHOD = "/pointsman.v1.QueryService/StreamQuery"
+
+
+class RowStream:
+    """The rows of a stream, for `async for`. Leaving early ends the statement on the server.
+
+    Use `async with db.stream(…) as rows` where it must end at a known place; otherwise it ends when it is dropped.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        tokens: TokenKeeper,
+        request: pb.StreamQueryRequest,
+        *,
+        total_s: float | None,
+        chunk_s: float,
+    ) -> None:
+        self._rpc: aio.UnaryStreamCall[pb.StreamQueryRequest, pb.StreamQueryResponse] | None = None
+        self._connections = connections
+        self._tokens = tokens
+        self._version = tokens.version
+        self._request = request
+        self._chunk_s = chunk_s
+        self._total_s = total_s
+        self._loop = asyncio.get_running_loop()
+        self._deadline = None if total_s is None else self._loop.time() + total_s + GRACE_S
+        if total_s is not None:
+            request.options.timeout_ms = milliseconds("timeout", total_s)
+        self._link: Link | None = None
+        self._plan: Plan | None = None
+        self._end: pb.StreamEnd | None = None
+        self._rows: Iterator[Record] = iter(())
+        self._done = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns; empty before the first chunk has come."""
+        return () if self._plan is None else self._plan.columns
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """How the request went; None before its end."""
+        return None if self._end is None else Receipt.from_bytes(self._end.receipt.SerializeToString())
+
+    @property
+    def rowcount(self) -> int | None:
+        """How many rows there were; None before the end."""
+        return None if self._end is None else self._end.rows
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self
+
+    async def __anext__(self) -> Record:
+        for row in self._rows:
+            return row
+        records = await self.next_chunk()
+        if records is None:
+            raise StopAsyncIteration
+        self._rows = iter(records)
+        return next(self._rows)
+
+    async def chunks(self) -> AsyncIterator[list[Record]]:
+        """The same rows, a list a chunk: quicker for many rows."""
+        left = list(self._rows)
+        if left:
+            yield left
+        while (records := await self.next_chunk()) is not None:
+            yield records
+
+    async def aclose(self) -> None:
+        """Ends the statement on the server, if it still runs. Closing again does nothing."""
+        self._finish()
+
+    async def __aenter__(self) -> RowStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # A plain `break` out of `async for` does not close the iterator.
+        if self._rpc is not None and not self._done and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_abandon, self._rpc, self._link)
+
+    def _finish(self) -> None:
+        self._done = True
+        self._rows = iter(())
+        rpc, self._rpc = self._rpc, None
+        link, self._link = self._link, None
+        _abandon(rpc, link)
+
+    async def next_chunk(self) -> list[Record] | None:
+        """The rows of the next chunk that has any; None at the end."""
+        try:
+            while not self._done:
+                message = await self._next_message()
+                if message.HasField("schema"):
+                    self._plan = plan_of(message.schema)
+                if message.HasField("end"):
+                    self._end = message.end
+                    self._tokens.keep(message.end.receipt.token, self._version)
+                    rows = self._records(message)
+                    self._finish()
+                    return rows or None
+                rows = self._records(message)
+                if rows:
+                    return rows
+        except BaseException:
+            self._finish()
+            raise
+        return None
+
+    def _records(self, message: pb.StreamQueryResponse) -> list[Record]:
+        if self._plan is None or not message.HasField("batch"):
+            return []
+        return self._plan.records(message.batch)
+
+    async def _next_message(self) -> pb.StreamQueryResponse:
+        by = self._loop.time() + self._chunk_s + GRACE_S if self._deadline is None else self._deadline
+        try:
+            async with asyncio.timeout_at(by):
+                return await (self._first(by) if self._rpc is None else self._read(self._rpc))
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no further rows within {self._chunk_s if self._total_s is None else self._total_s:g} s",
+                code=grpc.StatusCode.DEADLINE_EXCEEDED,
+                reason="DEADLINE",
+                executed=Executed.NO,
+            ) from None
+
+    async def _first(self, by: float) -> pb.StreamQueryResponse:
+        """Opens the stream; until something came, a lost connection is only a reason to connect again."""
+        pauses = Pauses()
+        while True:
+            self._rpc, self._link = await self._open()
+            try:
+                return await self._read(self._rpc)
+            except Error as error:
+                if drained(error):
+                    self._link.retire()
+                elif error.reason or error.code is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                pauses.failed()
+                pause_s = pauses.next_s()
+                if self._loop.time() + pause_s >= by - GRACE_S:
+                    raise self._connections.unavailable(self._total_s or self._chunk_s, error.message) from None
+                self._link.release()
+                self._rpc = self._link = None
+                await asyncio.sleep(pause_s)
+
+    async def _open(self) -> tuple[aio.UnaryStreamCall[pb.StreamQueryRequest, pb.StreamQueryResponse], Link]:
+        link = self._connections.acquire()
+        start: aio.UnaryStreamMultiCallable[pb.StreamQueryRequest, pb.StreamQueryResponse] = link.channel.unary_stream(
+            METHOD,
+            request_serializer=pb.StreamQueryRequest.SerializeToString,
+            response_deserializer=pb.StreamQueryResponse.FromString,
+        )
+        return start(self._request, metadata=self._connections.metadata()), link
+
+    async def _read(self, rpc: Any) -> pb.StreamQueryResponse:
+        try:
+            message = await rpc.read()
+        except aio.AioRpcError as failure:
+            raise error_from_rpc(failure, writes=False) from None
+        if not isinstance(message, pb.StreamQueryResponse):
+            raise Error(
+                "the router ended the stream before its last rows",
+                code=grpc.StatusCode.UNAVAILABLE,
+                reason="PROTOCOL",
+                executed=Executed.NO,
+            )
+        return message
+
+
+def _abandon(rpc: Any, link: Link | None) -> None:
+    if rpc is not None:
+        rpc.cancel()
+    if link is not None:
+        link.release()
