@@ -1,0 +1,356 @@
+"""The machine of one cluster: when writes go to whom, when they wait, and when a standby is promoted.
+
+    STARTING ─first primary─► DRAINING ─drained─► STEADY ◄─answers─ SUSPECT ◄─doubt─ STEADY
+    SUSPECT ─proof─► HOLDING ─new or returned primary─► DRAINING
+    HOLDING ─confirmed, safe (promote mode)─► PROMOTING ─done─► DRAINING;  failed ─► HOLDING
+    HOLDING ─unsafe, or for too long─► STUCK ─whatever would end HOLDING─► DRAINING, PROMOTING
+
+Level-triggered: each step looks at the newest facts, whatever event brought it here, so a lost or doubled event does
+no harm. Holds and fences need no effects of their own: the phase and the generation of the published state are what
+the waiting room and the pools follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from router.decisions.cluster_facts import Facts, Sign
+from router.decisions.machine import (
+    ROUTED,
+    ClusterMachine,
+    Effect,
+    Emit,
+    Event,
+    FactsSeen,
+    HoldDrained,
+    MoveFailed,
+    MoveFinished,
+    Operation,
+    ProbeNow,
+    RepointStandbys,
+    RoleDoubted,
+    StartPromotion,
+    SwitchoverOrdered,
+    Tick,
+)
+from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue
+from router.model.events import FailoverEnded, FailoverStep, Phase, PhaseChanged
+from router.model.identity import EndpointName, Generation, Term
+from router.model.policy import ClusterPolicy, FailoverPolicy
+from router.model.reasons import PhaseReason
+from router.model.topology import FailoverMode
+
+GIVE_UP_S = 60.0
+"""Without a primary for this long, writes are refused at once instead of being held (seconds)."""
+RETRY_S = 1.0
+"""Pause before a promotion that failed harmlessly is tried again (seconds)."""
+RESCUE_AFTER_S = 30.0
+"""A cluster that has had no primary since the router started is left alone for this long (seconds)."""
+STICK_AFTER_S = 2.0
+"""An obstacle to a promotion must last this long before writes are refused because of it (seconds)."""
+REPOINT_GAP_S = 5.0
+"""Shortest time between two attempts to attach stray standbys (seconds)."""
+
+
+Step = tuple[ClusterMachine, tuple[Effect, ...]]
+
+
+def step(state: ClusterMachine, event: Event, now: float, policy: ClusterPolicy) -> Step:
+    """The machine after one event, and what has to be done about it."""
+    match event:
+        case FactsSeen(facts):
+            after, effects = _evaluate(_remember(state, facts), now, policy)
+        case Tick():
+            after, effects = _evaluate(state, now, policy)
+        case RoleDoubted():
+            after, effects = _role_doubted(state, now)
+        case HoldDrained():
+            after, effects = _drained(state, now)
+        case SwitchoverOrdered():
+            after, effects = _switchover(state, event, now)
+        case MoveFinished():
+            after, effects = _moved(state, event, now)
+        case MoveFailed():
+            after, effects = _not_moved(state, event, now)
+        case _:
+            assert_never(event)
+    after.check(state)
+    return after, effects
+
+
+def _remember(state: ClusterMachine, facts: Facts) -> ClusterMachine:
+    claim = facts.primary_claim
+    if facts.sign is Sign.SERVES and claim is not None and not claim.in_recovery:
+        return replace(state, facts=facts, last_claim=claim, system_id=state.system_id or claim.system_id)
+    return replace(state, facts=facts)
+
+
+def _evaluate(state: ClusterMachine, now: float, policy: ClusterPolicy) -> Step:
+    facts = state.facts
+    if facts is None or state.operation is not Operation.NONE:
+        return state, ()
+    match state.phase:
+        case Phase.STARTING:
+            return _starting(state, facts, now, policy)
+        case Phase.STEADY | Phase.DRAINING | Phase.SUSPECT:
+            return _routed_or_suspect(state, facts, now, policy)
+        case Phase.HOLDING | Phase.STUCK:
+            return _without_primary(state, facts, now, policy)
+        case Phase.PROMOTING:
+            # Only with an operation; without one the engine has lost it, and the facts decide.
+            return _enter(state, Phase.HOLDING, PhaseReason.PROMOTION_FAILED, now)
+        case _:
+            assert_never(state.phase)
+
+
+def _starting(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
+    patience = 2 * policy.probe.timeout_s
+    if not facts.all_probed and now - state.since < patience:
+        # A first answer alone may come from a stale primary.
+        return state, ()
+    if facts.verdict.reason is PhaseReason.TWO_PRIMARIES:
+        return _enter(state, Phase.STUCK, PhaseReason.TWO_PRIMARIES, now, facts.verdict.detail)
+    if facts.verdict.primary is not None:
+        return _accept(state, facts.verdict.primary, facts.verdict.term, PhaseReason.FIRST_PRIMARY, now)
+    if _may_rescue(state, facts, now):
+        return _consider_promotion(state, facts, now, policy)
+    if now - state.since >= GIVE_UP_S:
+        return _stick(state, PhaseReason.TIMED_OUT, facts.verdict.detail, now)
+    return replace(state, detail=facts.verdict.detail), ()
+
+
+def _routed_or_suspect(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
+    if facts.verdict.reason is PhaseReason.TWO_PRIMARIES:
+        return _enter(state, Phase.STUCK, PhaseReason.TWO_PRIMARIES, now, facts.verdict.detail)
+    successor = _successor(state, facts)
+    if successor is not None and (successor, facts.verdict.term) != (state.primary, state.term):
+        return _accept(state, successor, facts.verdict.term, PhaseReason.NEW_PRIMARY, now)
+    match facts.sign:
+        case Sign.SERVES if successor is not None:
+            return _serving(state, facts, now, policy)
+        case Sign.DOUBTED | Sign.STARTING:
+            if state.phase is Phase.SUSPECT:
+                starting_too_long = now - state.since >= policy.failover.restart_grace_s
+                if facts.sign is Sign.DOUBTED or not starting_too_long:
+                    return state, ()
+                return _hold(state, now, f"{state.primary} is still starting up")
+            reason = PhaseReason.PRIMARY_FAULT if facts.sign is Sign.DOUBTED else PhaseReason.PRIMARY_PROBE
+            return _suspect(state, reason, now)
+        case Sign.REFUSED | Sign.SILENT | Sign.DEMOTED | Sign.ABSENT | Sign.SERVES:
+            return _hold(state, now, facts.verdict.detail)
+        case _:
+            assert_never(facts.sign)
+
+
+def _serving(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
+    match state.phase:
+        case Phase.SUSPECT:
+            if state.doubted_at is not None and facts.answered_at <= state.doubted_at:
+                return state, ()  # that answer is older than the doubt
+            return _enter(replace(state, doubted_at=None), Phase.STEADY, PhaseReason.PRIMARY_RETURNED, now)
+        case Phase.DRAINING if now - state.since >= policy.hold.window_s:
+            # By now every request that was held has reached the end of its own window.
+            return _enter(state, Phase.STEADY, PhaseReason.DRAINED, now)
+        case _:
+            return _attach_strays(state, facts, now)
+
+
+def _without_primary(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
+    verdict = facts.verdict
+    if verdict.reason is PhaseReason.TWO_PRIMARIES:
+        return _stick(state, PhaseReason.TWO_PRIMARIES, verdict.detail, now)
+    successor = _successor(state, facts)
+    if successor is not None and (successor, verdict.term) == (state.primary, state.term):
+        back = replace(state, doubted_at=None)
+        return _enter(back, Phase.DRAINING, PhaseReason.PRIMARY_RETURNED, now)
+    if successor is not None:
+        return _accept(state, successor, verdict.term, PhaseReason.NEW_PRIMARY, now)
+    confirmed = state.mode is FailoverMode.PROMOTE and _confirmed(state, facts, now, policy.failover)
+    if confirmed or _may_rescue(state, facts, now):
+        return _consider_promotion(state, facts, now, policy)
+    if state.phase is Phase.HOLDING and now - state.since >= GIVE_UP_S:
+        return _stick(state, PhaseReason.TIMED_OUT, verdict.detail, now)
+    return replace(state, detail=verdict.detail or state.detail), ()
+
+
+def _successor(state: ClusterMachine, facts: Facts) -> EndpointName | None:
+    """The believed primary, if writes may go there from here: never to a lower term, and on the same term only to
+    another server when the one before says itself that it is primary no longer."""
+    verdict = facts.verdict
+    if verdict.primary is None or verdict.term < state.term:
+        return None
+    if verdict.primary == state.primary:
+        return verdict.primary if facts.sign is Sign.SERVES else None
+    gone = state.primary is None or facts.sign in (Sign.DEMOTED, Sign.ABSENT)
+    return verdict.primary if verdict.term > state.term or gone else None
+
+
+def _confirmed(state: ClusterMachine, facts: Facts, now: float, policy: FailoverPolicy) -> bool:
+    """Whether the primary has been gone for long enough to be replaced. A restart after a crash is not enough."""
+    match facts.sign:
+        case Sign.REFUSED:
+            return facts.refused_since is not None and now - facts.refused_since >= policy.confirm_s
+        case Sign.SILENT:
+            return now - facts.answered_at >= policy.confirm_silence_s
+        case Sign.STARTING:
+            return state.doubted_at is not None and now - state.doubted_at >= policy.restart_grace_s
+        case Sign.SERVES | Sign.DOUBTED | Sign.DEMOTED | Sign.ABSENT:
+            return False
+        case _:
+            assert_never(facts.sign)
+
+
+def _may_rescue(state: ClusterMachine, facts: Facts, now: float) -> bool:
+    """Whether the primary was lost before this router saw it. Patient: a cluster that is being started looks alike."""
+    verdict = facts.verdict
+    writable = verdict.primary is not None or verdict.stale or verdict.rivals
+    promotes = state.mode is FailoverMode.PROMOTE and state.primary is None
+    return promotes and not writable and now - state.since >= RESCUE_AFTER_S
+
+
+def _consider_promotion(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
+    since = state.doubted_at if state.doubted_at is not None else state.since
+    if state.primary is None:
+        plan = plan_rescue(facts.standbys, state.term, since, policy.failover)
+    else:
+        plan = plan_promotion(state.primary, state.last_claim, facts.standbys, state.term, since, policy.failover)
+    if isinstance(plan, Obstacle):
+        return _obstructed(state, plan, now)
+    wait_s = state.promoted_at + policy.failover.min_gap_s - now
+    if wait_s > 0:
+        detail = f"the last promotion was too recent (failover.min_gap_s); the next may start in {wait_s:.0f} s"
+        return _obstructed(state, Obstacle(PhaseReason.TOO_SOON, detail, waits=False), now)
+    if now < state.retry_at:
+        return state, ()
+    if policy.failover.dry_run:
+        return _say_only(state, plan)
+    begun = replace(state, operation=Operation.PROMOTION, generation=Generation(state.generation + 1))
+    after, effects = _enter(begun, Phase.PROMOTING, PhaseReason.PROMOTION_STARTED, now)
+    return after, (*effects, StartPromotion(plan))
+
+
+def _obstructed(state: ClusterMachine, obstacle: Obstacle, now: float) -> Step:
+    patience = GIVE_UP_S if obstacle.waits else STICK_AFTER_S
+    if state.phase in (Phase.HOLDING, Phase.STARTING) and now - state.since < patience:
+        return replace(state, detail=obstacle.detail), ()
+    return _stick(state, obstacle.reason, obstacle.detail, now)
+
+
+def _say_only(state: ClusterMachine, plan: PromotionPlan) -> Step:
+    detail = f"dry run: would fence {', '.join(plan.fence)} and promote the most advanced of {', '.join(plan.counted)}"
+    if state.detail == detail:
+        return state, ()
+    said = FailoverStep(state.name, "dry_run", plan.counted[0], True, 0.0, detail)
+    return replace(state, detail=detail), (Emit(said),)
+
+
+def _attach_strays(state: ClusterMachine, facts: Facts, now: float) -> Step:
+    if state.mode is not FailoverMode.PROMOTE or state.primary is None or now < state.repoint_at:
+        return state, ()
+    strays = tuple(
+        s.name
+        for s in facts.standbys
+        if s.answers
+        and s.claim is not None
+        and s.claim.in_recovery
+        and not s.claim.receiver_alive
+        and s.claim.system_id == state.system_id
+        and (s.claim.fenced or s.claim.timeline < state.term)
+    )
+    if not strays:
+        return state, ()
+    return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(state.primary, strays),)
+
+
+def _role_doubted(state: ClusterMachine, now: float) -> Step:
+    if state.phase not in ROUTED or state.operation is not Operation.NONE:
+        return state, ()
+    return _suspect(state, PhaseReason.PRIMARY_FAULT, now)
+
+
+def _drained(state: ClusterMachine, now: float) -> Step:
+    if state.phase is not Phase.DRAINING:
+        return state, ()
+    return _enter(state, Phase.STEADY, PhaseReason.DRAINED, now)
+
+
+def _switchover(state: ClusterMachine, event: SwitchoverOrdered, now: float) -> Step:
+    if state.phase not in ROUTED or state.operation is not Operation.NONE:
+        return state, ()
+    begun = replace(state, operation=Operation.SWITCHOVER, doubted_at=now)
+    return _enter(begun, Phase.HOLDING, PhaseReason.SWITCHOVER, now, f"the primary moves to {event.to}")
+
+
+def _moved(state: ClusterMachine, event: MoveFinished, now: float) -> Step:
+    if state.operation is Operation.NONE:
+        return state, ()
+    if event.term <= state.term:
+        failure = f"{event.primary} reports timeline {event.term}, which is not above {state.term}"
+        return _not_moved(state, MoveFailed(PhaseReason.PROMOTION_FAILED, failure, promoted=True), now)
+    promoted = state.operation is Operation.PROMOTION
+    reason = PhaseReason.PROMOTION_DONE if promoted else PhaseReason.SWITCHOVER
+    # An operator's order does not delay the rescue from a later crash: only promotions of our own are counted.
+    done = replace(state, promoted_at=now) if promoted else state
+    return _accept(done, event.primary, event.term, reason, now, promoted=True)
+
+
+def _not_moved(state: ClusterMachine, event: MoveFailed, now: float) -> Step:
+    if state.operation is Operation.NONE:
+        return state, ()
+    counts = event.promoted and state.operation is Operation.PROMOTION
+    failed = replace(
+        state,
+        operation=Operation.NONE,
+        retry_at=now + RETRY_S,
+        repoint_at=now,
+        promoted_at=now if counts else state.promoted_at,
+    )
+    after, effects = _enter(failed, Phase.HOLDING, event.reason, now, event.detail)
+    return after, (*effects, ProbeNow())
+
+
+def _accept(
+    state: ClusterMachine, primary: EndpointName, term: Term, reason: PhaseReason, now: float, *, promoted: bool = False
+) -> Step:
+    first = state.primary is None
+    began = state.doubted_at if state.doubted_at is not None else now
+    accepted = replace(
+        state,
+        primary=primary,
+        term=term,
+        generation=Generation(state.generation + 1),
+        operation=Operation.NONE,
+        doubted_at=None,
+        repoint_at=now + REPOINT_GAP_S,
+        last_claim=None,
+        facts=None,  # those at hand, and the claim, are about the primary before
+    )
+    after, effects = _enter(accepted, Phase.DRAINING, reason, now)
+    if first:
+        return after, effects
+    return after, (*effects, Emit(FailoverEnded(state.name, primary, term, now - began, promoted)), ProbeNow())
+
+
+def _suspect(state: ClusterMachine, reason: PhaseReason, now: float) -> Step:
+    after, effects = _enter(replace(state, doubted_at=now), Phase.SUSPECT, reason, now)
+    return after, (*effects, ProbeNow())
+
+
+def _hold(state: ClusterMachine, now: float, detail: str) -> Step:
+    doubted = replace(state, doubted_at=state.doubted_at if state.doubted_at is not None else now)
+    after, effects = _enter(doubted, Phase.HOLDING, PhaseReason.NO_PRIMARY, now, detail)
+    return after, (*effects, ProbeNow())
+
+
+def _stick(state: ClusterMachine, reason: PhaseReason, detail: str, now: float) -> Step:
+    if state.phase is Phase.STUCK and state.reason is reason:
+        return replace(state, detail=detail), ()
+    return _enter(state, Phase.STUCK, reason, now, detail)
+
+
+def _enter(state: ClusterMachine, phase: Phase, reason: PhaseReason, now: float, detail: str = "") -> Step:
+    after = replace(state, phase=phase, reason=reason, since=now, detail=detail)
+    routed = after.primary if phase in ROUTED else None
+    changed = PhaseChanged(state.name, state.phase, phase, reason, routed, after.term, after.generation, detail)
+    return after, (Emit(changed),)

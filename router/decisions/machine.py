@@ -1,0 +1,163 @@
+"""State, events and effects of a cluster's failover machine; its transitions are in failover.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+from router.decisions.cluster_facts import Facts
+from router.decisions.health import NEVER
+from router.decisions.promotion import PromotionPlan
+from router.model.events import Event as ModelEvent
+from router.model.events import Phase
+from router.model.identity import NO_TERM, ClusterName, EndpointName, Generation, Term
+from router.model.observation import RoleClaim
+from router.model.reasons import PhaseReason
+from router.model.topology import FailoverMode
+
+ROUTED = frozenset({Phase.STEADY, Phase.DRAINING})
+"""Phases in which writes have somewhere to go."""
+AWAITING = frozenset({Phase.STARTING, Phase.SUSPECT, Phase.HOLDING, Phase.PROMOTING})
+"""Phases that are expected to end by themselves: endpoints are asked more often, and time matters."""
+FIRST_GENERATION = Generation(0)
+
+
+@unique
+class Operation(Enum):
+    """What the engine is carrying out; while it does, facts are noted but decide nothing."""
+
+    NONE = "none"
+    PROMOTION = "promotion"
+    SWITCHOVER = "switchover"
+
+
+@dataclass(frozen=True, slots=True)
+class FactsSeen:
+    """Something was observed; these are all the facts now."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class RoleDoubted:
+    """The primary refused a write as read-only (25006): perhaps it is none any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldDrained:
+    """All held requests have left."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverOrdered:
+    """An operator moves the primary; the engine has checked that it may."""
+
+    to: EndpointName
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFinished:
+    """The promotion or switchover is done: this is the primary, proven by a write."""
+
+    primary: EndpointName
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFailed:
+    """The promotion or switchover ended otherwise."""
+
+    reason: PhaseReason
+    detail: str
+    promoted: bool
+    """Whether pg_promote may have been asked for."""
+
+
+Event = FactsSeen | RoleDoubted | Tick | HoldDrained | SwitchoverOrdered | MoveFinished | MoveFailed
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeNow:
+    """Ask endpoints again at once; empty means all."""
+
+    endpoints: tuple[EndpointName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StartPromotion:
+    """Carry the plan out and report MoveFinished or MoveFailed, whatever happens."""
+
+    plan: PromotionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RepointStandbys:
+    """Attach standbys that follow nobody to the primary; nothing waits for it."""
+
+    to: EndpointName
+    standbys: tuple[EndpointName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell the event sink."""
+
+    event: ModelEvent
+
+
+Effect = ProbeNow | StartPromotion | RepointStandbys | Emit
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterMachine:
+    """One cluster's failover state.
+
+    Invariants (checked in each step): term and generation never fall; whenever the primary or the term changes, the
+    generation rises; in a phase that routes writes there is a primary and no operation; PROMOTING goes with a
+    promotion.
+    """
+
+    name: ClusterName
+    mode: FailoverMode = FailoverMode.FOLLOW
+    phase: Phase = Phase.STARTING
+    reason: PhaseReason = PhaseReason.NO_PRIMARY
+    since: float = 0.0
+    detail: str = "no server has answered yet"
+    primary: EndpointName | None = None
+    """The last accepted one, also while it is in doubt or gone."""
+    term: Term = NO_TERM
+    """The highest ever accepted."""
+    generation: Generation = FIRST_GENERATION
+    system_id: int = 0
+    """Of the first accepted primary; servers with another one are foreign for ever."""
+    operation: Operation = Operation.NONE
+    doubted_at: float | None = None
+    """When the doubt about the primary began that has not been settled yet."""
+    promoted_at: float = NEVER
+    retry_at: float = NEVER
+    repoint_at: float = NEVER
+    last_claim: RoleClaim | None = None
+    """The last claim of the accepted primary while it served."""
+    facts: Facts | None = None
+
+    @property
+    def routed_primary(self) -> EndpointName | None:
+        """Where writes go now."""
+        return self.primary if self.phase in ROUTED else None
+
+    def check(self, before: ClusterMachine) -> None:
+        """AssertionError when a transition broke an invariant: better no route than a wrong one."""
+        assert self.term >= before.term, f"term fell from {before.term} to {self.term}"
+        assert self.generation >= before.generation, "generation fell"
+        if (self.primary, self.term) != (before.primary, before.term):
+            assert self.generation > before.generation, "primary changed without a new generation"
+        if self.phase in ROUTED:
+            assert self.primary is not None, f"{self.phase} without a primary"
+            assert self.operation is Operation.NONE, f"{self.phase} during a {self.operation}"
+        if self.phase is Phase.PROMOTING:
+            assert self.operation is Operation.PROMOTION, "PROMOTING without a promotion"

@@ -1,0 +1,237 @@
+"""Whether a standby may be promoted, and which one. Pure; failover.py asks when, the engine carries the plan out.
+
+Safety rests on the quorum: when commits need k of n synchronous standbys, fencing n - k + 1 of them makes it
+impossible for the old primary to acknowledge anything more, and at least one of the fenced ones has every
+acknowledged commit; the most advanced of them therefore has them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from router.model.identity import EndpointName, Term
+from router.model.observation import RoleClaim
+from router.model.policy import FailoverPolicy
+from router.model.reasons import PhaseReason
+
+SILENCE_S = 1.0
+"""A walreceiver that has heard nothing for this long, and longer than its ping interval, has lost its upstream."""
+PING_SLACK_S = 0.25
+_TOKEN = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s,()"]+)|([,()]))')
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRule:
+    """synchronous_standby_names, read: how many of which standbys must confirm a commit."""
+
+    method: str = "ANY"
+    """ANY or FIRST. For fencing both count the same: any k of the names may have confirmed."""
+    k: int = 0
+    """0: replication is asynchronous."""
+    names: tuple[str, ...] = ()
+    """application_names in lower case, as PostgreSQL compares them; ("*",) for all."""
+
+    def text(self) -> str:
+        """The form that PostgreSQL reads; empty when nobody needs to confirm."""
+        if self.k == 0 or not self.names:
+            return ""
+        quoted = ", ".join(name if name == "*" else '"' + name.replace('"', '""') + '"' for name in self.names)
+        return f"{self.method} {self.k} ({quoted})"
+
+
+def read_sync_names(text: str) -> SyncRule:
+    """Parse synchronous_standby_names: `a, b`, `2 (a, b)`, `FIRST 2 (a, b)`, `ANY 1 (a, b)` or `*`."""
+    words = [_word(match) for match in _TOKEN.finditer(text)]
+    method, k = "FIRST", 1
+    if len(words) > 1 and words[1] == "(" and words[0].isdigit():
+        k, words = int(words[0]), words[1:]
+    elif len(words) > 2 and words[2] == "(" and words[0].upper() in ("ANY", "FIRST"):
+        method, k, words = words[0].upper(), int(words[1]), words[2:]
+    names = tuple(dict.fromkeys(word.lower() for word in words if word not in ("(", ")", ",")))
+    return SyncRule(method, k, names) if names else SyncRule()
+
+
+def _word(match: re.Match[str]) -> str:
+    quoted, bare, mark = match.groups()
+    if quoted is not None:
+        return str(quoted).replace('""', '"')
+    return str(bare or mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A configured endpoint other than the old primary, as last probed."""
+
+    name: EndpointName
+    answers: bool
+    claim: RoleClaim | None = None
+    probed_at: float = float("-inf")
+
+    @property
+    def application_name(self) -> str:
+        """What synchronous_standby_names lists; by convention the endpoint's name where the server does not say."""
+        told = self.claim.application_name if self.claim is not None else ""
+        return (told or self.name).lower()
+
+    def lost_upstream(self, since: float) -> bool:
+        """Whether it says, after `since`, that it no longer hears the old primary."""
+        if not self.answers or self.claim is None or self.probed_at < since or not self.claim.in_recovery:
+            return False
+        return not self.claim.receiver_alive or is_silent(self.claim)
+
+
+def is_silent(claim: RoleClaim) -> bool:
+    """Whether a streaming walreceiver has heard nothing for longer than a living upstream can keep quiet."""
+    if claim.receiver_ping_s < 0:
+        return False
+    return claim.receiver_silent_s > max(SILENCE_S, claim.receiver_ping_s + PING_SLACK_S)
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionPlan:
+    """All that the engine needs to promote without asking again."""
+
+    old_primary: EndpointName | None
+    term: Term
+    """The term that ends; the new primary's must be higher."""
+    fence: tuple[EndpointName, ...]
+    """Standbys to cut from the old primary, all that answer."""
+    counted: tuple[EndpointName, ...]
+    """Those of them whose fencing counts, and that may be chosen."""
+    needed: int
+    """So many of the counted must be fenced before anyone is promoted."""
+    rule: SyncRule
+    """Which standbys had to confirm the old primary's commits."""
+    application_names: tuple[tuple[EndpointName, str], ...]
+    """Of every endpoint, the old primary included."""
+    may_lose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why there is no promotion (yet)."""
+
+    reason: PhaseReason
+    detail: str
+    waits: bool
+    """True: time may clear it; False: someone has to help."""
+
+
+def plan_promotion(
+    old_primary: EndpointName | None,
+    old_claim: RoleClaim | None,
+    standbys: Iterable[Standby],
+    term: Term,
+    doubted_at: float,
+    policy: FailoverPolicy,
+) -> PromotionPlan | Obstacle:
+    """A plan when it is safe to promote now, else what is in the way.
+
+    old_claim: the old primary's last. doubted_at: only what standbys said after it tells about the old primary now.
+    """
+    everyone = tuple(standbys)
+    alive = tuple(s for s in everyone if s.answers and s.claim is not None and s.claim.in_recovery)
+    rule = read_sync_names(old_claim.sync_names) if old_claim is not None else SyncRule()
+    if rule.k == 0 and not policy.may_lose:
+        what = "replication was asynchronous" if old_claim is not None else "the old primary's settings were never seen"
+        detail = f"{what}: promoting could lose acknowledged writes (failover.may_lose allows it)"
+        return Obstacle(PhaseReason.NOT_SYNCHRONOUS, detail, waits=False)
+    listed = _listed(rule, everyone)
+    counted = tuple(s for s in alive if s.application_name in listed) if rule.k else alive
+    needed = max(1, len(listed) - rule.k + 1) if rule.k else 1
+    obstacle = _too_few(counted, len(alive), len(listed), needed, policy)
+    needed = min(needed, len(counted))
+    obstacle = obstacle or _still_heard(counted, needed, doubted_at)
+    if obstacle is not None:
+        return obstacle
+    names = tuple((s.name, s.application_name) for s in everyone)
+    if old_primary is not None:
+        names += ((old_primary, old_primary.lower()),)
+    fence, candidates = tuple(s.name for s in alive), tuple(s.name for s in counted)
+    return PromotionPlan(old_primary, term, fence, candidates, needed, rule, names, policy.may_lose)
+
+
+def plan_rescue(
+    everyone: Iterable[Standby], term: Term, since: float, policy: FailoverPolicy
+) -> PromotionPlan | Obstacle:
+    """A plan for a cluster whose primary this router has never seen: it was lost while no router watched.
+
+    Its synchronous_standby_names are not known, so every other server must be fenced: whichever of them had to
+    confirm a commit is then among them. At most one server may be missing, as only that one can be the primary.
+    """
+    standbys = tuple(everyone)
+    alive = tuple(s for s in standbys if s.answers and s.claim is not None and s.claim.in_recovery)
+    missing = tuple(s.name for s in standbys if s not in alive)
+    if len(missing) > 1 or len(alive) < 2:
+        detail = f"no primary was ever seen, and {len(missing)} of {len(standbys)} servers do not answer as standbys"
+        return Obstacle(PhaseReason.FENCE_INCOMPLETE, detail, waits=False)
+    if not policy.may_lose and not any(s.claim is not None and s.claim.sync_names for s in alive):
+        detail = "no primary was ever seen, and synchronous_standby_names is set nowhere (failover.may_lose allows it)"
+        return Obstacle(PhaseReason.NOT_SYNCHRONOUS, detail, waits=False)
+    obstacle = _still_heard(alive, len(alive), since)
+    if obstacle is not None:
+        return obstacle
+    rule = SyncRule("ANY", 0 if policy.may_lose else 1, tuple(s.application_name for s in alive))
+    names = tuple((s.name, s.application_name) for s in standbys)
+    fence = tuple(s.name for s in alive)
+    old_primary = missing[0] if missing else None
+    return PromotionPlan(old_primary, term, fence, fence, len(fence), rule, names, policy.may_lose)
+
+
+def _too_few(
+    counted: tuple[Standby, ...], alive: int, listed: int, needed: int, policy: FailoverPolicy
+) -> Obstacle | None:
+    if not counted:
+        return Obstacle(PhaseReason.NO_CANDIDATE, "no standby that may be promoted answers", waits=False)
+    if policy.may_lose:
+        return None
+    if len(counted) < needed:
+        detail = f"{len(counted)} of {listed} synchronous standbys answer, {needed} must be fenced"
+        return Obstacle(PhaseReason.FENCE_INCOMPLETE, detail, waits=False)
+    if alive < 2:
+        detail = f"{counted[0].name} would be alone and could acknowledge no write (failover.may_lose allows it)"
+        return Obstacle(PhaseReason.NO_CANDIDATE, detail, waits=False)
+    return None
+
+
+def _still_heard(counted: tuple[Standby, ...], needed: int, doubted_at: float) -> Obstacle | None:
+    hearing = tuple(s.name for s in counted if not s.lost_upstream(doubted_at))
+    if len(counted) - len(hearing) >= needed:
+        return None
+    detail = f"{', '.join(hearing)} may still hear the primary: perhaps only this router is cut off from it"
+    return Obstacle(PhaseReason.NO_PRIMARY, detail, waits=True)
+
+
+def _listed(rule: SyncRule, everyone: tuple[Standby, ...]) -> tuple[str, ...]:
+    if rule.names == ("*",):
+        return tuple(s.application_name for s in everyone)
+    return rule.names
+
+
+def choose_candidate(plan: PromotionPlan, fenced: Mapping[EndpointName, RoleClaim]) -> EndpointName | None:
+    """The most advanced of the fenced synchronous standbys; None while fewer than needed are fenced."""
+    counted = sorted(name for name in plan.counted if name in fenced)
+    if len(counted) < plan.needed:
+        return None
+    return max(counted, key=lambda name: (fenced[name].timeline, fenced[name].received_lsn))
+
+
+def next_rule(plan: PromotionPlan, chosen: EndpointName, remaining: Iterable[EndpointName]) -> SyncRule:
+    """Who must confirm the new primary's commits: as many as before, but no more than remain to do so.
+
+    The old primary is listed, so that it counts as soon as it is back as a standby. With nobody left the rule is
+    empty when losing writes is allowed, and otherwise names the absent ones: nothing is acknowledged until one is back.
+    """
+    if plan.rule.k == 0:
+        return SyncRule()
+    names = dict(plan.application_names)
+    left = tuple(remaining)
+    if not left and plan.may_lose:
+        return SyncRule()
+    others = plan.rule.names
+    if plan.old_primary is not None and others != ("*",):
+        others = (*others, names[plan.old_primary])
+    cohort = tuple(sorted({name for name in others if name != names[chosen]}))
+    return SyncRule(plan.rule.method, max(1, min(plan.rule.k, len(left))), cohort)

@@ -1,0 +1,84 @@
+"""The judgement of a text that the parser must not or cannot read, by its first words.
+
+Coarser than a parse tree, and safe in what matters: PostgreSQL itself refuses several statements in one message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from router.ports import StatementTraits
+from router.sql.rules import (
+    CONTROL,
+    COPY,
+    CURSOR,
+    FUNCTION,
+    SAVEPOINT,
+    SETTING,
+    TEMPORARY,
+    TREES,
+    UNKNOWN,
+    calls_by_text,
+)
+
+# Possessive: an adversary's megabyte of blanks is passed over once.
+_FIRST_WORDS = re.compile(
+    rb"(?:\s++|--[^\r\n]*+|/\*.*?\*/|\()*+([a-z]++)(?:\s++([a-z]++))?+(?:\s++([a-z]++))?+", re.IGNORECASE | re.DOTALL
+)
+_STANDARD_STREAM = re.compile(rb"\b(?:stdin|stdout)\b", re.IGNORECASE)
+
+_FIRST: Mapping[str, StatementTraits] = {
+    "begin": CONTROL,
+    "start": CONTROL,
+    "commit": CONTROL,
+    "end": CONTROL,
+    "rollback": CONTROL,
+    "abort": CONTROL,
+    "savepoint": SAVEPOINT,
+    "release": SAVEPOINT,
+    "set": SETTING,
+    "reset": SETTING,
+    "discard": TREES["discard_stmt"],
+    "listen": TREES["listen_stmt"],
+    "unlisten": TREES["unlisten_stmt"],
+    "prepare": TREES["prepare_stmt"],
+    "execute": TREES["execute_stmt"],
+    "deallocate": TREES["deallocate_stmt"],
+    "load": TREES["load_stmt"],
+    "declare": CURSOR,
+    "select": TREES["select_stmt"],
+    "values": TREES["select_stmt"],
+    "table": TREES["select_stmt"],
+    "insert": TREES["insert_stmt"],
+    "update": TREES["update_stmt"],
+    "delete": TREES["delete_stmt"],
+    "merge": TREES["merge_stmt"],
+    "call": TREES["call_stmt"],
+    "do": TREES["do_stmt"],
+    "explain": TREES["explain_stmt"],
+    "create": StatementTraits("ddl"),
+    "alter": StatementTraits("ddl"),
+    "drop": StatementTraits("ddl"),
+}
+
+
+def judge_words(sql: bytes) -> StatementTraits:
+    """The traits of a text by its first words; UNKNOWN when they say nothing."""
+    found = _FIRST_WORDS.match(sql)
+    if found is None:
+        return UNKNOWN
+    first, second, third = (word.decode().lower() if word else "" for word in found.groups())
+    traits = _FIRST.get(first, UNKNOWN)
+    match first, second:
+        case "set", "local" | "constraints":
+            traits = StatementTraits("set")
+        case "prepare", "transaction":
+            traits = CONTROL
+        case "create", _ if {second, third} & {"temp", "temporary"}:
+            traits = TEMPORARY
+        case "copy", _:
+            traits = COPY if _STANDARD_STREAM.search(sql) else StatementTraits("copy")
+    if traits.refuse is None and calls_by_text(sql):
+        return FUNCTION
+    return traits
