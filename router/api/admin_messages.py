@@ -1,0 +1,125 @@
+"""What operators are shown: views to messages of admin_service.proto. Total over the enums (tested)."""
+
+from __future__ import annotations
+
+from pointsman.v1 import admin_service_pb2 as pb
+from pointsman.v1 import types_pb2
+
+from router.model.events import Health, Phase
+from router.model.identity import lsn_to_text
+from router.model.topology import Role
+from router.model.views import ClusterView, EndpointView, PoolView, SwitchoverProgress, TenantView, WaiterView
+
+ROLES = {
+    Role.PRIMARY: types_pb2.ENDPOINT_ROLE_PRIMARY,
+    Role.REPLICA: types_pb2.ENDPOINT_ROLE_REPLICA,
+    Role.UNKNOWN: types_pb2.ENDPOINT_ROLE_UNSPECIFIED,
+}
+HEALTHS = {health: pb.EndpointHealth.Value(f"ENDPOINT_HEALTH_{health.name}") for health in Health}
+PHASES = {phase: pb.ClusterPhase.Value(f"CLUSTER_PHASE_{phase.name}") for phase in Phase}
+
+
+def tenant_message(view: TenantView) -> pb.TenantState:
+    """One row of ListTenants."""
+    return pb.TenantState(
+        name=view.name,
+        cluster=view.cluster,
+        database=view.database,
+        in_flight=view.in_flight,
+        held=view.held,
+        queued=view.queued,
+        served=view.served,
+        failed=view.failed,
+        refused=view.refused,
+        cancelled=view.cancelled,
+    )
+
+
+def endpoint_message(view: EndpointView) -> pb.EndpointState:
+    """One row of ListEndpoints."""
+    state = view.state
+    reason = f"{state.health_reason.value}: {state.message}" if state.message else state.health_reason.value
+    return pb.EndpointState(
+        name=state.name,
+        cluster=view.cluster,
+        host=view.host,
+        port=view.port,
+        zone=view.zone,
+        role=ROLES[state.role],
+        health=HEALTHS[state.health],
+        health_reason=reason.encode("utf-8", "replace").decode(),
+        timeline=state.term,
+        lsn=lsn_to_text(state.lsn) if state.lsn else "",
+        lag_s=state.lag_s,
+        lag_bytes=state.lag_bytes,
+        weight=state.weight,
+        draining=state.draining,
+        in_flight=view.in_flight,
+        connections=view.connections,
+        probe_ms=state.probe_s * 1000,
+        server_version=version_text(state.version),
+    )
+
+
+def version_text(number: int) -> str:
+    """PostgreSQL's server_version_num as people write it: 180006 is 18.6."""
+    return f"{number // 10_000}.{number % 10_000}" if number else ""
+
+
+def pool_message(view: PoolView) -> pb.PoolState:
+    """One row of ListPools."""
+    return pb.PoolState(
+        tenant=view.tenant,
+        endpoint=view.endpoint,
+        access=view.access.value,
+        size=view.size,
+        idle=view.idle,
+        leased=view.leased,
+        opening=view.opening,
+        waiting=view.waiting,
+        max_size=view.max_size,
+        generation=view.generation,
+        lanes=view.lanes,
+        in_flight=view.in_flight,
+    )
+
+
+def waiter_message(view: WaiterView) -> pb.Waiter:
+    """One row of ListWaiters."""
+    return pb.Waiter(
+        tenant=view.tenant,
+        request_id=view.request_id,
+        method=view.method,
+        phase=view.phase.value,
+        waited_s=view.waited_s,
+        endpoint=view.endpoint,
+        waits_for=view.waits_for,
+    )
+
+
+def cluster_message(view: ClusterView) -> pb.ClusterState:
+    """One cluster of WatchTopology."""
+    return pb.ClusterState(
+        name=view.name,
+        phase=PHASES[view.phase],
+        primary=view.primary or "",
+        term=view.term,
+        generation=view.generation,
+        mode=view.mode.value,
+        held=view.held,
+        phase_age_s=view.phase_age_s,
+        detail=view.detail,
+        endpoints=[endpoint_message(endpoint) for endpoint in view.endpoints],
+    )
+
+
+def progress_message(view: SwitchoverProgress) -> pb.SwitchoverResponse:
+    """One step of Switchover."""
+    return pb.SwitchoverResponse(
+        step=view.step,
+        detail=view.detail,
+        elapsed_s=view.elapsed_s,
+        done=view.done,
+        primary=view.primary or "",
+        pause_s=view.pause_s,
+    )

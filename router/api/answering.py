@@ -1,0 +1,122 @@
+"""From a request's message to its answer's message, through the engine: shared by the unary RPCs and Multiplex."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pointsman.v1 import query_service_pb2 as pb
+
+from router.api import translate
+from router.api.results import (
+    ResultEncoder,
+    ResultWriter,
+    WhenTooLarge,
+    limits_from,
+    notices,
+    row_batches,
+    write_receipt,
+)
+from router.api.surface import Executor
+from router.model.errors import Code, Executed, RouterError
+from router.model.reasons import RefuseReason
+from router.model.request import Options, Request
+from router.model.result import Answer, Cells, StatementResult
+from router.model.topology import Tenant
+from router.ports import Chance
+
+
+class Answering:
+    """Runs translated requests and makes messages of their answers."""
+
+    def __init__(self, executor: Executor, encoder: ResultEncoder, chance: Chance) -> None:
+        self.executor = executor
+        self._encoder = encoder
+        self._chance = chance
+
+    def request_id(self, chosen: str) -> str:
+        """The caller's request id, or a new one that nobody can guess."""
+        return translate.request_id_from(chosen) or self._chance.identifier()
+
+    async def query(self, tenant: Tenant, request: Request) -> pb.QueryResponse:
+        """Run a read."""
+        answer = await self.executor.run(tenant, request)
+        response = pb.QueryResponse()
+        self._fill_single(answer, response, self._writer(tenant, request.options, WhenTooLarge.REFUSE))
+        return response
+
+    async def execute(self, tenant: Tenant, request: Request) -> pb.ExecuteResponse:
+        """Run a write."""
+        answer = await self.executor.run(tenant, request)
+        response = pb.ExecuteResponse()
+        self._fill_single(answer, response, self._writer(tenant, request.options, WhenTooLarge.TRUNCATE))
+        return response
+
+    async def batch(self, tenant: Tenant, request: Request) -> pb.ExecuteBatchResponse:
+        """Run a transaction in one message."""
+        answer = await self.executor.run(tenant, request)
+        writer = self._writer(tenant, request.options, WhenTooLarge.TRUNCATE)
+        response = pb.ExecuteBatchResponse()
+        for step, result in zip(request.steps, answer.results, strict=True):
+            message = response.steps.add()
+            if result is None:
+                message.skipped = True
+            else:
+                writer.write(result, message.result, rows=step.want_rows)
+        write_receipt(answer.receipt, response.receipt)
+        return response
+
+    async def stream(self, tenant: Tenant, request: Request) -> AsyncGenerator[pb.StreamQueryResponse, None]:
+        """Run a read whose rows leave as they come; the first message holds the columns, the last one the end."""
+        rows = 0
+        schema_sent = False
+        async with aclosing(self.executor.stream(tenant, request)) as items:
+            async for item in items:
+                if isinstance(item, Answer):
+                    yield self._stream_end(item, rows, schema_sent=schema_sent)
+                    return
+                rows += item.ntuples
+                for message in self._chunk(item, schema_sent=schema_sent):
+                    yield message
+                    schema_sent = True
+        raise _no_answer()
+
+    def _chunk(self, cells: Cells, *, schema_sent: bool) -> list[pb.StreamQueryResponse]:
+        messages = [pb.StreamQueryResponse(batch=batch) for batch in row_batches(self._encoder, cells)]
+        if not schema_sent:
+            messages = messages or [pb.StreamQueryResponse()]
+            messages[0].schema.CopyFrom(self._encoder.encode_schema(cells))
+        return messages
+
+    def _stream_end(self, answer: Answer, rows: int, *, schema_sent: bool) -> pb.StreamQueryResponse:
+        result = _only_result(answer)
+        message = pb.StreamQueryResponse()
+        if not schema_sent and result.cells is not None:
+            message.schema.CopyFrom(self._encoder.encode_schema(result.cells))
+        message.end.command_tag = result.command_tag
+        message.end.rows = rows
+        message.end.notices.extend(notices(result.notices))
+        write_receipt(answer.receipt, message.end.receipt)
+        return message
+
+    def _fill_single(
+        self, answer: Answer, response: pb.QueryResponse | pb.ExecuteResponse, writer: ResultWriter
+    ) -> None:
+        writer.write(_only_result(answer), response.result)
+        write_receipt(answer.receipt, response.receipt)
+
+    def _writer(self, tenant: Tenant, options: Options, when_too_large: WhenTooLarge) -> ResultWriter:
+        return ResultWriter(self._encoder, limits_from(options, tenant.policy), when_too_large)
+
+
+def _only_result(answer: Answer) -> StatementResult:
+    result = answer.results[0] if len(answer.results) == 1 else None
+    if result is None:
+        raise _no_answer()
+    return result
+
+
+def _no_answer() -> RouterError:
+    return RouterError(
+        Code.INTERNAL, RefuseReason.INTERNAL, "the router lost the result of the statement", executed=Executed.MAYBE
+    )

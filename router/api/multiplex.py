@@ -1,0 +1,242 @@
+"""Multiplex: many requests over one stream. Each runs by itself; replies leave as soon as the stream can be written.
+
+A message costs far more than a statement, so whatever is ready when the last write has ended leaves as one message:
+no timer, at most one write under way. A call that fails is answered in-band and disturbs no other. A caller that
+ends its side still gets its answers; one that goes away has everything of it cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+from pointsman.v1 import query_service_pb2 as pb
+
+from router.api import translate
+from router.api.answering import Answering
+from router.api.calls import (
+    MAX_REPLY_BYTES,
+    draining_error,
+    handler_failed,
+    reply_too_large,
+    timeout_s,
+    unexpected_error,
+)
+from router.api.drain import Drain
+from router.api.message_stream import MessageStream, check_size
+from router.api.outbox import Outbox, reply_frame
+from router.api.status import status_of
+from router.model.errors import Code, Executed, RouterError, bad_request
+from router.model.reasons import RefuseReason
+from router.model.request import CancelOutcome, Method, Request
+from router.model.topology import Tenant
+from router.ports import Clock, EventSink
+
+METHOD_NAME = "pointsman.v1.QueryService.Multiplex"
+STARTS_PER_TURN = 32
+"""Calls started before other streams get their turn on the event loop."""
+LINGER_S = 0.5
+"""After a drain, a stream with nothing under way is kept this long for its caller to end it."""
+RETRY_WHEN_FULL_S = 0.05
+
+_METHODS = {"query": Method.QUERY, "execute": Method.EXECUTE, "batch": Method.EXECUTE_BATCH}
+
+
+@dataclass(frozen=True, slots=True)
+class Multiplexing:
+    """What all Multiplex streams share."""
+
+    answering: Answering
+    drain: Drain
+    clock: Clock
+    events: EventSink
+    max_calls: int
+    """Calls of one stream under way or not yet read by the caller; more are refused."""
+
+    async def serve(self, tenant: Tenant, stream: MessageStream[pb.MultiplexRequest]) -> None:
+        """Serve one stream until the caller ends or drops it."""
+        await _Conversation(self, tenant, stream).run()
+
+
+@dataclass(slots=True)
+class _Running:
+    """A call under way."""
+
+    kind: str
+    request: Request
+    task: asyncio.Task[None] | None = None
+    started: bool = False
+    cancelled: bool = False
+
+
+class _Conversation:
+    """One stream. Its handler's task writes, a second task reads, and each call has one of its own."""
+
+    def __init__(self, shared: Multiplexing, tenant: Tenant, stream: MessageStream[pb.MultiplexRequest]) -> None:
+        self._shared = shared
+        self._tenant = tenant
+        self._stream = stream
+        self._outbox = Outbox()
+        self._running: dict[int, _Running] = {}
+        self._closing = False
+
+    async def run(self) -> None:
+        """Until the caller has ended its side and all is answered; RouterError when the stream itself must fail."""
+        unsubscribe = self._shared.drain.subscribe(self._outbox.announce_drain)
+        reader = asyncio.create_task(self._read())
+        reader.add_done_callback(lambda _: self._outbox.wake())
+        try:
+            await self._write(reader)
+        finally:
+            unsubscribe()
+            await self._stop(reader)
+
+    async def _write(self, reader: asyncio.Task[None]) -> None:
+        while True:
+            await self._wait_for_replies()
+            while message := self._outbox.take():
+                await self._stream.write(message)
+            if reader.done():
+                reader.result()
+                if not self._running and not self._outbox:
+                    return
+
+    async def _wait_for_replies(self) -> None:
+        if not self._shared.drain.begun or self._running:
+            await self._outbox.wait()
+            return
+        try:
+            await asyncio.wait_for(self._outbox.wait(), LINGER_S)
+        except TimeoutError:
+            # Everything that was read has been answered, so what the caller misses was never executed.
+            raise draining_error() from None
+
+    async def _read(self) -> None:
+        while (message := await self._stream.read()) is not None:
+            now = self._shared.clock.now()
+            remaining_s = self._stream.time_remaining()
+            for number, call in enumerate(message.calls, 1):
+                if call.WhichOneof("call") == "cancel":
+                    self._cancel(call.id)
+                else:
+                    self._take(call, now, remaining_s)
+                if number % STARTS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            await self._outbox.wait_below()
+
+    def _take(self, call: pb.MultiplexCall, now: float, remaining_s: float | None) -> None:
+        """Start a call, or refuse it in-band."""
+        try:
+            running = self._accepted(call, now, remaining_s)
+        except RouterError as error:
+            method = _METHODS.get(call.WhichOneof("call") or "")
+            if method is not None:
+                self._shared.answering.executor.refused(self._tenant.name, method, error)
+            self._reply_failure(call.id, error)
+        except Exception as error:
+            self._shared.events.emit(handler_failed(METHOD_NAME, error))
+            self._reply_failure(call.id, unexpected_error())
+        else:
+            self._running[call.id] = running
+            running.task = asyncio.create_task(self._serve(call.id, running))
+
+    def _accepted(self, call: pb.MultiplexCall, now: float, remaining_s: float | None) -> _Running:
+        check_size(self._stream.last_bytes, self._stream.max_bytes)
+        if self._shared.drain.begun:
+            raise draining_error()
+        if call.id in self._running:
+            raise bad_request(RefuseReason.BAD_REQUEST, f"call {call.id} is already in flight on this stream")
+        in_use = len(self._running) + len(self._outbox)
+        if in_use >= self._shared.max_calls:
+            raise _stream_full(in_use, self._shared.max_calls)
+        kind = call.WhichOneof("call")
+        if kind is None:
+            raise bad_request(RefuseReason.BAD_REQUEST, "the call is empty, or of a kind unknown to this router")
+        return _Running(kind, self._request(call, kind, now, remaining_s))
+
+    def _request(self, call: pb.MultiplexCall, kind: str, now: float, remaining_s: float | None) -> Request:
+        message = getattr(call, kind)
+        deadline = now + timeout_s(self._tenant.policy, remaining_s, call.timeout_ms, message.options.timeout_ms)
+        request_id = self._shared.answering.request_id(message.request_id)
+        if kind == "query":
+            return translate.query_request(message, deadline, request_id)
+        if kind == "execute":
+            return translate.execute_request(message, deadline, request_id)
+        return translate.batch_request(message, deadline, request_id)
+
+    async def _serve(self, call_id: int, running: _Running) -> None:
+        """Run one call and queue its reply; ends without one only when the stream is closing."""
+        running.started = True
+        try:
+            if running.cancelled:
+                raise _cancelled(Executed.NO)
+            body = (await self._answer(running)).SerializeToString()
+            if len(body) > MAX_REPLY_BYTES:
+                raise reply_too_large(len(body))
+        except RouterError as error:
+            self._reply_failure(call_id, error)
+        except asyncio.CancelledError:
+            if self._closing:
+                raise
+            self._reply_failure(call_id, _cancelled(_executed_when_cut_off(running.kind)))
+        except Exception as error:
+            self._shared.events.emit(handler_failed(METHOD_NAME, error))
+            self._reply_failure(call_id, unexpected_error())
+        else:
+            self._outbox.add(reply_frame(call_id, running.kind, body))
+        finally:
+            del self._running[call_id]
+
+    def _answer(self, running: _Running) -> Coroutine[Any, Any, Message]:
+        answering = self._shared.answering
+        if running.kind == "query":
+            return answering.query(self._tenant, running.request)
+        if running.kind == "execute":
+            return answering.execute(self._tenant, running.request)
+        return answering.batch(self._tenant, running.request)
+
+    def _cancel(self, call_id: int) -> None:
+        """Stop a call; it answers by itself, with CANCELLED or with its result when that was faster."""
+        running = self._running.get(call_id)
+        if running is None:
+            return
+        outcome = self._shared.answering.executor.cancel(self._tenant.name, running.request.request_id)
+        if outcome is not CancelOutcome.NOT_FOUND:
+            return
+        # The engine does not know it yet, or no longer.
+        running.cancelled = True
+        if running.started and running.task is not None:
+            running.task.cancel()
+
+    def _reply_failure(self, call_id: int, error: RouterError) -> None:
+        self._outbox.add(reply_frame(call_id, "failure", status_of(error, self._tenant.name).SerializeToString()))
+
+    async def _stop(self, reader: asyncio.Task[None]) -> None:
+        """Cancel all that is left and wait until it has cleaned up."""
+        self._closing = True
+        reader.cancel()
+        tasks = [running.task for running in self._running.values() if running.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(reader, *tasks, return_exceptions=True)
+
+
+def _stream_full(in_use: int, limit: int) -> RouterError:
+    return RouterError(
+        Code.RESOURCE_EXHAUSTED,
+        RefuseReason.QUEUE_FULL,
+        f"{in_use} calls of this stream are under way or unread, the limit is {limit}",
+        retry_after_s=RETRY_WHEN_FULL_S,
+        numbers={"in_use": in_use, "limit": limit},
+    )
+
+
+def _executed_when_cut_off(kind: str) -> Executed:
+    return Executed.NO if kind == "query" else Executed.MAYBE
+
+
+def _cancelled(executed: Executed) -> RouterError:
+    return RouterError(Code.CANCELLED, RefuseReason.CANCELLED, "the caller cancelled the request", executed=executed)

@@ -1,0 +1,76 @@
+"""QueryService: translate, run, answer. The wrapper in calls.py has proved the tenant before these are called."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pointsman.v1 import query_service_pb2 as pb
+
+from router.api import translate
+from router.api.answering import Answering
+from router.api.calls import Call
+from router.api.message_stream import MessageStream
+from router.api.multiplex import Multiplexing
+from router.model.request import CancelOutcome
+from router.model.topology import Tenant
+
+TenantCall = Call[Tenant]
+
+_CANCEL_RESULTS = {
+    CancelOutcome.CANCELLING: pb.CANCEL_RESULT_CANCELLING,
+    CancelOutcome.NOT_FOUND: pb.CANCEL_RESULT_NOT_FOUND,
+    CancelOutcome.NOT_CANCELLABLE: pb.CANCEL_RESULT_NOT_CANCELLABLE,
+}
+
+
+class QueryService:
+    """pointsman.v1.QueryService."""
+
+    def __init__(self, answering: Answering, multiplexing: Multiplexing) -> None:
+        self._answering = answering
+        self._multiplexing = multiplexing
+
+    async def query(self, call: TenantCall, message: pb.QueryRequest) -> pb.QueryResponse:
+        """One read."""
+        deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
+        request = translate.query_request(message, deadline, self._answering.request_id(message.request_id))
+        call.counted = True
+        return await self._answering.query(call.caller, request)
+
+    async def stream_query(
+        self, call: TenantCall, message: pb.StreamQueryRequest
+    ) -> AsyncGenerator[pb.StreamQueryResponse, None]:
+        """One read of any size."""
+        deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
+        request = translate.stream_request(message, deadline, self._answering.request_id(message.request_id))
+        call.counted = True
+        async with aclosing(self._answering.stream(call.caller, request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def execute(self, call: TenantCall, message: pb.ExecuteRequest) -> pb.ExecuteResponse:
+        """One write."""
+        deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
+        request = translate.execute_request(message, deadline, self._answering.request_id(message.request_id))
+        call.counted = True
+        return await self._answering.execute(call.caller, request)
+
+    async def execute_batch(self, call: TenantCall, message: pb.ExecuteBatchRequest) -> pb.ExecuteBatchResponse:
+        """One transaction in one message."""
+        deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
+        request = translate.batch_request(message, deadline, self._answering.request_id(message.request_id))
+        call.counted = True
+        return await self._answering.batch(call.caller, request)
+
+    async def multiplex(
+        self, call: TenantCall, stream: MessageStream[pb.MultiplexRequest]
+    ) -> None:
+        """Many requests over one stream."""
+        call.counted = True
+        await self._multiplexing.serve(call.caller, stream)
+
+    async def cancel_query(self, call: TenantCall, message: pb.CancelQueryRequest) -> pb.CancelQueryResponse:
+        """Stop a running request of the same tenant, if it can be stopped."""
+        outcome = self._answering.executor.cancel(call.caller.name, message.request_id)
+        return pb.CancelQueryResponse(result=_CANCEL_RESULTS[outcome])

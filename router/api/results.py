@@ -1,0 +1,179 @@
+"""Model values to messages: results within the caller's limits, receipts, notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, unique
+from typing import Protocol
+
+from pointsman.v1 import types_pb2
+
+from router.model.errors import Code, Executed, RouterError
+from router.model.policy import TenantPolicy
+from router.model.reasons import RefuseReason
+from router.model.request import Options
+from router.model.result import Cells, PgNotice, Receipt, StatementResult
+from router.model.topology import Role
+
+MAX_RESULT_BYTES = 3 << 20
+"""A plain stub takes messages of 4 MiB; the rest is left for the schema, receipt and notices."""
+CHUNK_BYTES = 64 << 10
+"""A stream's message has about this many bytes."""
+MAX_NOTICES = 100
+_MAX_NOTICE_CHARS = 1000
+
+_ROLES = {
+    Role.PRIMARY: types_pb2.ENDPOINT_ROLE_PRIMARY,
+    Role.REPLICA: types_pb2.ENDPOINT_ROLE_REPLICA,
+    Role.UNKNOWN: types_pb2.ENDPOINT_ROLE_UNSPECIFIED,
+}
+
+
+class ResultEncoder(Protocol):
+    """How cells become typed columns; the encoding edge is one."""
+
+    def encode_schema(self, cells: Cells) -> types_pb2.ResultSchema: ...
+
+    def encode_batch(self, cells: Cells, first_row: int, last_row: int) -> types_pb2.RowBatch:
+        """The rows from first_row up to, and without, last_row."""
+        ...
+
+    def estimate_bytes(self, cells: Cells) -> int:
+        """About how many bytes all rows will take."""
+        ...
+
+
+@unique
+class WhenTooLarge(Enum):
+    """What happens to a unary answer beyond its limits."""
+
+    REFUSE = "refuse"
+    """A read: nothing is lost, it can be asked again as a stream."""
+    REFUSE_DONE = "refuse_done"
+    """A read inside a transaction that lives on."""
+    TRUNCATE = "truncate"
+    """A write: it was done, so it must not be answered with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one unary answer; max_rows 0 means none."""
+
+    max_rows: int
+    max_bytes: int
+
+
+def limits_from(options: Options, policy: TenantPolicy) -> Limits:
+    """The caller's limits, or the tenant's, and 3 MiB at most."""
+    return Limits(options.max_rows, min(options.max_bytes or policy.max_result_bytes, MAX_RESULT_BYTES))
+
+
+class ResultWriter:
+    """Makes ResultSet messages; one for each answer, since its limits hold for all results together."""
+
+    def __init__(self, encoder: ResultEncoder, limits: Limits, when_too_large: WhenTooLarge) -> None:
+        self._encoder = encoder
+        self._limits = limits
+        self._when_too_large = when_too_large
+        self._rows_left = limits.max_rows or (1 << 62)
+        self._bytes_left = limits.max_bytes
+
+    def write(self, result: StatementResult, target: types_pb2.ResultSet, *, rows: bool = True) -> None:
+        """Fill a ResultSet; rows=False leaves the rows out. RouterError RESULT_TOO_LARGE."""
+        target.command_tag = result.command_tag
+        target.rows_affected = result.rows_affected
+        if result.notices:
+            target.notices.extend(notices(result.notices))
+        cells = result.cells
+        if cells is None or not rows:
+            return
+        size = self._encoder.estimate_bytes(cells)
+        count = cells.ntuples
+        if count == 0 or (count <= self._rows_left and size <= self._bytes_left):
+            target.batch.CopyFrom(self._encoder.encode_batch(cells, 0, count))
+            self._bytes_left = max(0, self._bytes_left - size)
+        elif self._when_too_large is WhenTooLarge.TRUNCATE:
+            target.truncated = True
+            count = self._cut_off(cells, size, target)
+        else:
+            raise self._too_large(count, size)
+        self._rows_left -= count
+        target.schema.CopyFrom(self._encoder.encode_schema(cells))
+
+    def _cut_off(self, cells: Cells, size: int, target: types_pb2.ResultSet) -> int:
+        """Encode as many of the first rows as fit; how many."""
+        count = min(cells.ntuples, self._rows_left)
+        if size > self._bytes_left:
+            count = min(count, cells.ntuples * max(0, self._bytes_left) // size)
+        while True:
+            batch = self._encoder.encode_batch(cells, 0, count)
+            encoded = batch.ByteSize()
+            if encoded <= self._bytes_left or count == 0:
+                target.batch.CopyFrom(batch)
+                self._bytes_left -= encoded
+                return count
+            count = count * 3 // 4
+
+    def _too_large(self, rows: int, size: int) -> RouterError:
+        executed = Executed.YES if self._when_too_large is WhenTooLarge.REFUSE_DONE else Executed.ROLLED_BACK
+        advice = (
+            "read it in parts with a cursor (DECLARE, FETCH)"
+            if self._when_too_large is WhenTooLarge.REFUSE_DONE
+            else "use StreamQuery, or LIMIT"
+        )
+        limits = self._limits
+        if limits.max_rows and rows > limits.max_rows:
+            bound = f"{rows} rows, the limit is {limits.max_rows} (options.max_rows)"
+        else:
+            most = f"options.max_bytes, at most {MAX_RESULT_BYTES}"
+            bound = f"about {size} bytes, the limit is {limits.max_bytes} ({most})"
+        return RouterError(
+            Code.FAILED_PRECONDITION,
+            RefuseReason.RESULT_TOO_LARGE,
+            f"the result has {bound}: {advice}",
+            executed=executed,
+            numbers={"rows": rows, "bytes": size, "max_rows": limits.max_rows, "max_bytes": limits.max_bytes},
+        )
+
+
+def row_batches(encoder: ResultEncoder, cells: Cells) -> Iterator[types_pb2.RowBatch]:
+    """The rows of one chunk in messages of about 64 KiB."""
+    count = cells.ntuples
+    pieces = max(1, encoder.estimate_bytes(cells) // CHUNK_BYTES)
+    step = max(1, -(-count // pieces))
+    for first in range(0, count, step):
+        yield encoder.encode_batch(cells, first, min(first + step, count))
+
+
+def notices(found: Sequence[PgNotice]) -> list[types_pb2.Notice]:
+    """The first hundred notices, each cut to a thousand characters."""
+    return [
+        types_pb2.Notice(
+            severity=notice.severity, sqlstate=notice.sqlstate, message=_valid(notice.message[:_MAX_NOTICE_CHARS])
+        )
+        for notice in found[:MAX_NOTICES]
+    ]
+
+
+def write_receipt(receipt: Receipt, target: types_pb2.Receipt) -> None:
+    """Fill a Receipt message."""
+    target.request_id = receipt.request_id
+    target.endpoint = receipt.endpoint
+    target.role = _ROLES[receipt.role]
+    target.topology = receipt.topology
+    target.attempts = receipt.attempts
+    target.queued_us = _microseconds(receipt.queued_s)
+    target.held_us = _microseconds(receipt.held_s)
+    target.executed_us = _microseconds(receipt.executed_s)
+    target.route_reason = receipt.route_reason.value
+    if receipt.token:
+        target.token = receipt.token
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1e6) if seconds > 0 else 0
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")

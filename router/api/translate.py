@@ -1,0 +1,286 @@
+"""Messages to model values: what a caller asked for, checked, in words the caller can act on. No decisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from pointsman.v1 import query_service_pb2 as query_pb
+from pointsman.v1 import types_pb2
+
+from router.model.errors import Code, RouterError, bad_request
+from router.model.reasons import RefuseReason
+from router.model.request import (
+    DEFAULT_OPTIONS,
+    BatchStep,
+    Fallback,
+    Guard,
+    GuardNeed,
+    Isolation,
+    Method,
+    OnFailover,
+    Options,
+    ReadFrom,
+    Request,
+    Statement,
+    TransactionMode,
+)
+
+MAX_PARAMS = 65535
+"""PostgreSQL counts parameters in 16 bits."""
+MAX_STEPS = 1000
+MAX_KEY_CHARS = 128
+BYTEA_OID = 17
+
+_READ = {0: ReadFrom.PRIMARY, 1: ReadFrom.PRIMARY, 2: ReadFrom.REPLICA, 3: ReadFrom.ANY}
+_FALLBACK = {0: Fallback.TO_PRIMARY, 1: Fallback.TO_PRIMARY, 2: Fallback.FAIL}
+_ON_FAILOVER = {0: OnFailover.WAIT, 1: OnFailover.WAIT, 2: OnFailover.FAIL_FAST}
+_ISOLATION = {
+    0: Isolation.DEFAULT,
+    1: Isolation.READ_COMMITTED,
+    2: Isolation.REPEATABLE_READ,
+    3: Isolation.SERIALIZABLE,
+}
+_SKIP = {0: False, 1: False, 2: True}
+_PRIORITIES = frozenset(types_pb2.Priority.values())
+
+
+def query_request(message: query_pb.QueryRequest, deadline: float, request_id: str) -> Request:
+    """A Query as the engine takes it; RouterError INVALID_ARGUMENT when it makes no sense."""
+    return _single(Method.QUERY, message, deadline, request_id)
+
+
+def stream_request(message: query_pb.StreamQueryRequest, deadline: float, request_id: str) -> Request:
+    """The same of a StreamQuery."""
+    return _single(Method.STREAM_QUERY, message, deadline, request_id)
+
+
+def execute_request(message: query_pb.ExecuteRequest, deadline: float, request_id: str) -> Request:
+    """The same of an Execute."""
+    request = _single(Method.EXECUTE, message, deadline, request_id)
+    request.idempotency_key = _idempotency_key(message.idempotency_key)
+    return request
+
+
+def batch_request(message: query_pb.ExecuteBatchRequest, deadline: float, request_id: str) -> Request:
+    """The same of an ExecuteBatch."""
+    if not message.steps:
+        raise bad_request(RefuseReason.STATEMENT_MISSING, "the batch has no steps")
+    if len(message.steps) > MAX_STEPS:
+        raise bad_request(
+            RefuseReason.BAD_REQUEST,
+            f"the batch has {len(message.steps)} steps, the limit is {MAX_STEPS}: use several batches",
+            limit=MAX_STEPS,
+        )
+    steps = tuple(_batch_step(step, number) for number, step in enumerate(message.steps))
+    return Request(
+        method=Method.EXECUTE_BATCH,
+        steps=steps,
+        deadline=deadline,
+        options=options_from(message.options) if message.HasField("options") else DEFAULT_OPTIONS,
+        request_id=request_id,
+        mode=mode_from(message.transaction),
+        idempotency_key=_idempotency_key(message.idempotency_key),
+        size_bytes=_size_bytes(step.statement for step in steps),
+    )
+
+
+def _single(
+    method: Method,
+    message: query_pb.QueryRequest | query_pb.StreamQueryRequest | query_pb.ExecuteRequest,
+    deadline: float,
+    request_id: str,
+) -> Request:
+    if not message.HasField("statement"):
+        raise bad_request(RefuseReason.STATEMENT_MISSING, "the request has no statement")
+    statement = statement_from(message.statement)
+    return Request(
+        method=method,
+        steps=(BatchStep(statement, want_rows=True),),
+        deadline=deadline,
+        options=options_from(message.options) if message.HasField("options") else DEFAULT_OPTIONS,
+        request_id=request_id,
+        size_bytes=_size_bytes((statement,)),
+    )
+
+
+def _batch_step(message: query_pb.BatchStep, number: int) -> BatchStep:
+    where = f"step {number}: "
+    if not message.HasField("statement"):
+        raise bad_request(RefuseReason.STATEMENT_MISSING, f"{where}it has no statement", step=number)
+    guard = _guard(message.guard, number) if message.HasField("guard") else None
+    return BatchStep(statement_from(message.statement, where), guard, message.want_rows)
+
+
+def _guard(message: query_pb.StepGuard, number: int) -> Guard:
+    where = f"step {number}: its guard "
+    if message.step >= number:
+        raise bad_request(
+            RefuseReason.BAD_REQUEST,
+            f"{where}looks at step {message.step}; only earlier steps have a result",
+            step=number,
+        )
+    need = message.WhichOneof("need")
+    if need is None or (need == "no_rows" and not message.no_rows):
+        raise bad_request(
+            RefuseReason.BAD_REQUEST,
+            f"{where}states no need: set rows_affected_equals, rows_at_least or no_rows (true)",
+            step=number,
+        )
+    count = 0 if need == "no_rows" else int(getattr(message, need))
+    if count < 0:
+        raise bad_request(RefuseReason.BAD_REQUEST, f"{where}needs {count} rows, which cannot be", step=number)
+    skip = _known(_SKIP, message.otherwise, query_pb.GuardAction, f"step {number}: guard.otherwise")
+    return Guard(message.step, GuardNeed(need), count, skip)
+
+
+def statement_from(message: types_pb2.Statement, where: str = "") -> Statement:
+    """SQL and parameters in PostgreSQL's wire form. `where` opens the error's text."""
+    sql = message.sql
+    if not sql or sql.isspace():
+        raise bad_request(RefuseReason.STATEMENT_MISSING, f"{where}the statement's sql is empty")
+    if "\0" in sql:
+        raise bad_request(RefuseReason.BAD_REQUEST, f"{where}the statement's sql contains a NUL character")
+    if not message.params:
+        return Statement(sql.encode())
+    return _with_params(sql.encode(), message.params, where)
+
+
+def _with_params(sql: bytes, messages: Sequence[types_pb2.Param], where: str) -> Statement:
+    if len(messages) > MAX_PARAMS:
+        raise bad_request(
+            RefuseReason.BAD_REQUEST,
+            f"{where}the statement has {len(messages)} parameters, PostgreSQL takes {MAX_PARAMS}: pass an array",
+            limit=MAX_PARAMS,
+        )
+    values: list[bytes | None] = []
+    formats: list[int] = []
+    oids: list[int] = []
+    for number, message in enumerate(messages, 1):
+        value, binary = _param(message, number, where)
+        values.append(value)
+        formats.append(1 if binary else 0)
+        oids.append(message.type_oid or (BYTEA_OID if binary else 0))
+    return Statement(sql, tuple(values), tuple(formats), tuple(oids) if any(oids) else ())
+
+
+def _param(message: types_pb2.Param, number: int, where: str) -> tuple[bytes | None, bool]:
+    """A parameter's wire form, and whether it is the binary one."""
+    match message.WhichOneof("value"):
+        case "text":
+            text = message.text
+            if "\0" in text:
+                raise bad_request(
+                    RefuseReason.BAD_REQUEST, f"{where}parameter ${number} contains a NUL character", param=number
+                )
+            return text.encode(), False
+        case "integer":
+            return b"%d" % message.integer, False
+        case "null":
+            return None, False
+        case "boolean":
+            return (b"t" if message.boolean else b"f"), False
+        case "real":
+            return _real(message.real), False
+        case "blob":
+            return message.blob, True
+        case _:
+            raise bad_request(
+                RefuseReason.BAD_REQUEST, f"{where}parameter ${number} has no value (for NULL, set null)", param=number
+            )
+
+
+def _real(value: float) -> bytes:
+    """PostgreSQL's text form (https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-FLOAT)."""
+    if math.isnan(value):
+        return b"NaN"
+    if math.isinf(value):
+        return b"Infinity" if value > 0 else b"-Infinity"
+    return repr(value).encode()
+
+
+def options_from(message: types_pb2.QueryOptions) -> Options:
+    """Options, with every enum known."""
+    if message.after_token:
+        raise RouterError(
+            Code.FAILED_PRECONDITION,
+            RefuseReason.NOT_SUPPORTED,
+            "this router keeps no consistency tokens: leave after_token empty and read from the primary",
+        )
+    if message.priority not in _PRIORITIES:
+        raise _unknown("options.priority", message.priority, types_pb2.Priority)
+    tag = message.request_tag
+    if tag and (len(tag) > 64 or not tag.isprintable()):
+        raise bad_request(
+            RefuseReason.BAD_REQUEST, "options.request_tag must be at most 64 printable characters", limit=64
+        )
+    return Options(
+        read=_known(_READ, message.read, types_pb2.ReadPreference, "options.read"),
+        max_staleness_s=message.max_staleness_ms / 1000,
+        fallback=_known(_FALLBACK, message.fallback, types_pb2.ReplicaFallback, "options.fallback"),
+        on_failover=_known(_ON_FAILOVER, message.on_failover, types_pb2.FailoverPolicy, "options.on_failover"),
+        max_rows=message.max_rows,
+        max_bytes=message.max_bytes,
+        request_tag=tag,
+    )
+
+
+def mode_from(message: query_pb.TransactionOptions) -> TransactionMode:
+    """How a transaction begins."""
+    return TransactionMode(
+        isolation=_known(_ISOLATION, message.isolation, query_pb.IsolationLevel, "transaction.isolation"),
+        read_only=message.read_only,
+        deferrable=message.deferrable,
+    )
+
+
+def savepoint_name(name: str) -> str:
+    """A savepoint's name that PostgreSQL will keep as it is."""
+    if not name or "\0" in name or len(name.encode()) > 63:
+        raise bad_request(
+            RefuseReason.BAD_REQUEST, "a savepoint's name must have 1 to 63 bytes and no NUL character", limit=63
+        )
+    return name
+
+
+def request_id_from(chosen: str) -> str:
+    """The caller's own request id, checked; empty when it chose none."""
+    if chosen and not (16 <= len(chosen) <= 64 and chosen.isascii() and chosen.isprintable()):
+        raise bad_request(RefuseReason.BAD_REQUEST, "request_id must be 16 to 64 printable ASCII characters")
+    return chosen
+
+
+def _idempotency_key(key: str) -> str:
+    if len(key) > MAX_KEY_CHARS or "\0" in key:
+        raise bad_request(
+            RefuseReason.BAD_REQUEST,
+            f"idempotency_key must have at most {MAX_KEY_CHARS} characters and no NUL character",
+            limit=MAX_KEY_CHARS,
+        )
+    return key
+
+
+def _size_bytes(statements: Iterable[Statement]) -> int:
+    return sum(len(s.sql) + sum(len(param) for param in s.params if param is not None) for s in statements)
+
+
+_Known = TypeVar("_Known")
+
+
+class _ProtoEnum(Protocol):
+    """An enum of the generated stubs."""
+
+    def keys(self) -> list[str]: ...
+
+
+def _known(table: Mapping[int, _Known], value: int, enum: _ProtoEnum, field: str) -> _Known:
+    found = table.get(value)
+    if found is None:
+        raise _unknown(field, value, enum)
+    return found
+
+
+def _unknown(field: str, value: int, enum: _ProtoEnum) -> RouterError:
+    names = ", ".join(enum.keys()[1:])
+    return bad_request(RefuseReason.BAD_REQUEST, f"{field} has the unknown value {value}; known are {names}")

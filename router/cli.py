@@ -1,0 +1,300 @@
+"""The command `pointsman`. Commands here only read their options; the work is in app.py, dev.py, config/, console/.
+
+Exit codes: 0 done; 1 what was asked could not be done; 2 the command line is wrong; 3 no router answers.
+Imports that cost time are inside the commands, so that `pointsman --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import router
+from router.console import config_commands
+from router.console.trouble import ExitCode, Trouble
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from router.console.admin_client import AdminClient
+
+RUN, ASK, OPERATE, CONFIGURE = "Run a router", "Ask it", "Operate it", "Configure it"
+
+app = typer.Typer(
+    help="A multi-tenant, failover-aware routing pool service for PostgreSQL.\n\nBegin with: pointsman dev",
+    epilog="Exit codes: 0 done · 1 could not be done · 2 wrong command line · 3 no router answers",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Dev = Annotated[
+    str,
+    typer.Option(
+        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
+    ),
+]
+AdminAddress = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        "-a",
+        envvar="POINTSMAN_ADMIN_ADDRESS",
+        metavar="HOST:PORT",
+        help="The router's address for operators. [default: 127.0.0.1:7433]",
+        show_default=False,
+    ),
+]
+AdminToken = Annotated[
+    str,
+    typer.Option(
+        "--token", envvar="POINTSMAN_ADMIN_TOKEN", help="An operator's token (one of admin.tokens).", show_default=False
+    ),
+]
+CallerAddress = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        "-a",
+        envvar="POINTSMAN_ADDRESS",
+        metavar="HOST:PORT",
+        help="The router's address for callers. [default: 127.0.0.1:7432]",
+        show_default=False,
+    ),
+]
+app.command("check-config", rich_help_panel=CONFIGURE)(config_commands.check_config)
+app.add_typer(config_commands.app, name="config", rich_help_panel=CONFIGURE)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, as `pointsman status` shows it.")]
+
+
+def main() -> None:
+    """Entry point: runs a command, and ends with its exit code."""
+    try:
+        app()
+    except Trouble as trouble:
+        _complain(trouble)
+        code = trouble.code
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) left; closing it again at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.PROBLEM
+    else:
+        return
+    sys.exit(code)
+
+
+def _complain(trouble: Trouble) -> None:
+    from router.console.result_output import visible
+
+    print(f"pointsman: {visible(trouble.message)}", file=sys.stderr)
+    if trouble.way_out:
+        print(visible(trouble.way_out), file=sys.stderr)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=RUN)
+def serve(
+    file: Annotated[Path, typer.Option("--config", "-c", envvar="POINTSMAN_CONFIG", help="Configuration file (YAML).")],
+) -> None:
+    """Run the router. SIGTERM drains and ends it, SIGHUP reads the configuration again."""
+    from router.app import serve as run
+
+    raise typer.Exit(run(file))
+
+
+@app.command(rich_help_panel=RUN)
+def dev(
+    data: Annotated[
+        Path | None, typer.Option(help="Keep the data here; without it, all is gone at the end.", metavar="DIR")
+    ] = None,
+    pg_bin: Annotated[
+        Path | None, typer.Option(help="PostgreSQL's bin folder (15 or newer); else it is looked for.", metavar="DIR")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port for callers; the next two are admin's and metrics'. 0: any.")] = 7432,
+    replicas: Annotated[int, typer.Option(min=1, max=8, help="How many replicas stream from the primary.")] = 2,
+) -> None:
+    """Run everything on this machine: PostgreSQL with replicas, the router, two demo tenants. Ctrl-C ends it all."""
+    from router.dev import DevOptions, run
+
+    raise typer.Exit(run(DevOptions(data=data, pg_bin=pg_bin, port=port, replicas=replicas)))
+
+
+# --- ask ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=ASK)
+def sql(
+    query: Annotated[str | None, typer.Argument(help="A statement; - reads it from standard input.")] = None,
+    address: CallerAddress = "",
+    tenant: Annotated[str, typer.Option(envvar="POINTSMAN_TENANT", help="Who calls.", show_default=False)] = "",
+    token: Annotated[str, typer.Option(envvar="POINTSMAN_TOKEN", help="Its token.", show_default=False)] = "",
+    development: Dev = "",
+    read: Annotated[str, typer.Option(help="Where reads go: primary, replica or any.", metavar="WHERE")] = "primary",
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="table, expanded, json or csv.", metavar="FORM")
+    ] = "table",
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a statement may take.")] = 30.0,
+) -> None:
+    """Run a statement, or without one an interactive prompt.
+
+    Reads (SELECT, WITH, SHOW, ...) may go to a replica with --read; everything else runs on the primary.
+    """
+    from router.console import sql_command
+    from router.console.targets import Given, caller_target
+
+    sql_command.run(
+        query,
+        caller_target(Given(address, token, tenant, development)),
+        sql_command.read_preference(read),
+        sql_command.output_form("json" if as_json else "csv" if as_csv else form),
+        timeout,
+        _console(),
+    )
+
+
+@app.command(rich_help_panel=ASK)
+def status(
+    address: AdminAddress = "",
+    token: AdminToken = "",
+    development: Dev = "",
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks with --watch.")] = 1.0,
+) -> None:
+    """Clusters, endpoints, tenants and pools at a glance: who is primary, what lags, what waits."""
+    from router.console import status_view
+
+    with _operator(address, token, development) as client:
+        if watch and not as_json:
+            status_view.watch(lambda: status_view.look(client), _console(), interval)
+        elif as_json:
+            print(status_view.as_json(status_view.look(client)))
+        else:
+            _console().print(status_view.as_tables(status_view.look(client)))
+
+
+@app.command(rich_help_panel=ASK)
+def waiters(
+    address: AdminAddress = "",
+    token: AdminToken = "",
+    development: Dev = "",
+    tenant: Annotated[str, typer.Option(help="Only this tenant's requests.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Requests under way and what each waits for, the longest wait first."""
+    import json
+
+    from router.console import operations
+
+    with _operator(address, token, development) as client:
+        found = operations.waiters(client, tenant)
+    if as_json:
+        print(json.dumps(operations.waiters_json(found), indent=2))
+    elif found:
+        _console().print(operations.waiters_table(found))
+    else:
+        print("nothing waits")
+
+
+@app.command(rich_help_panel=ASK)
+def health(address: CallerAddress = "", development: Dev = "") -> None:
+    """Exit code 0 when the router takes work, 1 when it drains, 3 when none answers. For container health checks."""
+    from router.console.admin_client import health as ask
+    from router.console.targets import Given, health_address
+
+    where = health_address(Given(address=address, dev=development))
+    if not ask(where):
+        raise Trouble(f"the router at {where} takes no work", "it is starting or draining")
+    print("serving")
+
+
+@app.command(rich_help_panel=ASK)
+def version() -> None:
+    """The version of this command."""
+    print(f"pointsman {router.__version__}")
+
+
+# --- operate -----------------------------------------------------------------------------------------------------
+
+
+def _operator(address: str, token: str, development: str) -> AdminClient:
+    from router.console.admin_client import AdminClient
+    from router.console.targets import Given, operator_target
+
+    return AdminClient(operator_target(Given(address=address, token=token, dev=development)))
+
+
+@app.command(rich_help_panel=OPERATE)
+def switchover(
+    cluster: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    to: Annotated[str, typer.Option(help="The replica to become primary; else the most advanced one.")] = "",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds it may take before it is undone.")] = 10.0,
+    address: AdminAddress = "",
+    token: AdminToken = "",
+    development: Dev = "",
+) -> None:
+    """Move the primary by plan: writes wait for a moment, none fails."""
+    from router.console import operations
+
+    with _operator(address, token, development) as client:
+        operations.switchover(client, cluster, to, timeout, _console())
+
+
+@app.command(rich_help_panel=OPERATE)
+def drain(endpoint: Endpoint, address: AdminAddress = "", token: AdminToken = "", development: Dev = "") -> None:
+    """Give an endpoint no new work; what runs there ends by itself."""
+    from router.console import operations
+
+    with _operator(address, token, development) as client:
+        print(operations.drain(client, endpoint))
+
+
+@app.command(rich_help_panel=OPERATE)
+def resume(endpoint: Endpoint, address: AdminAddress = "", token: AdminToken = "", development: Dev = "") -> None:
+    """End a drain."""
+    from router.console import operations
+
+    with _operator(address, token, development) as client:
+        print(operations.resume(client, endpoint))
+
+
+@app.command(rich_help_panel=OPERATE)
+def weight(
+    endpoint: Endpoint,
+    value: Annotated[int, typer.Argument(min=0, max=1_000_000, metavar="WEIGHT", help="0 takes no balanced reads.")],
+    address: AdminAddress = "",
+    token: AdminToken = "",
+    development: Dev = "",
+) -> None:
+    """Set an endpoint's share of balanced reads, until the next reload or restart."""
+    from router.console import operations
+
+    with _operator(address, token, development) as client:
+        print(operations.set_weight(client, endpoint, value))
+
+
+@app.command(rich_help_panel=OPERATE)
+def reload(address: AdminAddress = "", token: AdminToken = "", development: Dev = "") -> None:
+    """Make the router read its configuration file again. A file with mistakes changes nothing."""
+    from router.console import operations
+
+    with _operator(address, token, development) as client:
+        operations.reload(client, _console())

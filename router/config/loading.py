@@ -1,0 +1,163 @@
+"""One YAML file → LoadedConfig, or ConfigProblems with every mistake in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from router.config import relations
+from router.config.document import Document, parse
+from router.config.problems import ConfigProblems, Place, Problem
+from router.config.schema import (
+    ClusterSection,
+    EndpointSection,
+    FileConfig,
+    LoginSection,
+    LogSection,
+    TenantSection,
+    TlsSection,
+)
+from router.config.secret_references import SecretReader, SecretUnavailable
+from router.config.validation import validate
+from router.model.identity import ClusterName, EndpointName, TenantName
+from router.model.policy import ClusterPolicy, RetryPolicy, ServerPolicy
+from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, TlsSettings, Topology
+
+_MOST_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A valid configuration with its secrets resolved."""
+
+    topology: Topology
+    server: ServerPolicy
+    retry: RetryPolicy
+    admin_tokens: tuple[Secret, ...]
+    log: LogSection
+    source: Path
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+    """Read and check a configuration file. ConfigProblems when anything is wrong with it.
+
+    environ: where env: references are looked up, the process's own when None. Relative file: references start at the
+    folder of the file. Does blocking file I/O.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigProblems(path, [Problem(0, "", "is larger than 32 MiB: is it a configuration file?")])
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigProblems(path, [Problem(0, "", "no such file")]) from None
+    except OSError as error:
+        why = (error.strerror or "unknown error").lower()
+        raise ConfigProblems(path, [Problem(0, "", f"cannot be read: {why}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigProblems(path, [Problem(0, "", "is not UTF-8 text")]) from None
+    return load_text(text, path, environ)
+
+
+def load_text(text: str, source: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+    """The same for a text that is already read; source names it in messages and anchors relative paths."""
+    document = parse(text)
+    config = validate(document) if document.values else None
+    if config is not None:
+        relations.check(document, config)
+        reader = SecretReader(source.resolve().parent, os.environ if environ is None else environ)
+        loaded = _Assembly(document, reader, source.resolve().parent).assemble(config, source)
+        if not document.problems:
+            return loaded
+    raise ConfigProblems(source, document.problems)
+
+
+class _Assembly:
+    """Turns the sections into model values, resolving secrets; a secret that is missing is reported, not raised."""
+
+    def __init__(self, document: Document, reader: SecretReader, base: Path) -> None:
+        self._document = document
+        self._reader = reader
+        self._base = base
+        self._token_owners: dict[str, str] = {}
+
+    def assemble(self, config: FileConfig, source: Path) -> LoadedConfig:
+        clusters = {ClusterName(name): self._cluster(name, section) for name, section in config.clusters.items()}
+        admin_tokens = self._tokens(("admin",), config.admin.tokens, "the operators")
+        tenants = {TenantName(name): self._tenant(name, section) for name, section in config.tenants.items()}
+        return LoadedConfig(Topology(clusters, tenants), config.server, config.retry, admin_tokens, config.log, source)
+
+    def _cluster(self, name: str, section: ClusterSection) -> Cluster:
+        place: Place = ("clusters", name)
+        return Cluster(
+            name=ClusterName(name),
+            endpoints=tuple(
+                self._endpoint(place, name, endpoint_name, endpoint)
+                for endpoint_name, endpoint in section.endpoints.items()
+            ),
+            control=self._login((*place, "control"), section.control),
+            control_database=section.control_database,
+            mode=section.mode,
+            policy=ClusterPolicy(**{part.name: getattr(section, part.name) for part in fields(ClusterPolicy)}),
+        )
+
+    def _endpoint(self, place: Place, cluster: str, name: str, section: EndpointSection) -> Endpoint:
+        return Endpoint(
+            name=EndpointName(name),
+            cluster=ClusterName(cluster),
+            host=section.host,
+            port=section.port,
+            zone=section.zone,
+            weight=section.weight,
+            tls=self._tls((*place, "endpoints", name, "tls"), section.tls),
+        )
+
+    def _tls(self, place: Place, section: TlsSection) -> TlsSettings:
+        files: dict[str, str | None] = {}
+        for kind in ("root_cert", "cert", "key"):
+            text: str | None = getattr(section, kind)
+            path = None if text is None else self._base / Path(text).expanduser()
+            if path is not None and not os.access(path, os.R_OK):
+                self._document.report((*place, kind), f"file {path} does not exist or cannot be read")
+            files[kind] = None if path is None else str(path)
+        return TlsSettings(mode=section.mode.value, **files)
+
+    def _tenant(self, name: str, section: TenantSection) -> Tenant:
+        place: Place = ("tenants", name)
+        return Tenant(
+            name=TenantName(name),
+            cluster=ClusterName(section.cluster),
+            database=section.database,
+            login=self._login((*place, "login"), section.login),
+            tokens=self._tokens(place, section.tokens, f"tenant {name}"),
+            weights={EndpointName(endpoint): weight for endpoint, weight in section.weights.items()},
+            pool=section.pool,
+            policy=section.limits,
+        )
+
+    def _login(self, place: Place, section: LoginSection) -> Login:
+        password = None if section.password is None else self._secret((*place, "password"), section.password)
+        return Login(section.user, password)
+
+    def _tokens(self, place: Place, references: tuple[str, ...], owner: str) -> tuple[Secret, ...]:
+        found = []
+        for index, reference in enumerate(references):
+            here = (*place, "tokens", index)
+            secret = self._secret(here, reference)
+            if secret is None:
+                continue
+            if not secret.value.isascii() or not secret.value.isprintable() or secret.value != secret.value.strip():
+                self._document.report(here, f"{reference} must be printable ASCII without spaces at its ends")
+            other = self._token_owners.setdefault(secret.value, owner)
+            if other != owner:
+                self._document.report(here, f"{reference} is also a token of {other}: a token proves one identity only")
+            found.append(secret)
+        return tuple(found)
+
+    def _secret(self, place: Place, reference: str) -> Secret | None:
+        try:
+            return self._reader.read(reference)
+        except SecretUnavailable as missing:
+            self._document.report(place, str(missing))
+            return None

@@ -1,0 +1,151 @@
+"""What must fit together across the file: names, shares, addresses, logins. Each check reports all it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from router.config.addresses import AddressMistake, clash, parse_address
+from router.config.document import Document
+from router.config.problems import Place
+from router.config.schema import ClusterSection, FileConfig, TenantSection
+from router.config.wording import unknown_name
+from router.model.policy import ServerPolicy
+from router.model.topology import FailoverMode
+
+
+def check(document: Document, config: FileConfig) -> None:
+    """Report every relation that does not hold. config may lack sections that were wrong by themselves."""
+    for place, message in _all(document, config):
+        document.report(place, message)
+
+
+def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
+    yield from _listeners(config.server)
+    if not document.values.get("clusters"):
+        yield ("clusters",), "must name at least one cluster"
+    if not document.values.get("tenants"):
+        yield ("tenants",), "must name at least one tenant"
+    if not config.admin.tokens:
+        yield ("admin", "tokens"), "must hold at least one token: nobody could operate the router otherwise"
+    for name, cluster in config.clusters.items():
+        yield from _cluster(("clusters", name), cluster)
+    yield from _endpoints_are_unique(config)
+    for name, tenant in config.tenants.items():
+        yield from _tenant(("tenants", name), tenant, document, config)
+    yield from _databases(config)
+    yield from _logins(config)
+
+
+def _listeners(server: ServerPolicy) -> Iterator[tuple[Place, str]]:
+    taken: list[tuple[str, tuple[str, int]]] = []
+    for name in ("listen", "admin_listen", "metrics_listen"):
+        text: str = getattr(server, name)
+        if name == "metrics_listen" and not text:
+            continue
+        try:
+            address = parse_address(text)
+        except AddressMistake as mistake:
+            yield ("server", name), str(mistake)
+            continue
+        for other, used in taken:
+            if clash(address, used):
+                yield ("server", name), f"({text}) is the same address as {other}: give each its own port"
+        taken.append((name, address))
+
+
+def _cluster(place: Place, cluster: ClusterSection) -> Iterator[tuple[Place, str]]:
+    count = len(cluster.endpoints)
+    if not count:
+        yield (*place, "endpoints"), "must name at least one endpoint"
+    elif sum(endpoint.weight for endpoint in cluster.endpoints.values()) == 0:
+        yield (*place, "endpoints"), "has no endpoint with a weight above 0: no balanced read could go anywhere"
+    if cluster.mode is FailoverMode.PROMOTE and count == 1:
+        yield (*place, "mode"), "promote needs at least two endpoints: with one there is nothing to promote"
+    for name, endpoint in cluster.endpoints.items():
+        tls = (*place, "endpoints", name, "tls")
+        if endpoint.tls.mode.value.startswith("verify") and endpoint.tls.root_cert is None:
+            yield (*tls, "mode"), f"{endpoint.tls.mode.value} needs root_cert: the authorities to verify against"
+        if (endpoint.tls.cert is None) != (endpoint.tls.key is None):
+            yield tls, "must have both cert and key, or neither"
+
+
+def _endpoints_are_unique(config: FileConfig) -> Iterator[tuple[Place, str]]:
+    names: dict[str, str] = {}
+    servers: dict[tuple[str, int], str] = {}
+    for cluster_name, cluster in config.clusters.items():
+        for name, endpoint in cluster.endpoints.items():
+            place = ("clusters", cluster_name, "endpoints", name)
+            if name in names:
+                yield place, f"is also the name of an endpoint of cluster {names[name]}: endpoint names are unique"
+            names.setdefault(name, cluster_name)
+            server = (endpoint.host.lower(), endpoint.port)
+            if server in servers:
+                yield (
+                    (*place, "host"),
+                    f"({endpoint.host}:{endpoint.port}) is the same server as endpoint {servers[server]}",
+                )
+            servers.setdefault(server, name)
+
+
+def _tenant(place: Place, tenant: TenantSection, document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
+    if not tenant.tokens:
+        yield (*place, "tokens"), "must hold at least one token: nobody could call as this tenant otherwise"
+    written = document.values.get("clusters")
+    clusters = written if isinstance(written, dict) else {}
+    if tenant.cluster not in clusters:
+        yield (*place, "cluster"), f"({tenant.cluster}) {unknown_name(tenant.cluster, tuple(clusters), 'cluster')}"
+        return
+    endpoints = _written_endpoints(clusters[tenant.cluster])
+    for name in tenant.weights:
+        if name not in endpoints:
+            yield (*place, "weights", name), unknown_name(name, endpoints, f"endpoint of cluster {tenant.cluster}")
+    if tenant.cluster in config.clusters and tenant.weights:
+        own = config.clusters[tenant.cluster].endpoints
+        if own and sum(tenant.weights.get(name, endpoint.weight) for name, endpoint in own.items()) == 0:
+            yield (*place, "weights"), "leave no endpoint with a weight above 0: no balanced read could go anywhere"
+
+
+def _written_endpoints(cluster: Any) -> tuple[str, ...]:
+    """Names in the file, also of endpoints that are wrong by themselves: their users are not to blame."""
+    endpoints = cluster.get("endpoints") if isinstance(cluster, dict) else None
+    return tuple(endpoints) if isinstance(endpoints, dict) else ()
+
+
+def _databases(config: FileConfig) -> Iterator[tuple[Place, str]]:
+    users: dict[tuple[str, str], list[str]] = {}
+    for name, tenant in config.tenants.items():
+        users.setdefault((tenant.cluster, tenant.database), []).append(name)
+    for (_, database), names in users.items():
+        for name in names if len(names) > 1 else ():
+            if not config.tenants[name].shares_database:
+                yield (
+                    ("tenants", name, "database"),
+                    f"({database}) is also used by {_others(names, name)}: give it its own database, or set "
+                    "shares_database: true on each of them and give each its own schema",
+                )
+
+
+def _logins(config: FileConfig) -> Iterator[tuple[Place, str]]:
+    users: dict[tuple[str, str], list[str]] = {}
+    for name, tenant in config.tenants.items():
+        users.setdefault((tenant.cluster, tenant.login.user), []).append(name)
+        cluster = config.clusters.get(tenant.cluster)
+        if cluster is not None and cluster.control.user == tenant.login.user:
+            yield (
+                ("tenants", name, "login", "user"),
+                f"({tenant.login.user}) is the control role of cluster {tenant.cluster}: a tenant needs its own role",
+            )
+    for (_, user), names in users.items():
+        for name in names if len(names) > 1 else ():
+            yield (
+                ("tenants", name, "login", "user"),
+                f"({user}) is also the role of {_others(names, name)}: tenants that share a role can read each "
+                "other's data; give each its own",
+            )
+
+
+def _others(names: Iterable[str], name: str) -> str:
+    others = [other for other in names if other != name]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f"tenant{'s' if len(others) > 1 else ''} {', '.join(others[:3])}{more}"

@@ -1,0 +1,170 @@
+"""The form of the configuration file: names and nesting. Defaults are those of model/policy.py and topology.py.
+
+A docstring under a field is its description in the JSON Schema and in the generated reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, unique
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.config.secret_references import SecretReference
+from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
+from router.model.topology import Endpoint, FailoverMode, TlsSettings
+
+_STRICT: dict[str, object] = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Weight = Annotated[int, Field(ge=0, le=1_000_000)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
+
+
+@unique
+class LogLevel(Enum):
+    """Least important events that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@unique
+class LogFormat(Enum):
+    """Form of the log."""
+
+    AUTO = "auto"
+    """console on a terminal, JSON otherwise"""
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@unique
+class TlsMode(Enum):
+    """libpq's sslmode."""
+
+    DISABLE = "disable"
+    ALLOW = "allow"
+    PREFER = "prefer"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+
+class AdminSection(_Section):
+    """Who may operate the router."""
+
+    tokens: tuple[SecretReference, ...]
+    """References to the tokens that operators prove themselves with; several, so that they can be changed."""
+
+
+class LogSection(_Section):
+    """The log, on standard error. It never holds SQL text or parameters."""
+
+    level: LogLevel = LogLevel.INFO
+    """Least important events that are written: debug also writes one event per request."""
+    format: LogFormat = LogFormat.AUTO
+    """auto is console on a terminal and json otherwise."""
+
+
+class LoginSection(_Section):
+    """A PostgreSQL role that the router logs in with."""
+
+    user: Text
+    """Name of the role."""
+    password: SecretReference | None = None
+    """Reference to its password; without one, a client certificate or the server's trust must do."""
+
+
+class TlsSection(_Section):
+    """How connections to PostgreSQL are protected."""
+
+    mode: TlsMode = TlsMode(TlsSettings().mode)
+    """libpq's sslmode. verify-full is the only one that proves whom the router talks to."""
+    root_cert: Text | None = None
+    """File with the certificate authorities that are believed; needed by verify-ca and verify-full."""
+    cert: Text | None = None
+    """File with the router's client certificate."""
+    key: Text | None = None
+    """File with the client certificate's private key."""
+
+
+class EndpointSection(_Section):
+    """One PostgreSQL server. Its role is observed, never configured."""
+
+    host: Text
+    """Host name or address."""
+    port: Port = Endpoint.port
+    """TCP port."""
+    zone: str = Endpoint.zone
+    """Where it stands (an availability zone, a rack)."""
+    weight: Weight = Endpoint.weight
+    """Share of balanced reads relative to the other endpoints; 0 takes none by choice."""
+    tls: TlsSection = TlsSection()
+    """How the connections to it are protected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSection(ClusterPolicy):
+    """Endpoints that replicate one another: one primary and its replicas."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    mode: FailoverMode = FailoverMode.FOLLOW
+    """follow: Patroni, a cloud or a person promotes, the router notices and moves. promote: the router fences, promotes
+    and repoints by itself."""
+    control: LoginSection
+    """The router's own role: probes; in promote mode it also fences and promotes."""
+    control_database: Text = "postgres"
+    """Database that the control role connects to."""
+    endpoints: dict[Name, EndpointSection]
+    """The servers, by name. A name must be unique among all clusters: it is what tools, metrics and receipts show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantSection:
+    """Who calls: a service with a database, a login and limits of its own."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    cluster: Name
+    """Name of the cluster that holds its database."""
+    database: Text
+    """Name of its database."""
+    login: LoginSection
+    """Its own role: tenants never share one, so that PostgreSQL itself keeps them apart."""
+    tokens: tuple[SecretReference, ...]
+    """References to the tokens that its callers prove themselves with; several, so that they can be changed."""
+    weights: dict[Name, Weight] = field(default_factory=dict)
+    """Weights of endpoints for this tenant's reads, where they differ from the endpoints' own."""
+    shares_database: bool = False
+    """Set on every tenant of a database that several tenants use (each with its own role and schema)."""
+    pool: PoolPolicy = field(default_factory=PoolPolicy)
+    """Its connections to each endpoint; read-only and read-write are kept apart."""
+    limits: TenantPolicy = field(default_factory=TenantPolicy)
+    """Its limits and defaults."""
+
+
+class FileConfig(_Section):
+    """Configuration of a Pointsman router."""
+
+    server: ServerPolicy = ServerPolicy()
+    """The router process itself."""
+    admin: AdminSection
+    """Who may operate the router."""
+    log: LogSection = LogSection()
+    """What is logged, and how."""
+    retry: RetryPolicy = RetryPolicy()
+    """Repeating what provably left no effect."""
+    clusters: dict[Name, ClusterSection]
+    """Clusters of PostgreSQL servers, by name."""
+    tenants: dict[Name, TenantSection]
+    """Tenants, by name."""

@@ -1,0 +1,72 @@
+"""Secrets by reference: env:NAME or file:PATH. The file never holds one, and no message shows one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from router.model.topology import Secret
+
+PATTERN = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$"
+WAY_OUT = "must be a reference: env:NAME (an environment variable) or file:PATH (a file), never the secret itself"
+_MOST_BYTES = 64 * 1024
+
+
+class SecretUnavailable(Exception):
+    """A reference leads to no secret. str() is what the operator reads."""
+
+
+def _check(value: object) -> str:
+    # Before pydantic's own check: its message would show the value, which may be the secret itself.
+    if not isinstance(value, str) or re.match(PATTERN, value) is None:
+        raise ValueError(WAY_OUT)
+    return value
+
+
+SecretReference = Annotated[
+    str,
+    BeforeValidator(_check),
+    Field(examples=["env:ACME_PASSWORD", "file:acme.password"], json_schema_extra={"pattern": PATTERN}),
+]
+
+
+@dataclass(frozen=True)
+class SecretReader:
+    """Resolves references. base: the folder that relative file paths start from; environ: the environment."""
+
+    base: Path
+    environ: Mapping[str, str]
+
+    def read(self, reference: str) -> Secret:
+        """The secret behind a reference. SecretUnavailable when there is none, or an empty one."""
+        kind, _, rest = reference.partition(":")
+        text = self._from_environment(rest) if kind == "env" else self._from_file(rest)
+        if not text:
+            raise SecretUnavailable(f"{reference} is empty")
+        return Secret(text)
+
+    def _from_environment(self, name: str) -> str:
+        try:
+            return self.environ[name]
+        except KeyError:
+            raise SecretUnavailable(
+                f"environment variable {name} is not set: export it before the router starts, or use file:PATH"
+            ) from None
+
+    def _from_file(self, name: str) -> str:
+        path = self.base / Path(name).expanduser()
+        try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise SecretUnavailable(f"file {path} is larger than {_MOST_BYTES} bytes: that is no secret")
+            # Editors and `kubectl create secret --from-file` leave a newline that nobody meant.
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            why = (error.strerror or "unknown error").lower()
+            raise SecretUnavailable(f"file {path} cannot be read: {why}") from None
+        except UnicodeDecodeError:
+            raise SecretUnavailable(f"file {path} is not UTF-8 text") from None

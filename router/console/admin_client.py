@@ -1,0 +1,124 @@
+"""Calls to AdminService from the command line, with errors that end a command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Before grpc is imported: its own lines on standard error tell a user nothing that our message does not.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pointsman.v1 import admin_service_pb2 as pb
+from pointsman.v1 import admin_service_pb2_grpc
+
+from router.console.targets import Target
+from router.console.trouble import ExitCode, Trouble
+
+TIMEOUT_S = 5.0
+_PAGE = 500
+_STATUS_DETAILS = "grpc-status-details-bin"
+
+
+class AdminClient:
+    """One operator's connection; use it as a context manager. Every method raises Trouble."""
+
+    def __init__(self, target: Target) -> None:
+        self._address = target.address
+        self._metadata = (("authorization", f"Bearer {target.token}"),)
+        self._channel = grpc.insecure_channel(target.address)
+        self._stub: Any = admin_service_pb2_grpc.AdminServiceStub(self._channel)
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def call(self, method: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
+        """A unary call by its name in the proto."""
+        with translated(self._address):
+            return getattr(self._stub, method)(request, metadata=self._metadata, timeout=timeout_s)
+
+    def stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
+        """A streaming call; leaving the loop ends it."""
+        with translated(self._address):
+            answers = getattr(self._stub, method)(request, metadata=self._metadata, timeout=timeout_s)
+            try:
+                yield from answers
+            finally:
+                answers.cancel()
+
+    def clusters(self) -> list[Any]:
+        """Every cluster with its endpoints, as it is now."""
+        answers = self.stream("WatchTopology", pb.WatchTopologyRequest(), TIMEOUT_S)
+        first = next(answers, None)
+        answers.close()  # type: ignore[attr-defined]
+        return list(first.clusters) if first is not None else []
+
+    def tenants(self) -> list[Any]:
+        """All tenants, over all pages."""
+        found: list[Any] = []
+        token = ""
+        while True:
+            page = self.call("ListTenants", pb.ListTenantsRequest(page_size=_PAGE, page_token=token))
+            found += page.tenants
+            token = page.next_page_token
+            if not token:
+                return found
+
+
+def health(address: str, timeout_s: float = TIMEOUT_S) -> bool:
+    """Whether the router at an address takes work, by the standard health service. Trouble when none answers."""
+    with translated(address), grpc.insecure_channel(address) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def reach(address: str) -> None:
+    """Trouble at once when no router answers; the SDK would go on trying until its timeout."""
+    try:
+        health(address)
+    except Trouble as trouble:
+        if trouble.code is ExitCode.UNREACHABLE:
+            raise
+
+
+@contextmanager
+def translated(address: str) -> Iterator[None]:
+    """gRPC's errors inside become Trouble."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _trouble(error, address) from None
+
+
+def _trouble(error: Any, address: str) -> Trouble:
+    code, details = error.code(), error.details() or ""
+    from_router = any(key == _STATUS_DETAILS for key, _ in error.trailing_metadata() or ())
+    match code:
+        case grpc.StatusCode.UNAVAILABLE if not from_router:
+            return unreachable(address)
+        case grpc.StatusCode.DEADLINE_EXCEEDED if not from_router:
+            return Trouble(f"the router at {address} did not answer in time", "is it overloaded?", ExitCode.UNREACHABLE)
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Trouble(details, "check --token (POINTSMAN_ADMIN_TOKEN): it must be one of admin.tokens")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Trouble(
+                f"{address} does not serve AdminService",
+                "is this the callers' port? Operators use server.admin_listen (7433 by default)",
+            )
+        case _:
+            return Trouble(details or code.name.lower())
+
+
+def unreachable(address: str) -> Trouble:
+    """Nothing answers at the address."""
+    return Trouble(
+        f"no router answers at {address}",
+        "is it running? Check the address (--address, POINTSMAN_ADDRESS, POINTSMAN_ADMIN_ADDRESS, --dev)",
+        ExitCode.UNREACHABLE,
+    )

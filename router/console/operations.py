@@ -1,0 +1,97 @@
+"""The operator's orders: switchover with live progress, drain, resume, weight, reload, and who waits for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pointsman.v1 import admin_service_pb2 as pb
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from router.console.admin_client import AdminClient
+from router.console.message_values import plain
+from router.console.status_view import duration
+from router.console.trouble import Trouble
+
+_SLACK_S = 5.0
+"""Time that a switchover's answer may take beyond the switchover's own timeout."""
+
+
+def switchover(client: AdminClient, cluster: str, to: str, timeout_s: float, console: Console) -> None:
+    """Move the primary, telling each step as it ends. Trouble when it was refused or undone."""
+    request = pb.SwitchoverRequest(cluster=cluster, to=to, timeout_ms=round(timeout_s * 1000))
+    last: Any = None
+    for step in client.stream("Switchover", request, timeout_s + _SLACK_S):
+        last = step
+        if not step.done:
+            line = Text(f"{step.elapsed_s:7.3f} s  ", style="dim").append(step.step, style="bold")
+            console.print(line.append(f"  {step.detail}" if step.detail else "", style="dim"))
+    if last is None or not last.done:
+        raise Trouble(f"the switchover of {cluster} ended without saying how", "look with: pointsman status")
+    console.print(
+        Text(f"{last.primary} is the primary of {cluster}", style="bold green").append(
+            f"; writes waited {last.pause_s * 1000:.0f} ms, {last.elapsed_s:.1f} s in all", style="dim"
+        )
+    )
+
+
+def drain(client: AdminClient, endpoint: str) -> str:
+    """Give an endpoint no new work."""
+    running = client.call("DrainEndpoint", pb.DrainEndpointRequest(endpoint=endpoint)).in_flight
+    return f"{endpoint} takes no new work; {running} request{'' if running == 1 else 's'} still run there"
+
+
+def resume(client: AdminClient, endpoint: str) -> str:
+    """End a drain."""
+    client.call("ResumeEndpoint", pb.ResumeEndpointRequest(endpoint=endpoint))
+    return f"{endpoint} takes work again"
+
+
+def set_weight(client: AdminClient, endpoint: str, weight: int) -> str:
+    """Change an endpoint's weight until the next reload or restart."""
+    answer = client.call("SetEndpointWeight", pb.SetEndpointWeightRequest(endpoint=endpoint, weight=weight))
+    return f"{endpoint}: weight {answer.previous} → {weight}, until the next reload or restart"
+
+
+def reload(client: AdminClient, console: Console) -> None:
+    """Make the router read its file again. Trouble with all its problems when the file has any."""
+    answer = client.call("ReloadConfig", pb.ReloadConfigRequest())
+    if not answer.applied:
+        raise Trouble(
+            "\n".join(answer.problems) or "the configuration was refused",
+            "nothing was changed: mend the file (pointsman check-config FILE) and reload again",
+        )
+    for change in answer.changes:
+        console.print(Text(change))
+    console.print(Text("applied" if answer.changes else "applied: nothing had changed", style="green"))
+
+
+def waiters(client: AdminClient, tenant: str) -> list[Any]:
+    """Requests under way, the longest wait first."""
+    return list(client.call("ListWaiters", pb.ListWaitersRequest(tenant=tenant)).waiters)
+
+
+def waiters_table(found: Iterable[Any]) -> Table:
+    """Who waits for what, for people."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("tenant", "request", "method", "phase", "for", "endpoint", "waits for"):
+        table.add_column(name)
+    for one in found:
+        values = (
+            one.tenant,
+            one.request_id,
+            one.method,
+            one.phase,
+            duration(one.waited_s),
+            one.endpoint,
+            one.waits_for,
+        )
+        table.add_row(*(Text(value) for value in values))
+    return table
+
+
+def waiters_json(found: Iterable[Any]) -> list[dict[str, Any]]:
+    """The same for programs."""
+    return [plain(one) for one in found]

@@ -1,0 +1,149 @@
+"""Results → text: a table for people, JSON or CSV for programs. What a database holds can never act on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from enum import Enum, unique
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NULL = "∅"
+"""How NULL looks in a table: no text that is likely to be a value."""
+
+
+@unique
+class OutputFormat(Enum):
+    """How rows are written."""
+
+    TABLE = "table"
+    EXPANDED = "expanded"
+    """One line per column: for wide rows."""
+    JSON = "json"
+    CSV = "csv"
+
+
+def write_rows(
+    form: OutputFormat, names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console, out: TextIO
+) -> None:
+    """Write the rows of one result."""
+    match form:
+        case OutputFormat.TABLE:
+            console.print(_table(names, rows))
+        case OutputFormat.EXPANDED:
+            _expanded(names, rows, console)
+        case OutputFormat.JSON:
+            fields = unique_names(names)
+            out.write("[" + ",".join(f"\n  {_json_row(fields, row)}" for row in rows) + ("\n]\n" if rows else "]\n"))
+        case OutputFormat.CSV:
+            out.write(as_csv(names, rows))
+
+
+def as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """RFC 4180 with a header. NULL is an empty field, an empty text is "", as COPY writes them."""
+    text = io.StringIO()
+    # The csv module cannot tell None from "" unless texts are quoted: so all texts that need it are.
+    writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        cells = [None if value is None else as_text(value) for value in row]
+        if "" in cells:
+            text.write(",".join(_csv_cell(cell) for cell in cells) + "\n")
+        else:
+            writer.writerow(cells)
+    return text.getvalue()
+
+
+def _csv_cell(cell: str | None) -> str:
+    if cell is None:
+        return ""
+    needs = cell == "" or any(mark in cell for mark in ',"\r\n')
+    return '"' + cell.replace('"', '""') + '"' if needs else cell
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names for the keys of an object: the second of a name is name_2."""
+    seen: dict[str, int] = {}
+    fields = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        fields.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return fields
+
+
+def as_text(value: Any) -> str:
+    """A value as PostgreSQL's own tools would print it, near enough for the eye."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "\\x" + bytes(value).hex()
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=as_text, ensure_ascii=False)
+    return str(value)
+
+
+def _json_row(fields: Sequence[str], row: Sequence[Any]) -> str:
+    return json.dumps(dict(zip(fields, map(_json_value, row), strict=True)), default=as_text, ensure_ascii=False)
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, decimal.Decimal):
+        return str(value)  # a JSON number would lose digits in most readers
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)  # JSON has no such number
+    return value
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(header_style="bold", show_lines=False)
+    for index, name in enumerate(names):
+        numeric = any(isinstance(row[index], int | float | decimal.Decimal) for row in rows[:50])
+        boolean = any(isinstance(row[index], bool) for row in rows[:50])
+        table.add_column(Text(visible(name)), justify="right" if numeric and not boolean else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _expanded(names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console) -> None:
+    for number, row in enumerate(rows, 1):
+        console.print(Text(f"─ row {number} ", style="dim"))
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in zip(names, row, strict=True):
+            table.add_row(Text(visible(name)), _cell(value))
+        console.print(table)
+
+
+def _cell(value: Any) -> Text:
+    return Text(NULL, style="dim") if value is None else Text(visible(as_text(value)))
+
+
+def visible(text: str) -> str:
+    """The text with control and direction-changing characters shown as escapes; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        mark if mark in "\n\t" or unicodedata.category(mark) not in ("Cc", "Cf", "Cs", "Co", "Cn") else _escape(mark)
+        for mark in text
+    )
+
+
+def _escape(mark: str) -> str:
+    number = ord(mark)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"

@@ -1,0 +1,161 @@
+"""Runs statements through the SDK for `pointsman sql`: reads, writes, transactions; errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pointsman
+from pointsman.options import Isolation, ReadPreference
+
+from router.console.admin_client import unreachable
+from router.console.statement_reader import first_word, looks_like_a_read
+from router.console.targets import Target
+from router.console.trouble import ExitCode, Trouble
+
+TIMEOUT_S = 30.0
+_LEVELS: tuple[Isolation, ...] = ("serializable", "repeatable read", "read committed")
+_BEGIN = frozenset({"begin", "start"})
+_COMMIT = frozenset({"commit", "end"})
+_ROLLBACK = frozenset({"rollback", "abort"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one statement gave."""
+
+    names: tuple[str, ...]
+    """Column names; empty when the statement returns no rows."""
+    rows: list[Any]
+    command_tag: str
+    rowcount: int
+    receipt: pointsman.Receipt | None
+    notices: tuple[pointsman.Notice, ...]
+    took_s: float
+
+
+class SqlSession:
+    """One tenant's connection to the router; use it as a context manager."""
+
+    def __init__(self, target: Target, read: ReadPreference = "primary", timeout_s: float = TIMEOUT_S) -> None:
+        self.target = target
+        self.read: ReadPreference = read
+        self._timeout_s = timeout_s
+        self._db = pointsman.sync.connect(target.address, tenant=target.tenant, token=target.token, timeout=timeout_s)
+        self._transaction: Any = None
+
+    def __enter__(self) -> SqlSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._transaction is not None:
+            self._end_quietly()
+        self._db.close()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether BEGIN was said, and neither COMMIT nor ROLLBACK."""
+        return self._transaction is not None
+
+    def run(self, sql: str) -> Outcome:
+        """Run one statement, in the open transaction if there is one. pointsman.Error when it fails."""
+        started = time.perf_counter()
+        word = first_word(sql)
+        if self._transaction is not None:
+            answer = self._in_transaction(sql, word)
+        elif word in _BEGIN:
+            self._begin(sql)
+            answer = None
+        elif looks_like_a_read(sql):
+            answer = self._read(sql)
+        else:
+            answer = self._db.execute(sql)
+        return _outcome(answer, word, time.perf_counter() - started)
+
+    def run_with(self, sql: str, *args: Any) -> Outcome:
+        """Run one read with parameters, outside any transaction."""
+        started = time.perf_counter()
+        return _outcome(self._db.query(sql, *args, read=self.read), "select", time.perf_counter() - started)
+
+    def _read(self, sql: str) -> Any:
+        try:
+            return self._db.query(sql, read=self.read)
+        except pointsman.ReadOnlyViolation:
+            # It writes after all (WITH ... INSERT, nextval): PostgreSQL has undone it, so it can go the other way.
+            return self._db.execute(sql)
+        except pointsman.ResultTooLarge:
+            with self._db.stream(sql, read=self.read) as stream:
+                rows = list(stream)
+                return _Streamed(rows, stream.columns, stream.receipt)
+
+    def _begin(self, sql: str) -> None:
+        words = " ".join(sql.lower().split())
+        self._transaction = self._db.transaction(
+            isolation=next((level for level in _LEVELS if level in words), None),
+            read_only="read only" in words,
+            deferrable="deferrable" in words and "not deferrable" not in words,
+        ).__enter__()
+
+    def _in_transaction(self, sql: str, word: str) -> Any:
+        transaction = self._transaction
+        to_savepoint = " to " in f" {' '.join(sql.lower().split())} "
+        if word in _COMMIT or (word in _ROLLBACK and not to_savepoint):
+            self._transaction = None
+            return transaction.commit() if word in _COMMIT else transaction.rollback()
+        try:
+            return transaction.execute(sql)
+        except (pointsman.TransactionLost, pointsman.Unavailable, pointsman.ClientClosed):
+            self._transaction = None
+            raise
+
+    def _end_quietly(self) -> None:
+        with contextlib.suppress(pointsman.Error):  # the router rolls back by itself when the stream ends
+            self._transaction.rollback()
+        self._transaction = None
+
+
+class _Streamed:
+    """The rows of a stream, in the form of a read's answer."""
+
+    def __init__(self, rows: list[Any], columns: tuple[Any, ...], receipt: pointsman.Receipt | None) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.receipt = receipt
+        self.notices: tuple[pointsman.Notice, ...] = ()
+
+
+def _outcome(answer: Any, word: str, took_s: float) -> Outcome:
+    if answer is None:
+        return Outcome((), [], word.upper(), 0, None, (), took_s)
+    if isinstance(answer, pointsman.Result):
+        names = tuple(column.name for column in answer.rows.columns)
+        return Outcome(
+            names, list(answer.rows), answer.command_tag, answer.rowcount, answer.receipt, answer.notices, took_s
+        )
+    rows = answer.rows if isinstance(answer, _Streamed) else list(answer)
+    names = tuple(column.name for column in answer.columns)
+    return Outcome(names, rows, f"SELECT {len(rows)}", len(rows), answer.receipt, answer.notices, took_s)
+
+
+def trouble_of(error: pointsman.Error, address: str) -> Trouble:
+    """An SDK error as what ends a command: one line, and the way out that PostgreSQL or the router knows."""
+    if isinstance(error, pointsman.Unavailable) and error.reason in ("", "NOT_CONNECTED"):
+        return unreachable(address)
+    facts = [error.sqlstate or error.reason.lower()]
+    if error.executed in (pointsman.Executed.MAYBE, pointsman.Executed.YES):
+        facts.append(f"executed: {error.executed.value}")
+    told = ", ".join(fact for fact in facts if fact)
+    line = f"{error.message} ({told})" if told else error.message
+    return Trouble(line, _way_out(error), ExitCode.PROBLEM)
+
+
+def _way_out(error: pointsman.Error) -> str:
+    if isinstance(error, pointsman.Unauthenticated | pointsman.PermissionDenied) and not error.sqlstate:
+        return "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)"
+    if error.pg is None:
+        return ""
+    lines = [f"detail: {error.pg.detail}"] if error.pg.detail else []
+    lines += [f"hint: {error.pg.hint}"] if error.pg.hint else []
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""`pointsman status`: what the router sees and does, at a glance, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman.v1 import admin_service_pb2 as pb
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from router.console.admin_client import AdminClient
+from router.console.message_values import plain, word
+
+_GOOD = frozenset({"steady", "up", "primary"})
+_BAD = frozenset({"stuck", "down", "quarantined", "holding"})
+_SHOWN_TENANTS = 30
+
+
+@dataclass(frozen=True)
+class Status:
+    """One look at a router."""
+
+    server: Any
+    clusters: list[Any]
+    tenants: list[Any]
+    pools: list[Any]
+
+
+def look(client: AdminClient) -> Status:
+    """Ask for everything. Trouble when the router cannot be asked."""
+    return Status(
+        client.call("GetServerInfo", pb.GetServerInfoRequest()),
+        client.clusters(),
+        client.tenants(),
+        list(client.call("ListPools", pb.ListPoolsRequest()).pools),
+    )
+
+
+def as_json(status: Status) -> str:
+    """Everything, for scripts. The form is that of the messages in admin_service.proto."""
+    return json.dumps(
+        {
+            "server": plain(status.server),
+            "clusters": [plain(cluster) for cluster in status.clusters],
+            "tenants": [plain(tenant) for tenant in status.tenants],
+            "pools": [plain(pool) for pool in status.pools],
+        },
+        indent=2,
+    )
+
+
+def as_tables(status: Status) -> RenderableType:
+    """Everything, for people."""
+    parts: list[RenderableType] = [_server_line(status.server)]
+    for cluster in status.clusters:
+        parts += [Text(), _cluster_line(cluster), _endpoints(cluster)]
+    parts += [Text(), _tenants(status.tenants)]
+    if status.pools:
+        parts += [Text(), _pools(status.pools)]
+    return Group(*parts)
+
+
+def watch(read: Callable[[], Status], console: Console, interval_s: float) -> None:
+    """Show it again and again until Ctrl-C. Trouble when the router cannot be asked any more."""
+    with Live(as_tables(read()), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            time.sleep(interval_s)
+            live.update(as_tables(read()), refresh=True)
+
+
+def _server_line(server: Any) -> Text:
+    line = Text("pointsman ", style="bold").append(server.version)
+    line.append(f" · up {duration(server.uptime_s)} · topology {server.topology} · {server.config_path}", style="dim")
+    if server.draining:
+        line.append(" · DRAINING", style="bold yellow")
+    if server.config_problem:
+        line.append(f"\nthe newest configuration was refused: {server.config_problem}", style="bold red")
+    return line
+
+
+def _cluster_line(cluster: Any) -> Text:
+    phase = word(cluster, "phase")
+    line = Text("cluster ", style="bold").append(cluster.name, style="bold").append("  ")
+    line.append_text(coloured(phase)).append(f" for {duration(cluster.phase_age_s)}", style="dim")
+    line.append(f"  primary {cluster.primary or 'none'}", style="" if cluster.primary else "bold red")
+    line.append(f"  term {cluster.term}  generation {cluster.generation}  {cluster.mode}", style="dim")
+    if cluster.held:
+        line.append(f"  {cluster.held} held", style="bold yellow")
+    if cluster.detail:
+        line.append(f"\n  {cluster.detail}", style="yellow")
+    return line
+
+
+def _endpoints(cluster: Any) -> Table:
+    table = _table(
+        "endpoint", "address", "zone", "role", "health", ">lag", ">weight", ">in flight", ">connections", ">probe"
+    )
+    for end in cluster.endpoints:
+        role, health = word(end, "role"), word(end, "health")
+        state = coloured(health)
+        if health != "up" and end.health_reason:
+            state.append(f" ({end.health_reason})", style="dim")
+        if end.draining:
+            state.append(" draining", style="yellow")
+        table.add_row(
+            Text(end.name),
+            Text(f"{end.host}:{end.port}"),
+            Text(end.zone),
+            coloured(role),
+            state,
+            _lag(end, role),
+            str(end.weight),
+            str(end.in_flight),
+            str(end.connections),
+            f"{end.probe_ms:.1f} ms",
+        )
+    return table
+
+
+def _tenants(tenants: list[Any]) -> RenderableType:
+    table = _table(
+        "tenant",
+        "cluster",
+        "database",
+        ">in flight",
+        ">queued",
+        ">held",
+        ">served",
+        ">failed",
+        ">refused",
+        ">cancelled",
+    )
+    busy_first = sorted(tenants, key=lambda one: (-one.in_flight - one.held - one.queued, -one.served, one.name))
+    for tenant in busy_first[:_SHOWN_TENANTS]:
+        table.add_row(
+            Text(tenant.name),
+            Text(tenant.cluster),
+            Text(tenant.database),
+            *(
+                str(number)
+                for number in (
+                    tenant.in_flight, tenant.queued, tenant.held, tenant.served, tenant.failed, tenant.refused,
+                    tenant.cancelled,
+                )
+            ),
+        )  # fmt: skip
+    if len(tenants) > _SHOWN_TENANTS:
+        return Group(table, Text(f"and {len(tenants) - _SHOWN_TENANTS} quieter tenants (all with --json)", style="dim"))
+    return table
+
+
+def _pools(pools: list[Any]) -> Table:
+    table = _table(
+        "pool", "endpoint", "access", ">size", ">idle", ">leased", ">opening", ">waiting", ">lanes", ">in flight"
+    )
+    for pool in sorted(pools, key=lambda one: (-one.in_flight, one.tenant, one.endpoint, one.access))[:_SHOWN_TENANTS]:
+        table.add_row(
+            Text(pool.tenant),
+            Text(pool.endpoint),
+            Text(pool.access.replace("_", " ")),
+            f"{pool.size}/{pool.max_size}",
+            str(pool.idle),
+            str(pool.leased),
+            str(pool.opening),
+            str(pool.waiting),
+            str(pool.lanes),
+            str(pool.in_flight),
+        )
+    return table
+
+
+def _lag(end: Any, role: str) -> Text:
+    if role != "replica":
+        return Text("")
+    if end.lag_s < 0:
+        return Text("unknown", style="dim")
+    size = f" {end.lag_bytes / 1024:.0f} KiB" if end.lag_bytes >= 1024 else ""
+    return Text(f"{end.lag_s:.1f} s{size}", style="yellow" if end.lag_s >= 1 else "")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+    return table
+
+
+def coloured(state: str) -> Text:
+    """A state's word in the colour of how good it is."""
+    style = "green" if state in _GOOD else "bold red" if state in _BAD else "" if state == "replica" else "yellow"
+    return Text(state, style=style)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 3.2 s, 4 min, 5 h, 6 d."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for size, unit in ((86400, "d"), (3600, "h")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 60:.0f} min"

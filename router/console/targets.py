@@ -1,0 +1,99 @@
+"""Where a command's router is, and with which token: from options, the environment, or a running `pointsman dev`.
+
+Options win over the environment, which wins over the development router's dev.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.console.trouble import ExitCode, Trouble
+from router.model.policy import ServerPolicy
+
+
+@dataclass(frozen=True)
+class Target:
+    """A router's address and the token to show it. tenant is empty for operators."""
+
+    address: str
+    token: str
+    tenant: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line and the environment say; empty strings for what they do not."""
+
+    address: str = ""
+    token: str = ""
+    tenant: str = ""
+    dev: str = ""
+
+
+def caller_target(given: Given) -> Target:
+    """For `pointsman sql`. Trouble when tenant or token cannot be found out."""
+    dev = _dev_json(given.dev)
+    tenants = {str(one["name"]): str(one["token"]) for one in dev.get("tenants", ())}
+    tenant = given.tenant or next(iter(tenants), "")
+    token = given.token or tenants.get(tenant, "")
+    if given.dev and not given.token and tenant not in tenants:
+        known = ", ".join(tenants) or "none"
+        raise Trouble(f"the development router has no tenant {tenant}", f"its tenants: {known}", ExitCode.USAGE)
+    if not token:
+        raise Trouble(
+            "no token given",
+            "use --token or POINTSMAN_TOKEN; --dev DIR takes it from a running `pointsman dev --data DIR`",
+            ExitCode.USAGE,
+        )
+    return Target(_address(given.address or str(dev.get("router", "")) or ServerPolicy.listen), token, tenant)
+
+
+def operator_target(given: Given) -> Target:
+    """For the commands that talk to AdminService. Trouble when there is no token."""
+    dev = _dev_json(given.dev)
+    token = given.token or _dev_admin_token(given.dev)
+    if not token:
+        raise Trouble(
+            "no admin token given",
+            "use --token or POINTSMAN_ADMIN_TOKEN; --dev DIR takes it from a running `pointsman dev --data DIR`",
+            ExitCode.USAGE,
+        )
+    return Target(_address(given.address or str(dev.get("admin", "")) or ServerPolicy.admin_listen), token)
+
+
+def health_address(given: Given) -> str:
+    """For `pointsman health`, which needs no token."""
+    return _address(given.address or str(_dev_json(given.dev).get("router", "")) or ServerPolicy.listen)
+
+
+def _address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not text.startswith("unix:") and (not colon or not host or not port.isdecimal()):
+        raise Trouble(f"{text!r} is no address", "write host:port, such as 127.0.0.1:7432", ExitCode.USAGE)
+    return text
+
+
+def _dev_json(directory: str) -> Mapping[str, Any]:
+    if not directory:
+        return {}
+    path = Path(directory) / "dev.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise Trouble(
+            f"no running development router in {directory}: {path} cannot be read",
+            f"start one with: pointsman dev --data {directory}",
+            ExitCode.USAGE,
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _dev_admin_token(directory: str) -> str:
+    try:
+        return (Path(directory) / "secrets" / "admin.token").read_text().strip() if directory else ""
+    except OSError:
+        return ""

@@ -1,0 +1,112 @@
+"""A whole transaction on a lane of its own: BEGIN and the steps first, COMMIT only once all of them have succeeded.
+
+Sending COMMIT apart costs one more round trip to a near server, and buys certainty: a batch that loses its connection
+before COMMIT was sent is undone for sure and can be repeated; a cancel never reaches a COMMIT; a guard can look at an
+earlier step's count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from router.engine.calls import Call, cancelled_error
+from router.engine.lane_pool import LanePool, Slot
+from router.model.errors import Code, Executed, RouterError, bad_request
+from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
+from router.model.reasons import RefuseReason
+from router.model.request import BatchStep, Guard, Statement, TransactionMode
+from router.model.result import StatementResult
+
+COMMIT = Statement(b"COMMIT")
+
+
+async def run_batch(pool: LanePool, slot: Slot, call: Call) -> list[StatementResult | None]:
+    """Run the steps atomically. AttemptFailed as lanes do; RouterError GUARD_FAILED when a guard ends the batch."""
+    steps = call.request.steps
+    mode = call.request.mode or TransactionMode()
+    results: list[StatementResult | None] = []
+    begun = False
+    while len(results) < len(steps):
+        start = len(results)
+        end = _next_dependent(steps, start)
+        chosen = [index for index in range(start, end) if _wanted(steps[index], results)]
+        results.extend([None] * (end - start))
+        if chosen or not begun:
+            prefix = [] if begun else [Statement(mode.begin_sql())]
+            begun = True
+            answers = await _run_segment(pool, slot, call, prefix, chosen)
+            for index, answer in zip(chosen, answers, strict=True):
+                results[index] = answer
+        if call.cancel_asked:
+            raise cancelled_error(Executed.ROLLED_BACK)
+    await commit(pool, slot, call)
+    return results
+
+
+def check_guards(steps: Sequence[BatchStep]) -> None:
+    """RouterError BAD_REQUEST for a guard that looks at no earlier step."""
+    for index, step in enumerate(steps):
+        if step.guard is not None and not 0 <= step.guard.step < index:
+            raise bad_request(
+                RefuseReason.BAD_REQUEST, f"step {index}: its guard looks at step {step.guard.step}, not an earlier one"
+            )
+
+
+def _next_dependent(steps: Sequence[BatchStep], position: int) -> int:
+    """The first step after position whose guard looks at a step that has not run yet at position."""
+    for index in range(position + 1, len(steps)):
+        guard = steps[index].guard
+        if guard is not None and guard.step >= position:
+            return index
+    return len(steps)
+
+
+def _wanted(step: BatchStep, results: Sequence[StatementResult | None]) -> bool:
+    guard = step.guard
+    if guard is None:
+        return True
+    earlier = results[guard.step]
+    if earlier is not None and guard.holds(earlier.rows_affected):
+        return True
+    if guard.skip:
+        return False
+    raise _guard_failed(guard, earlier)
+
+
+def _guard_failed(guard: Guard, earlier: StatementResult | None) -> RouterError:
+    found = earlier.rows_affected if earlier is not None else None
+    need = f"{guard.need.value.replace('_', ' ')} {guard.count}" if guard.need.value != "no_rows" else "no rows"
+    saw = f"it affected {found}" if found is not None else "it was skipped"
+    return RouterError(
+        Code.FAILED_PRECONDITION,
+        RefuseReason.GUARD_FAILED,
+        f"guard on step {guard.step} does not hold: needs {need}, {saw}; the batch was rolled back",
+        executed=Executed.ROLLED_BACK,
+        numbers={"step": guard.step, "rows": found if found is not None else -1},
+    )
+
+
+async def _run_segment(
+    pool: LanePool, slot: Slot, call: Call, prefix: Sequence[Statement], chosen: Sequence[int]
+) -> list[StatementResult]:
+    steps = call.request.steps
+    statements = [*prefix, *(steps[index].statement for index in chosen)]
+    try:
+        unit = await pool.run_pinned(slot, statements, call.request.deadline, commits=False)
+    except AttemptFailed as failure:
+        # A step is counted as the caller counts: without our BEGIN, with the steps that were skipped.
+        place = failure.fault.step - len(prefix)
+        step = chosen[place] if 0 <= place < len(chosen) else 0
+        raise AttemptFailed(replace(failure.fault, step=step)) from failure
+    return unit.results[len(prefix) :]
+
+
+async def commit(pool: LanePool, slot: Slot, call: Call) -> None:
+    """COMMIT, never cancelled once sent. AttemptFailed with stage COMMIT when its outcome is unknown."""
+    call.committing = True
+    unit = await pool.run_pinned(slot, (COMMIT,), call.request.deadline, commits=True, final=True)
+    tag = unit.results[0].command_tag if unit.results else ""
+    if tag != "COMMIT":
+        # In a failed transaction PostgreSQL answers COMMIT with ROLLBACK, and raises no error.
+        raise AttemptFailed(Fault(FaultKind.SERVER_ERROR, Stage.EXECUTE, "25P02", f"COMMIT was answered with {tag}"))

@@ -1,0 +1,237 @@
+"""Requests under way: one record each, and the register that finds, counts and cancels them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from router.model.errors import Code, Executed, RouterError
+from router.model.events import Outcome, RequestAdmitted, RequestFinished
+from router.model.identity import EndpointName, TenantName, TopologyNumber
+from router.model.reasons import RefuseReason, RouteReason
+from router.model.request import CancelOutcome, Method, Request
+from router.model.result import Receipt
+from router.model.topology import Role, Tenant
+from router.model.views import WaiterView, WaitPhase
+from router.ports import Clock, EventSink
+
+_WAITS_FOR = {
+    WaitPhase.ADMISSION: "a place among the tenant's running requests",
+    WaitPhase.HOLD: "a primary",
+    WaitPhase.ACQUIRE: "a connection",
+    WaitPhase.EXECUTE: "PostgreSQL's answer",
+}
+
+
+class Call:
+    """One request under way. Written by the task that runs it, read by operators."""
+
+    __slots__ = (
+        "acquired_s",
+        "admitted",
+        "answered",
+        "attempts",
+        "cancel_asked",
+        "committing",
+        "endpoint",
+        "executed_s",
+        "held_s",
+        "hold_until",
+        "pause_s",
+        "phase",
+        "phase_since",
+        "queued_s",
+        "released",
+        "request",
+        "role",
+        "route_reason",
+        "rows",
+        "started",
+        "stop_running",
+        "streamed_s",
+        "task",
+        "task_cancelled",
+        "tenant",
+        "topology",
+        "tried",
+    )
+
+    def __init__(self, tenant: Tenant, request: Request, now: float) -> None:
+        self.tenant = tenant
+        self.request = request
+        self.started = now
+        self.phase = WaitPhase.ADMISSION
+        self.phase_since = now
+        self.admitted = False
+        self.attempts = 0
+        self.queued_s = self.held_s = self.acquired_s = self.executed_s = self.streamed_s = 0.0
+        self.rows = 0
+        self.hold_until = 0.0
+        self.pause_s = 0.0
+        """Before the next attempt (seconds)."""
+        self.released = False
+        """It has waited its turn in the hold and does not queue behind newcomers again."""
+        self.endpoint = EndpointName("")
+        self.role = Role.UNKNOWN
+        self.route_reason = RouteReason.PRIMARY
+        self.topology = TopologyNumber(0)
+        self.tried: tuple[EndpointName, ...] = ()
+        self.stop_running: Callable[[], bool] | None = None
+        """Set while it runs alone on a lane: stops it in PostgreSQL, so that its end is definite. False: too late."""
+        self.committing = False
+        self.answered = False
+        """A stream's last item is ready: what its reader does from then on does not change how it ended."""
+        self.cancel_asked = False
+        self.task = asyncio.current_task()
+        self.task_cancelled = False
+        """The task was cancelled by us, because someone asked for that by the request's id."""
+
+    def enter(self, phase: WaitPhase, now: float) -> None:
+        """Begin a phase."""
+        self.phase = phase
+        self.phase_since = now
+
+    def receipt(self) -> Receipt:
+        """What the caller learns about the way its request went."""
+        return Receipt(
+            self.request.request_id,
+            self.endpoint,
+            self.role,
+            self.topology,
+            max(1, self.attempts),
+            self.queued_s + self.acquired_s,
+            self.held_s,
+            self.executed_s,
+            self.route_reason,
+        )
+
+
+class Register:
+    """All calls of this process. admitted = served + failed + cancelled + under way, per tenant."""
+
+    def __init__(self, clock: Clock, events: EventSink) -> None:
+        self._clock = clock
+        self._events = events
+        self._calls: set[Call] = set()
+        self._by_id: dict[tuple[TenantName, str], Call] = {}
+        self._counts: dict[TenantName, Counter[Outcome]] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def enter(self, tenant: Tenant, request: Request) -> Call:
+        """A request begins."""
+        call = Call(tenant, request, self._clock.now())
+        self._calls.add(call)
+        if request.request_id:
+            self._by_id[tenant.name, request.request_id] = call
+        return call
+
+    def admit(self, call: Call) -> None:
+        """A request passed admission."""
+        call.admitted = True
+        self._events.emit(RequestAdmitted(call.tenant.name, call.request.method))
+
+    def finish(self, call: Call, error: RouterError | None, *, cancelled: bool = False) -> None:
+        """A request ended: counted and told once."""
+        self._calls.discard(call)
+        request = call.request
+        if request.request_id and self._by_id.get((call.tenant.name, request.request_id)) is call:
+            del self._by_id[call.tenant.name, request.request_id]
+        outcome = _outcome(call, error, cancelled)
+        self._count(call.tenant.name, outcome)
+        self._events.emit(
+            RequestFinished(
+                tenant=call.tenant.name,
+                method=request.method,
+                outcome=outcome,
+                reason=error.reason.value if error is not None else RefuseReason.CANCELLED.value if cancelled else "",
+                endpoint=call.endpoint,
+                role=call.role,
+                request_id=request.request_id,
+                attempts=call.attempts,
+                queued_s=call.queued_s,
+                held_s=call.held_s,
+                acquired_s=call.acquired_s,
+                executed_s=call.executed_s,
+                streamed_s=call.streamed_s,
+                total_s=self._clock.now() - call.started,
+                rows=call.rows,
+            )
+        )
+
+    def refused(self, tenant: TenantName, method: Method, error: RouterError) -> None:
+        """A request was refused before it became a call."""
+        self._count(tenant, Outcome.REFUSED)
+        self._events.emit(RequestFinished(tenant, method, Outcome.REFUSED, error.reason.value))
+
+    def _count(self, tenant: TenantName, outcome: Outcome) -> None:
+        counts = self._counts.get(tenant)
+        if counts is None:
+            counts = self._counts[tenant] = Counter()
+        counts[outcome] += 1
+
+    def counts(self, tenant: TenantName) -> Counter[Outcome]:
+        """How the tenant's requests have ended since the start."""
+        return self._counts.get(tenant, Counter())
+
+    def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
+        """Ask a running request to stop. What runs alone in PostgreSQL is cancelled there, so its end is definite."""
+        call = self._by_id.get((tenant, request_id))
+        if call is None or call.task is None:
+            return CancelOutcome.NOT_FOUND
+        if call.committing:
+            return CancelOutcome.NOT_CANCELLABLE
+        if call.cancel_asked:
+            return CancelOutcome.CANCELLING
+        if call.stop_running is None:
+            call.task_cancelled = call.task.cancel()
+        elif not call.stop_running() and call.request.method is not Method.EXECUTE_BATCH:
+            return CancelOutcome.NOT_CANCELLABLE  # answered in this very moment; a batch still asks before it goes on
+        call.cancel_asked = True
+        return CancelOutcome.CANCELLING
+
+    def under_way(self, tenant: TenantName | None = None) -> Iterator[Call]:
+        """Calls under way, oldest first."""
+        for call in sorted(self._calls, key=lambda one: one.started):
+            if tenant is None or call.tenant.name == tenant:
+                yield call
+
+    def waiters(self, tenant: TenantName | None) -> list[WaiterView]:
+        """Who waits for what."""
+        now = self._clock.now()
+        return [
+            WaiterView(
+                call.tenant.name,
+                call.request.request_id,
+                call.request.method.value,
+                call.phase,
+                now - call.phase_since,
+                call.endpoint,
+                _WAITS_FOR[call.phase],
+            )
+            for call in self.under_way(tenant)
+        ]
+
+
+def _outcome(call: Call, error: RouterError | None, cancelled: bool) -> Outcome:
+    if not call.admitted:
+        return Outcome.REFUSED
+    if cancelled or (error is not None and error.reason is RefuseReason.CANCELLED):
+        return Outcome.CANCELLED
+    return Outcome.SERVED if error is None else Outcome.FAILED
+
+
+def stopped_by_id(call: Call) -> RouterError | None:
+    """The answer for a call whose task was cancelled because someone asked for it; None when its caller went away."""
+    if call.task_cancelled and call.task is not None:
+        call.task_cancelled = False
+        if call.task.uncancel() == 0:
+            return cancelled_error(Executed.NO)
+    return None
+
+
+def cancelled_error(executed: Executed) -> RouterError:
+    """The answer to a request that its caller cancelled."""
+    return RouterError(Code.CANCELLED, RefuseReason.CANCELLED, "the request was cancelled", executed=executed)

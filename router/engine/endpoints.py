@@ -1,0 +1,141 @@
+"""The live lane pools: made on first use, fenced when the primary moves, cut when a server is gone, closed when unused.
+
+Period of the sweep: one second; it ends with close().
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from router.engine.lane_pool import LanePool
+from router.model.events import Health
+from router.model.identity import ClusterName, EndpointName, Generation, TenantName
+from router.model.reasons import CloseReason
+from router.model.request import Access
+from router.model.state import ClusterState
+from router.model.topology import Cluster, Role, Tenant
+from router.ports import Clock, PoolFactory
+
+_SWEEP_S = 1.0
+_GONE = (Health.DOWN, Health.QUARANTINED)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKey:
+    """What a pool's connections may be used for; nothing else ever is."""
+
+    tenant: TenantName
+    endpoint: EndpointName
+    access: Access
+
+
+class Pools:
+    """All lane pools of this process. Called from the event loop only."""
+
+    def __init__(self, factory: PoolFactory, clock: Clock, cluster_of: Callable[[ClusterName], Cluster]) -> None:
+        self._factory = factory
+        self._clock = clock
+        self._cluster_of = cluster_of
+        self._pools: dict[PoolKey, LanePool] = {}
+        self._owners: dict[PoolKey, Tenant] = {}
+        self._states: dict[ClusterName, ClusterState] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def get(self, tenant: Tenant, endpoint: EndpointName, access: Access, generation: Generation) -> LanePool:
+        """The pool for a route, made when there is none."""
+        key = PoolKey(tenant.name, endpoint, access)
+        pool = self._pools.get(key)
+        if pool is not None:
+            owner = self._owners[key]
+            if owner is tenant:
+                return pool
+            if owner == tenant:  # read again, but not changed: its connections stay
+                self._owners[key] = tenant
+                return pool
+            self._retire(key)
+        cluster = self._cluster_of(tenant.cluster)
+        server = next(one for one in cluster.endpoints if one.name == endpoint)
+        inner = self._factory.make(tenant, cluster, server, access, generation)
+        pool = self._pools[key] = LanePool(inner, tenant.pool, self._clock)
+        self._owners[key] = tenant
+        return pool
+
+    def on_state(self, state: ClusterState) -> None:
+        """Called after each publication of a cluster's state, synchronously."""
+        before = self._states.get(state.name)
+        self._states[state.name] = state
+        moved = before is None or before.generation != state.generation
+        for key, pool in self._of_cluster(state.name):
+            endpoint = state.endpoints.get(key.endpoint)
+            if endpoint is None:
+                self._retire(key)
+                continue
+            was = before.endpoints.get(key.endpoint) if before is not None else None
+            if moved and (key.access is Access.READ_WRITE or endpoint.role is not Role.REPLICA):
+                pool.fence(state.generation)
+            elif endpoint.health in _GONE and (was is None or was.health not in _GONE):
+                pool.cut(CloseReason.CONNECTION_LOST)
+
+    def _of_cluster(self, name: ClusterName) -> list[tuple[PoolKey, LanePool]]:
+        return [(key, pool) for key, pool in self._pools.items() if self._owners[key].cluster == name]
+
+    def __iter__(self) -> Iterator[tuple[PoolKey, LanePool]]:
+        return iter(list(self._pools.items()))
+
+    def in_flight(self, endpoint: EndpointName) -> int:
+        """Units running on an endpoint, of all tenants."""
+        return sum(pool.in_flight for key, pool in self._pools.items() if key.endpoint == endpoint)
+
+    def connections(self, endpoint: EndpointName) -> int:
+        """Connections to an endpoint, of all tenants."""
+        return sum(pool.statistics().size for key, pool in self._pools.items() if key.endpoint == endpoint)
+
+    def forget_tenants(self, gone: set[TenantName]) -> None:
+        """Close the pools of tenants that were removed from the configuration."""
+        for key in [key for key in self._pools if key.tenant in gone]:
+            self._retire(key)
+
+    def forget_servers(self, changed: set[EndpointName]) -> None:
+        """Close the pools of endpoints whose address or protection changed."""
+        for key in [key for key in self._pools if key.endpoint in changed]:
+            self._retire(key)
+
+    def _retire(self, key: PoolKey) -> None:
+        pool = self._pools.pop(key)
+        self._owners.pop(key)
+        task = asyncio.get_running_loop().create_task(_close_when_quiet(pool, self._clock))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def sweep(self) -> None:
+        """Give idle lanes back and close unused pools, for ever."""
+        while True:
+            await self._clock.sleep(_SWEEP_S)
+            now = self._clock.now()
+            for key, pool in list(self._pools.items()):
+                pool.give_back_idle()
+                if not pool.busy and now - pool.used_at >= self._owners[key].pool.close_after_s:
+                    self._retire(key)
+
+    async def close(self) -> None:
+        """Close all pools; what still runs on them ends with CONNECTION_LOST."""
+        for task in list(self._closing):
+            task.cancel()
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.close(CloseReason.SHUTDOWN)
+        if self._closing:
+            await asyncio.wait(set(self._closing))
+
+
+async def _close_when_quiet(pool: LanePool, clock: Clock) -> None:
+    try:
+        while pool.busy:
+            await clock.sleep(0.1)
+    finally:
+        await pool.close(CloseReason.DRAIN)

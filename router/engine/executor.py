@@ -1,0 +1,252 @@
+"""Runs requests: inspect, admit, route or hold, run on a lane, judge, again. One request's whole way is this file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncGenerator
+
+from router.engine.attempts import Attempts, at_route
+from router.engine.batches import check_guards, run_batch
+from router.engine.calls import Call, Register, stopped_by_id
+from router.engine.endpoints import Pools
+from router.engine.lane_pool import LanePool
+from router.engine.placement import Placement
+from router.engine.streams import RowStream
+from router.engine.tenants import TenantRuntime, Tenants
+from router.model.errors import Code, Executed, RouterError
+from router.model.identity import TenantName
+from router.model.observation import AttemptFailed
+from router.model.reasons import RefuseReason
+from router.model.request import CancelOutcome, Method, Request
+from router.model.result import Answer, Cells, StatementResult
+from router.model.topology import Tenant
+from router.model.views import WaitPhase
+from router.ports import Clock, StatementInspector
+
+
+class Executor:
+    """The engine's front. Raises RouterError only (and CancelledError when its caller goes away)."""
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        register: Register,
+        placement: Placement,
+        pools: Pools,
+        attempts: Attempts,
+        inspector: StatementInspector,
+        clock: Clock,
+    ) -> None:
+        self._tenants = tenants
+        self._register = register
+        self._placement = placement
+        self._pools = pools
+        self._attempts = attempts
+        self._inspector = inspector
+        self._clock = clock
+        self._draining = False
+
+    # --- one answer --------------------------------------------------------------------------------------------
+
+    async def run(self, tenant: Tenant, request: Request) -> Answer:
+        """Run a request to its answer."""
+        runtime = self._tenants.of(tenant)
+        call = self._register.enter(tenant, request)
+        try:
+            await self._admit(runtime, call)
+            try:
+                answer = await self._attempt_until_answered(runtime, call)
+            finally:
+                runtime.admission.leave()
+        except BaseException as error:
+            stopped = self._failed(call, error)
+            if stopped is not None:
+                raise stopped from None
+            raise
+        self._register.finish(call, None)
+        return answer
+
+    def _failed(self, call: Call, error: BaseException) -> RouterError | None:
+        """Count a call that ended without its answer; what to raise instead of error, if anything."""
+        match error:
+            case RouterError():
+                self._register.finish(call, error)
+            case asyncio.CancelledError():
+                stopped = stopped_by_id(call)
+                self._register.finish(call, stopped, cancelled=True)
+                return stopped
+            case GeneratorExit():
+                self._register.finish(call, None, cancelled=not call.answered)
+            case _:
+                self._register.finish(call, _internal())
+        return None
+
+    async def _admit(self, runtime: TenantRuntime, call: Call) -> None:
+        request = call.request
+        if self._draining:
+            raise RouterError(
+                Code.UNAVAILABLE,
+                RefuseReason.DRAINING,
+                "the router is shutting down; nothing was executed",
+                retry_after_s=0.1,
+            )
+        if request.idempotency_key:
+            raise RouterError(
+                Code.FAILED_PRECONDITION,
+                RefuseReason.IDEMPOTENCY_NOT_CONFIGURED,
+                "this router keeps no idempotency table for the tenant: send the request without a key, or not at all",
+            )
+        check_guards(request.steps)
+        for step in request.steps:
+            traits = self._inspector.inspect(step.statement.sql)
+            if traits.refuse is not None:
+                raise RouterError(Code.INVALID_ARGUMENT, traits.refuse, traits.message)
+        if not runtime.admission.try_enter():
+            await runtime.admission.enter(request.deadline)
+            call.queued_s = self._clock.now() - call.started
+        self._register.admit(call)
+        runtime.budget.earn(self._clock.now())
+
+    async def _attempt_until_answered(self, runtime: TenantRuntime, call: Call) -> Answer:
+        try:
+            results = await self._attempt(runtime, call)
+        except AttemptFailed as failure:
+            results = await self._attempts.again(
+                runtime, call, failure, functools.partial(self._attempt, runtime, call)
+            )
+        call.rows = sum(one.rows_affected for one in results if one is not None)
+        return Answer(results, call.receipt())
+
+    async def _attempt(self, runtime: TenantRuntime, call: Call) -> list[StatementResult | None]:
+        access = call.request.access
+        route = await self._placement.route(runtime, call, access)
+        pool = self._pools.get(runtime.tenant, route.endpoint, access, route.generation)
+        call.attempts += 1
+        runtime.in_flight[route.endpoint] += 1
+        call.acquired_s = 0.0
+        started = self._clock.now()
+        try:
+            return await self._run_on(pool, call)
+        except AttemptFailed as failure:
+            raise at_route(failure, route) from failure
+        finally:
+            runtime.in_flight[route.endpoint] -= 1
+            call.executed_s = max(0.0, self._clock.now() - started - call.acquired_s)
+
+    async def _run_on(self, pool: LanePool, call: Call) -> list[StatementResult | None]:
+        request = call.request
+        if request.method is Method.QUERY:
+            call.phase = WaitPhase.EXECUTE
+            unit = await pool.run_shared(request.steps[0].statement, request.deadline)
+            call.acquired_s = max(0.0, unit.sent_at - call.phase_since)
+            return [*unit.results]
+        slot = await pool.pin(request.deadline)
+        now = self._clock.now()
+        call.acquired_s = now - call.phase_since
+        call.enter(WaitPhase.EXECUTE, now)
+        call.stop_running = functools.partial(pool.stop_running, slot)
+        try:
+            if request.method is Method.EXECUTE_BATCH:
+                return await run_batch(pool, slot, call)
+            statements = (request.steps[0].statement,)
+            unit = await pool.run_pinned(slot, statements, request.deadline, commits=True)
+            return [*unit.results]
+        finally:
+            call.stop_running = None
+            call.committing = False
+            pool.release(slot)
+
+    # --- rows as they come -------------------------------------------------------------------------------------
+
+    async def stream(self, tenant: Tenant, request: Request) -> AsyncGenerator[Cells | Answer, None]:
+        """Chunks of rows, then the Answer. Closing the generator cancels what runs."""
+        runtime = self._tenants.of(tenant)
+        call = self._register.enter(tenant, request)
+        try:
+            await self._admit(runtime, call)
+            try:
+                # Closed explicitly: an abandoned inner generator would keep its lane until it is collected.
+                async with contextlib.aclosing(self._stream_admitted(runtime, call)) as items:
+                    async for item in items:
+                        yield item
+            finally:
+                runtime.admission.leave()
+        except BaseException as error:
+            stopped = self._failed(call, error)
+            if stopped is not None:
+                raise stopped from None
+            raise
+        self._register.finish(call, None)
+
+    async def _stream_admitted(self, runtime: TenantRuntime, call: Call) -> AsyncGenerator[Cells | Answer, None]:
+        open_stream = functools.partial(self._open_stream, runtime, call)
+        try:
+            stream = await open_stream()
+        except AttemptFailed as failure:
+            stream = await self._attempts.again(runtime, call, failure, open_stream)
+        started = self._clock.now()
+        try:
+            while (cells := await stream.next_chunk()) is not None:
+                call.rows += cells.ntuples
+                yield cells
+        except AttemptFailed as failure:
+            raise self._attempts.error(runtime, call, failure.fault, stream.replayability()) from failure
+        finally:
+            call.stop_running = None
+            call.streamed_s = self._clock.now() - started
+            runtime.in_flight[call.endpoint] -= 1
+            stream.close()
+        call.answered = True
+        yield Answer([*stream.results], call.receipt())
+
+    async def _open_stream(self, runtime: TenantRuntime, call: Call) -> RowStream:
+        """A stream whose first chunk (or end) has come: up to here it can be repeated."""
+        access = call.request.access
+        route = await self._placement.route(runtime, call, access)
+        pool = self._pools.get(runtime.tenant, route.endpoint, access, route.generation)
+        call.attempts += 1
+        runtime.in_flight[route.endpoint] += 1
+        stream = None
+        try:
+            slot = await pool.pin(call.request.deadline)
+            now = self._clock.now()
+            call.acquired_s = now - call.phase_since
+            call.enter(WaitPhase.EXECUTE, now)
+            stream = RowStream(pool, slot, call.request)
+            call.stop_running = stream.stop
+            await stream.first()
+            call.executed_s = self._clock.now() - now
+            return stream
+        except BaseException as error:
+            call.stop_running = None
+            runtime.in_flight[route.endpoint] -= 1
+            if stream is not None:
+                stream.close()
+            if isinstance(error, AttemptFailed):
+                raise at_route(error, route) from error
+            raise
+
+    # --- beside ------------------------------------------------------------------------------------------------
+
+    def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
+        """Ask a running request of this tenant to stop."""
+        return self._register.cancel(tenant, request_id)
+
+    def refused(self, tenant_name: TenantName, method: Method, error: RouterError) -> None:
+        """Count a request that never reached run() or stream()."""
+        self._register.refused(tenant_name, method, error)
+
+    def drain(self) -> None:
+        """From now on every new request is refused; what runs goes on."""
+        self._draining = True
+
+    @property
+    def under_way(self) -> int:
+        """Requests not yet answered."""
+        return len(self._register)
+
+
+def _internal() -> RouterError:
+    return RouterError(Code.INTERNAL, RefuseReason.INTERNAL, "internal error", executed=Executed.MAYBE)

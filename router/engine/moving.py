@@ -1,0 +1,153 @@
+"""Moving the primary role: carries out a PromotionPlan, and orders a planned switchover. Each step is told as an event.
+
+Steps: (hold_writes, catch_up,) fence, choose, set_synchronous, promote, verify_write beside repoint. Up to promote
+everything can be undone; from promote on, the facts decide what has become of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
+
+from router.decisions.machine import MoveFailed, MoveFinished
+from router.decisions.promotion import PromotionPlan, choose_candidate, next_rule
+from router.model.events import FailoverStep
+from router.model.identity import ClusterName, EndpointName
+from router.model.observation import AttemptFailed, ProbeResult, RoleClaim
+from router.model.reasons import PhaseReason
+from router.model.topology import Endpoint
+from router.ports import Clock, Surgeon
+
+T = TypeVar("T")
+STRAGGLERS_S = 0.2
+"""Once enough standbys are fenced, the others get this long to be fenced too (seconds)."""
+
+
+class MoveError(Exception):
+    """A step failed; reason and words for the operator."""
+
+    def __init__(self, reason: PhaseReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Mover:
+    """Carries out one move; made anew for each."""
+
+    def __init__(
+        self,
+        cluster: ClusterName,
+        endpoints: Mapping[EndpointName, Endpoint],
+        surgeon: Surgeon,
+        clock: Clock,
+        step_timeout_s: float,
+        on_step: Callable[[FailoverStep], None],
+        on_claim: Callable[[ProbeResult], None],
+    ) -> None:
+        self._cluster = cluster
+        self._endpoints = endpoints
+        self._surgeon = surgeon
+        self._clock = clock
+        self._step_timeout_s = step_timeout_s
+        self._on_step = on_step
+        self._on_claim = on_claim
+        self._promoted = False
+        self._repoints: list[asyncio.Task[bool]] = []
+
+    @property
+    def promoted(self) -> bool:
+        """Whether pg_promote may have been asked for: then nothing is undone."""
+        return self._promoted
+
+    async def promote(self, plan: PromotionPlan) -> MoveFinished | MoveFailed:
+        """Fence, choose, promote, verify. Never raises but for cancellation."""
+        try:
+            fenced = await self.fence(plan.fence, plan)
+            chosen = choose_candidate(plan, fenced)
+            if chosen is None:
+                count = sum(name in fenced for name in plan.counted)
+                raise MoveError(
+                    PhaseReason.FENCE_INCOMPLETE, f"{count} standbys could be fenced, {plan.needed} are needed"
+                )
+            self._say("choose", chosen, 0.0, f"timeline {fenced[chosen].timeline}, of {len(fenced)} fenced")
+            return await self.crown(plan, chosen, tuple(name for name in fenced if name != chosen))
+        except MoveError as error:
+            return MoveFailed(error.reason, error.detail, self._promoted)
+        except Exception as error:  # whatever it is, the cluster must not stay in PROMOTING
+            return MoveFailed(PhaseReason.PROMOTION_FAILED, f"unexpected: {error!r}", self._promoted)
+
+    async def fence(self, names: Iterable[EndpointName], plan: PromotionPlan) -> dict[EndpointName, RoleClaim]:
+        """Fence standbys at once; returns when all are, or when enough are and the rest has had its chance."""
+        fenced: dict[EndpointName, RoleClaim] = {}
+
+        async def fence_one(name: EndpointName) -> None:
+            try:
+                result = await self.act("fence", name, self._surgeon.fence(self._endpoints[name], self.deadline()))
+            except MoveError:
+                return
+            self._on_claim(result)
+            if result.claim is not None:
+                fenced[name] = result.claim
+
+        tasks = [asyncio.create_task(fence_one(name)) for name in names]
+        pending: set[asyncio.Task[None]] = set(tasks)
+        try:
+            while pending and sum(name in fenced for name in plan.counted) < plan.needed:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                await asyncio.wait(pending, timeout=STRAGGLERS_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return dict(fenced)
+
+    async def crown(self, plan: PromotionPlan, chosen: EndpointName, others: tuple[EndpointName, ...]) -> MoveFinished:
+        """Promote a fenced standby, attach the others to it, and prove it by a write. MoveError when it fails."""
+        candidate = self._endpoints[chosen]
+        rule = next_rule(plan, chosen, others)
+        # Before promoting: from its first moment as primary it must not acknowledge what nobody else has.
+        setting = self._surgeon.set_synchronous(candidate, rule.text(), self.deadline())
+        await self.act("set_synchronous", chosen, setting, rule.text() or "nobody: writes are not replicated")
+        self._promoted = True
+        result = await self.act("promote", chosen, self._surgeon.promote(candidate, self.deadline()))
+        self._repoints = [asyncio.create_task(self.repoint(name, chosen)) for name in others]
+        await self.act("verify_write", chosen, self._surgeon.verify_write(candidate, self.deadline()))
+        if result.claim is None:
+            raise MoveError(PhaseReason.PROMOTION_FAILED, f"{chosen} did not say its timeline")
+        self._on_claim(result)
+        return MoveFinished(chosen, result.claim.timeline)
+
+    async def finish(self) -> None:
+        """Wait for what may outlast the proof of service: standbys that are still being attached."""
+        await asyncio.gather(*self._repoints)
+
+    async def repoint(self, standby: EndpointName, upstream: EndpointName) -> bool:
+        """Attach a standby to another server; whether it worked."""
+        work = self._surgeon.repoint(self._endpoints[standby], self._endpoints[upstream], self.deadline())
+        try:
+            await self.act("repoint", standby, work, f"to {upstream}")
+        except MoveError:
+            return False
+        return True
+
+    async def act(self, step: str, endpoint: EndpointName, work: Awaitable[T], detail: str = "") -> T:
+        """One step, timed and told. MoveError when the surgeon fails."""
+        began = self._clock.now()
+        try:
+            result = await work
+        except AttemptFailed as error:
+            words = error.fault.message or error.fault.kind.value
+            self._say(step, endpoint, self._clock.now() - began, words, ok=False)
+            raise MoveError(PhaseReason.PROMOTION_FAILED, f"{step} on {endpoint} failed: {words}") from error
+        self._say(step, endpoint, self._clock.now() - began, detail)
+        return result
+
+    def deadline(self) -> float:
+        """When a step that starts now must have ended."""
+        return self._clock.now() + self._step_timeout_s
+
+    def _say(self, step: str, endpoint: EndpointName, took_s: float, detail: str, *, ok: bool = True) -> None:
+        self._on_step(FailoverStep(self._cluster, step, endpoint, ok, took_s, detail))

@@ -1,0 +1,103 @@
+"""Operators' orders: drain, weights, switchover, reload; each carried out by the one who owns the state it changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from router.engine.clusters import Clusters
+from router.engine.endpoints import Pools
+from router.model.errors import Code, RouterError
+from router.model.events import FailoverStep, Phase
+from router.model.identity import ClusterName, EndpointName
+from router.model.reasons import RefuseReason
+from router.model.views import ReloadResult, SwitchoverProgress
+from router.ports import Clock
+
+MAX_WEIGHT = 10_000
+
+
+class Operator:
+    """All raise RouterError only."""
+
+    def __init__(
+        self, clusters: Clusters, pools: Pools, clock: Clock, reload: Callable[[], Awaitable[ReloadResult]]
+    ) -> None:
+        self._clusters = clusters
+        self._pools = pools
+        self._clock = clock
+        self._reload = reload
+
+    def drain(self, endpoint: EndpointName) -> int:
+        """Give an endpoint no new work; how many units still run there."""
+        self._clusters.of_endpoint(endpoint).supervisor.drain(endpoint)
+        return self._pools.in_flight(endpoint)
+
+    def resume(self, endpoint: EndpointName) -> None:
+        """End a drain."""
+        self._clusters.of_endpoint(endpoint).supervisor.resume(endpoint)
+
+    def set_weight(self, endpoint: EndpointName, weight: int) -> int:
+        """Set a weight until the next reload; the previous one."""
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise RouterError(
+                Code.INVALID_ARGUMENT,
+                RefuseReason.BAD_REQUEST,
+                f"a weight lies between 0 and {MAX_WEIGHT}, not {weight}",
+                numbers={"limit": MAX_WEIGHT},
+            )
+        supervisor = self._clusters.of_endpoint(endpoint).supervisor
+        before = supervisor.state.endpoints[endpoint].weight
+        supervisor.set_weight(endpoint, weight)
+        return before
+
+    async def switchover(
+        self, cluster: ClusterName, to: EndpointName | None, timeout_s: float
+    ) -> AsyncIterator[SwitchoverProgress]:
+        """Move the primary by plan; each step as it ends, then one with done and the writes' pause."""
+        runtime = self._clusters[cluster]
+        started = self._clock.now()
+        steps: asyncio.Queue[FailoverStep] = asyncio.Queue()
+        pause = _Pause(self._clock)
+        unsubscribe = runtime.supervisor.subscribe(lambda state: pause.see(state.phase))
+        moving = asyncio.create_task(runtime.supervisor.switchover(to, timeout_s, steps.put_nowait))
+        try:
+            while not (moving.done() and steps.empty()):
+                waiting = asyncio.create_task(steps.get())
+                await asyncio.wait({moving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    continue
+                step = waiting.result()
+                words = f"{step.endpoint}: {step.detail}" if step.detail else step.endpoint
+                outcome = "" if step.ok else "failed: "
+                yield SwitchoverProgress(step.step, outcome + words, self._clock.now() - started)
+            primary = moving.result()
+            yield SwitchoverProgress(
+                "done", "", self._clock.now() - started, done=True, primary=primary, pause_s=pause.seconds
+            )
+        finally:
+            unsubscribe()
+
+    async def reload(self) -> ReloadResult:
+        """Read the configuration file again."""
+        return await self._reload()
+
+
+class _Pause:
+    """How long a cluster took no writes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: float | None = None
+        self.seconds = 0.0
+
+    def see(self, phase: Phase) -> None:
+        """Follow the cluster's phase."""
+        serving = phase in (Phase.STEADY, Phase.DRAINING)
+        now = self._clock.now()
+        if not serving and self._since is None:
+            self._since = now
+        elif serving and self._since is not None:
+            self.seconds += now - self._since
+            self._since = None

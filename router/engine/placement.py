@@ -1,0 +1,64 @@
+"""From a call to an endpoint: route it, or hold it until its cluster has a primary."""
+
+from __future__ import annotations
+
+from router.decisions.routing import Hold, Route, pick
+from router.engine.calls import Call
+from router.engine.clusters import Clusters
+from router.engine.holding import HoldingRoom
+from router.engine.tenants import TenantRuntime
+from router.model.identity import TenantName
+from router.model.request import Access, OnFailover
+from router.model.topology import Role
+from router.model.views import WaitPhase
+from router.ports import Chance, Clock
+
+
+class Placement:
+    """Chooses endpoints; the only place where calls enter a hold."""
+
+    def __init__(self, clusters: Clusters, clock: Clock, chance: Chance) -> None:
+        self._clusters = clusters
+        self._clock = clock
+        self._chance = chance
+
+    async def route(self, runtime: TenantRuntime, call: Call, access: Access) -> Route:
+        """An endpoint for the next attempt. RouterError when there is none within hold and deadline."""
+        tenant = runtime.tenant
+        cluster = self._clusters[tenant.cluster]
+        want = runtime.want(access, call.request.options)
+        while True:
+            state = cluster.supervisor.state
+            found = runtime.book.candidates(state, want, tenant.weights)
+            choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), call.tried)
+            if isinstance(choice, Route):
+                if choice.role is not Role.PRIMARY or not self._goes_behind(call, cluster.room):
+                    return self._chosen(call, choice)
+            elif not isinstance(choice, Hold):
+                raise choice.error()
+            # No await between reading the state and entering the room: a release cannot be missed.
+            await self._hold(call, cluster.room, tenant.name)
+
+    @staticmethod
+    def _goes_behind(call: Call, room: HoldingRoom) -> bool:
+        """While a room empties, newcomers go behind those who wait in it; but who asked not to wait does not."""
+        return room.held > 0 and not call.released and call.request.options.on_failover is OnFailover.WAIT
+
+    async def _hold(self, call: Call, room: HoldingRoom, tenant: TenantName) -> None:
+        now = self._clock.now()
+        if not call.hold_until:
+            call.hold_until = now + room.window_s
+        call.enter(WaitPhase.HOLD, now)
+        try:
+            await room.wait(tenant, call.request.size_bytes, min(call.request.deadline, call.hold_until))
+        finally:
+            call.held_s += self._clock.now() - now
+        call.released = True
+
+    def _chosen(self, call: Call, route: Route) -> Route:
+        call.endpoint = route.endpoint
+        call.role = route.role
+        call.route_reason = route.reason
+        call.topology = route.topology
+        call.enter(WaitPhase.ACQUIRE, self._clock.now())
+        return route

@@ -1,0 +1,84 @@
+"""Watching one endpoint: probe, report, pause; for ever, until the task is cancelled.
+
+Period: policy.interval_s, less or more a tenth; while in doubt 50 ms, after two seconds of doubt 100 ms. Probes of one
+endpoint never overlap. Cancelling the task ends the loop; the prober is closed by whoever made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, unique
+
+from router.model.observation import ProbeResult
+from router.model.policy import ProbePolicy
+from router.ports import Chance, Clock, Prober
+
+DOUBT_INTERVAL_S = 0.05
+DOUBT_SETTLES_S = 2.0
+"""Doubt that lasts longer is probed at half the pace: twenty log lines a second help nobody."""
+SHORTEST_PAUSE_S = 0.01
+"""However often it is asked for, a probe starts at most this soon after the last one ended."""
+
+
+@unique
+class Pace(Enum):
+    """How urgently an endpoint is watched."""
+
+    CALM = "calm"
+    DOUBT = "doubt"
+
+
+class ProbeLoop:
+    """The loop of one endpoint."""
+
+    def __init__(
+        self,
+        prober: Prober,
+        policy: ProbePolicy,
+        clock: Clock,
+        chance: Chance,
+        report: Callable[[ProbeResult], None],
+        pace: Callable[[], Pace],
+    ) -> None:
+        self._prober = prober
+        self._policy = policy
+        self._clock = clock
+        self._chance = chance
+        self._report = report
+        self._pace = pace
+        self._wake = asyncio.Event()
+        self._count = 0
+        self._doubt_since: float | None = None
+
+    def probe_now(self) -> None:
+        """Probe again at once, or right after the probe that is running."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            fresh = self._pace() is Pace.DOUBT or self._count % self._policy.fresh_every == 0
+            self._count += 1
+            self._wake.clear()
+            self._report(await self._prober.probe(fresh=fresh))
+            await self._clock.sleep(SHORTEST_PAUSE_S)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait for the next turn; anew when the pace changes, at once when asked."""
+        try:
+            async with asyncio.timeout(self._pause_s()):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _pause_s(self) -> float:
+        now = self._clock.now()
+        if self._pace() is Pace.CALM:
+            self._doubt_since = None
+            return self._policy.interval_s * (0.9 + 0.2 * self._chance.draw())
+        if self._doubt_since is None:
+            self._doubt_since = now
+        settled = now - self._doubt_since > DOUBT_SETTLES_S
+        return min(self._policy.interval_s, 2 * DOUBT_INTERVAL_S if settled else DOUBT_INTERVAL_S)

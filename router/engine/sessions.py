@@ -1,0 +1,346 @@
+"""Interactive transactions: one caller, one connection, from the first statement to COMMIT or ROLLBACK.
+
+The connection is borrowed with the first statement, not with begin, so that a caller that only thinks holds nothing.
+BEGIN travels with that statement and, as long as nothing was answered, may be repeated elsewhere; from then on the
+router repeats nothing. Every end other than a confirmed COMMIT is a rollback, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from dataclasses import replace
+
+from router.decisions.retry import Action, Replayability, classify
+from router.engine.attempts import Attempts, at_route, replayability
+from router.engine.batches import commit
+from router.engine.calls import Call, Register
+from router.engine.endpoints import Pools
+from router.engine.lane_pool import LanePool, Slot
+from router.engine.placement import Placement
+from router.engine.tenants import TenantRuntime, Tenants
+from router.model.errors import Code, Executed, RouterError
+from router.model.observation import AttemptFailed
+from router.model.reasons import RefuseReason
+from router.model.request import (
+    Access,
+    Method,
+    Options,
+    ReadFrom,
+    Request,
+    Statement,
+    TransactionMode,
+    TransactionState,
+)
+from router.model.result import Receipt, StatementResult
+from router.model.topology import Tenant
+from router.model.views import WaitPhase
+from router.ports import Clock, StatementInspector
+
+
+class Session:
+    """One interactive transaction. Not for two tasks at once. Raises RouterError only."""
+
+    def __init__(self, sessions: Sessions, runtime: TenantRuntime, call: Call, mode: TransactionMode) -> None:
+        self._sessions = sessions
+        self._runtime = runtime
+        self._call = call
+        self._mode = mode
+        self._pool: LanePool | None = None
+        self._slot: Slot | None = None
+        self._ended: RouterError | None = None
+        self._over = False
+        self._expired: RouterError | None = None
+        """It grew too old while a statement ran: the end of that statement ends it."""
+        self._busy = False
+        loop = asyncio.get_running_loop()
+        policy = runtime.tenant.policy
+        self._ends_at = loop.time() + policy.max_transaction_s
+        self._age_timer = loop.call_at(
+            self._ends_at,
+            self._expire,
+            f"the transaction was open for {policy.max_transaction_s:g} s (max_transaction_s)",
+        )
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._wait_for_next()
+
+    @property
+    def status(self) -> TransactionState:
+        """libpq's word, not a guess."""
+        if self._slot is None or not self._slot.lane.in_transaction:
+            return TransactionState.IDLE
+        return TransactionState.IN_ERROR if self._slot.lane.in_failed_transaction else TransactionState.IN_TRANSACTION
+
+    def receipt(self) -> Receipt:
+        """How the session went so far."""
+        return self._call.receipt()
+
+    async def run(self, statement: Statement, deadline: float) -> StatementResult:
+        """Run one statement inside the transaction. An error leaves the session usable for rollback_to."""
+        traits = self._sessions.inspector.inspect(statement.sql)
+        if traits.refuse_in_transaction is not None:
+            raise RouterError(Code.INVALID_ARGUMENT, traits.refuse_in_transaction, traits.message)
+        result = await self._perform(statement, deadline, taints=traits.taints)
+        if not self._over and self.status is TransactionState.IDLE:
+            error = _misuse("the statement ended the transaction by itself; use end: COMMIT or ROLLBACK")
+            self._end(error)
+            raise error
+        return result
+
+    async def savepoint(self, name: str, deadline: float) -> None:
+        """SAVEPOINT."""
+        await self._perform(Statement(b"SAVEPOINT " + _identifier(name)), deadline)
+
+    async def rollback_to(self, name: str, deadline: float) -> None:
+        """ROLLBACK TO SAVEPOINT: also the way out of a failed transaction."""
+        await self._perform(Statement(b"ROLLBACK TO SAVEPOINT " + _identifier(name)), deadline)
+
+    async def release(self, name: str, deadline: float) -> None:
+        """RELEASE SAVEPOINT."""
+        await self._perform(Statement(b"RELEASE SAVEPOINT " + _identifier(name)), deadline)
+
+    async def commit(self, deadline: float) -> None:
+        """COMMIT. Returns only when PostgreSQL confirmed it. OUTCOME_UNKNOWN when its answer was lost."""
+        self._check_open()
+        if self._pool is None or self._slot is None:
+            self._end(None)
+            return
+        if self.status is TransactionState.IN_ERROR:
+            error = RouterError(
+                Code.ABORTED,
+                RefuseReason.TRANSACTION_LOST,
+                "a statement of the transaction had failed: it was rolled back, not committed",
+                executed=Executed.ROLLED_BACK,
+            )
+            self._end(error)
+            raise error
+        self._begin_work(deadline)
+        try:
+            await commit(self._pool, self._slot, self._call)
+        except AttemptFailed as failure:
+            error = self._judged(failure)
+            self._end(error)
+            raise error from failure
+        self._end(None)
+
+    async def rollback(self) -> None:
+        """ROLLBACK; never fails: a lost connection has rolled back, too."""
+        ending = self._end(None)
+        if ending is not None:
+            await asyncio.wait({ending})
+
+    async def close(self) -> None:
+        """The caller is gone: roll back what is open, and do not wait for it. Idempotent."""
+        self._end(None, cancelled=True)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    async def _perform(self, statement: Statement, deadline: float, *, taints: bool = False) -> StatementResult:
+        self._check_open()
+        self._begin_work(min(deadline, self._ends_at))
+        try:
+            if self._slot is None or self._pool is None:
+                return await self._first(statement, taints)
+            self._slot.tainted |= taints
+            return await self._next(self._pool, self._slot, statement)
+        except RouterError as error:
+            if self._expired is not None:
+                raise self._expired from error
+            raise
+        finally:
+            self._busy = False
+            if self._expired is not None:
+                self._end(self._expired)
+            self._wait_for_next()
+
+    async def _first(self, statement: Statement, taints: bool) -> StatementResult:
+        attempt = functools.partial(self._begin, statement, taints)
+        try:
+            return await attempt()
+        except AttemptFailed as failure:
+            if self._slot is not None:
+                raise self._judged(failure) from failure
+            return await self._sessions.attempts.again(
+                self._runtime, self._call, failure, attempt, self._facts_of_first()
+            )
+
+    def _facts_of_first(self) -> Replayability:
+        """As long as nothing was answered, BEGIN and the first statement are a batch without its COMMIT."""
+        return replace(replayability(self._call), batch=True)
+
+    async def _begin(self, statement: Statement, taints: bool) -> StatementResult:
+        access = Access.READ_ONLY if self._reads_replicas() else Access.READ_WRITE
+        route = await self._sessions.placement.route(self._runtime, self._call, access)
+        pool = self._sessions.pools.get(self._runtime.tenant, route.endpoint, access, route.generation)
+        self._call.attempts += 1
+        slot = None
+        try:
+            slot = await pool.pin(self._call.request.deadline)
+            slot.tainted |= taints  # before it runs: what a failed statement leaves behind is unknown
+            statements = (Statement(self._mode.begin_sql()), statement)
+            unit = await pool.run_pinned(slot, statements, self._call.request.deadline, commits=False)
+        except BaseException as error:
+            if slot is not None and isinstance(error, AttemptFailed) and self._is_the_callers(slot, error):
+                self._take(pool, slot)
+            elif slot is not None:
+                pool.release(slot)
+            if isinstance(error, AttemptFailed):
+                raise at_route(error, route) from error
+            raise
+        self._take(pool, slot)
+        return unit.results[1]
+
+    def _is_the_callers(self, slot: Slot, failure: AttemptFailed) -> bool:
+        """BEGIN went through and the statement failed for good: the session lives on, for a rollback_to."""
+        failed = slot.lane.in_failed_transaction and not slot.units
+        return failed and classify(failure.fault, self._facts_of_first()).action is Action.FAIL
+
+    def _take(self, pool: LanePool, slot: Slot) -> None:
+        self._pool, self._slot = pool, slot
+        self._runtime.in_flight[self._call.endpoint] += 1
+
+    def _reads_replicas(self) -> bool:
+        return self._mode.read_only and self._call.request.options.read is not ReadFrom.PRIMARY
+
+    async def _next(self, pool: LanePool, slot: Slot, statement: Statement) -> StatementResult:
+        self._call.enter(WaitPhase.EXECUTE, self._sessions.clock.now())
+        try:
+            unit = await pool.run_pinned(slot, (statement,), self._call.request.deadline, commits=False)
+        except AttemptFailed as failure:
+            error = self._judged(failure)
+            if not slot.lane.in_transaction:
+                self._end(error)
+            raise error from failure
+        return unit.results[0]
+
+    def _judged(self, failure: AttemptFailed) -> RouterError:
+        facts = replayability(self._call, interactive=True)
+        return self._sessions.attempts.error(self._runtime, self._call, failure.fault, facts)
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+        if self._over:
+            raise _misuse("the transaction has ended: open a new one")
+        if self._busy:
+            raise _misuse("the transaction is busy with an earlier message")
+
+    def _begin_work(self, deadline: float) -> None:
+        self._call.request.deadline = deadline
+        self._busy = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _wait_for_next(self) -> None:
+        if self._over:
+            return
+        idle_s = self._runtime.tenant.policy.idle_in_transaction_s
+        self._idle_timer = asyncio.get_running_loop().call_later(
+            idle_s, self._expire, f"no message came for {idle_s:g} s (idle_in_transaction_s)"
+        )
+
+    def _expire(self, why: str) -> None:
+        """Loud: a late COMMIT is told that nothing was committed."""
+        if self._over or self._call.committing:
+            return
+        error = RouterError(
+            Code.ABORTED,
+            RefuseReason.TRANSACTION_EXPIRED,
+            f"{why}: it was rolled back",
+            executed=Executed.ROLLED_BACK,
+        )
+        if self._busy:
+            self._expired = error  # the running statement's deadline is the same moment
+        else:
+            self._end(error)
+
+    def _end(self, error: RouterError | None, *, cancelled: bool = False) -> asyncio.Task[None] | None:
+        """Everything at once, without waiting, so that no cancellation can leave half of it; the task is ROLLBACK."""
+        if self._over:
+            return None
+        self._over = True
+        self._ended = error
+        self._age_timer.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        slot, self._slot = self._slot, None
+        ending = None
+        if slot is not None and self._pool is not None:
+            self._runtime.in_flight[self._call.endpoint] -= 1
+            ending = self._pool.release(slot)
+        self._runtime.admission.transactions -= 1
+        self._sessions.register.finish(self._call, error, cancelled=cancelled)
+        return ending
+
+
+class Sessions:
+    """Opens interactive transactions, within the tenant's limits."""
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        register: Register,
+        placement: Placement,
+        pools: Pools,
+        attempts: Attempts,
+        inspector: StatementInspector,
+        clock: Clock,
+    ) -> None:
+        self._tenants = tenants
+        self.register = register
+        self.placement = placement
+        self.pools = pools
+        self.attempts = attempts
+        self.inspector = inspector
+        self.clock = clock
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on no new transaction begins."""
+        self._draining = True
+
+    async def open(
+        self, tenant: Tenant, mode: TransactionMode, options: Options, deadline: float, request_id: str
+    ) -> Session:
+        """Begin a session. RouterError RESOURCE_EXHAUSTED beyond the tenant's max_transactions."""
+        runtime = self._tenants.of(tenant)
+        limit = tenant.policy.max_transactions
+        refusal = None
+        if self._draining:
+            refusal = RouterError(
+                Code.UNAVAILABLE, RefuseReason.DRAINING, "the router is shutting down", retry_after_s=0.1
+            )
+        elif runtime.transactions >= limit:
+            refusal = RouterError(
+                Code.RESOURCE_EXHAUSTED,
+                RefuseReason.QUOTA,
+                f"tenant {tenant.name} has {runtime.transactions} open transactions (limit {limit})",
+                retry_after_s=1.0,
+                numbers={"limit": limit, "in_use": runtime.transactions, "scope": "tenant"},
+            )
+        if refusal is not None:
+            self.register.refused(tenant.name, Method.TRANSACT, refusal)
+            raise refusal
+        runtime.admission.transactions += 1
+        request = Request(Method.TRANSACT, (), deadline, options, request_id, mode)
+        call = self.register.enter(tenant, request)
+        call.task = None
+        self.register.admit(call)
+        return Session(self, runtime, call, mode)
+
+
+def _identifier(name: str) -> bytes:
+    if not name or "\0" in name or len(name.encode()) > 63:
+        raise RouterError(
+            Code.INVALID_ARGUMENT,
+            RefuseReason.BAD_REQUEST,
+            "a savepoint's name has 1 to 63 bytes and no NUL",
+        )
+    return b'"' + name.replace('"', '""').encode() + b'"'
+
+
+def _misuse(message: str) -> RouterError:
+    return RouterError(
+        Code.FAILED_PRECONDITION, RefuseReason.TRANSACTION_MISUSE, message, executed=Executed.ROLLED_BACK
+    )

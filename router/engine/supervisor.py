@@ -1,0 +1,385 @@
+"""One cluster's supervisor: the sole writer of its health and failover state.
+
+Everybody else hands it facts: probe loops their results, the data path its faults, operators their orders. Facts are
+taken one at a time, in order; each is judged by the pure machines of decisions/, the effects are carried out, and a
+new frozen ClusterState is published, all before `report_*` returns, so that the next attempt already sees it.
+
+Loops: one probe loop per endpoint (probing.py), and a tick of 50 ms while the cluster is not STEADY. All end with
+stop().
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, assert_never
+
+from router.decisions import failover, health
+from router.decisions.cluster_facts import Facts, Seen, gather, may_claim
+from router.decisions.machine import (
+    AWAITING,
+    ClusterMachine,
+    Effect,
+    Emit,
+    Event,
+    FactsSeen,
+    HoldDrained,
+    ProbeNow,
+    RepointStandbys,
+    RoleDoubted,
+    StartPromotion,
+    SwitchoverOrdered,
+    Tick,
+)
+from router.decisions.primary import standing
+from router.decisions.snapshot import NO_ORDERS, Orders, present, replica_lag
+from router.engine.moving import Mover
+from router.engine.probing import Pace
+from router.engine.switchover import Switchover
+from router.engine.watching import Watching
+from router.model.errors import Code, RouterError
+from router.model.events import FailoverStep, Health, HealthChanged, Phase
+from router.model.identity import EndpointName, TopologyNumber
+from router.model.observation import Fault, FaultKind, ProbeResult
+from router.model.reasons import RefuseReason
+from router.model.state import ClusterState
+from router.model.topology import Cluster, Endpoint
+from router.ports import Chance, Clock, EdgeFactory, EventSink
+
+TICK_S = 0.05
+WORTH_A_PROBE = frozenset({FaultKind.SILENT, FaultKind.CONNECT_FAILED, FaultKind.PROTOCOL})
+READ_ONLY_TRANSACTION = "25006"
+
+Subscriber = Callable[[ClusterState], None]
+
+
+class SnapshotNumbers:
+    """Numbers the published snapshots of a router, across all its clusters."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def draw(self) -> TopologyNumber:
+        """The next number; each is given once."""
+        self._last += 1
+        return TopologyNumber(self._last)
+
+
+class ClusterSupervisor:
+    """Watches one cluster and, in promote mode, moves its primary."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        edges: EdgeFactory,
+        clock: Clock,
+        chance: Chance,
+        events: EventSink,
+        numbers: SnapshotNumbers,
+    ) -> None:
+        self._cluster = cluster
+        self._edges = edges
+        self._clock = clock
+        self._events = events
+        self._numbers = numbers
+        self._machine = ClusterMachine(cluster.name, cluster.mode, since=clock.now())
+        self._seen = {endpoint.name: Seen() for endpoint in cluster.endpoints}
+        self._orders: dict[EndpointName, Orders] = {}
+        self._subscribers: list[Subscriber] = []
+        self._facts: deque[ProbeResult | Fault | Event] = deque()
+        self._taking = False
+        self._unsteady = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._surgeon = edges.surgeon(cluster)
+        self._watching = Watching(edges, clock, chance, self._take, self._pace)
+        self._state = self._present()
+
+    def __repr__(self) -> str:
+        machine = self._machine
+        return f"<ClusterSupervisor {machine.name} {machine.phase.name} primary={machine.primary} term={machine.term}>"
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def cluster(self) -> Cluster:
+        """The configuration in force."""
+        return self._cluster
+
+    @property
+    def state(self) -> ClusterState:
+        """The newest snapshot; all that the request path reads."""
+        return self._state
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Be called, synchronously, with each new snapshot. Returns what ends the subscription."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    # --- facts --------------------------------------------------------------------------------------------------
+
+    def report_fault(self, fault: Fault) -> None:
+        """Tell what the data path saw. Cheap when it brings nothing new, so every failed attempt may report."""
+        seen = self._seen.get(fault.endpoint)
+        if seen is None or 0 < fault.generation < self._machine.generation:
+            return
+        if fault.kind in WORTH_A_PROBE:
+            self._watching.probe_now(fault.endpoint)
+            return
+        if fault.sqlstate == READ_ONLY_TRANSACTION:
+            if fault.endpoint == self._machine.routed_primary:
+                self._take(RoleDoubted())
+            return
+        known_refused = seen.health.refused_since is not None and fault.kind is FaultKind.CONNECT_REFUSED
+        if not known_refused and health.step(seen.health, fault, 0.0, self._cluster.policy.probe) != seen.health:
+            self._take(fault)
+
+    def report_drained(self) -> None:
+        """Tell that no request is held any more."""
+        self._take(HoldDrained())
+
+    # --- orders -------------------------------------------------------------------------------------------------
+
+    def drain(self, endpoint: EndpointName) -> None:
+        """Let nothing new go to an endpoint. RouterError UNKNOWN_NAME."""
+        self._order(endpoint, replace(self._orders.get(endpoint, NO_ORDERS), draining=True))
+
+    def resume(self, endpoint: EndpointName) -> None:
+        """Undo drain. RouterError UNKNOWN_NAME."""
+        self._order(endpoint, replace(self._orders.get(endpoint, NO_ORDERS), draining=False))
+
+    def set_weight(self, endpoint: EndpointName, weight: int) -> None:
+        """Change an endpoint's weight until the configuration changes it. RouterError UNKNOWN_NAME."""
+        self._order(endpoint, replace(self._orders.get(endpoint, NO_ORDERS), weight=weight))
+
+    async def switchover(
+        self,
+        to: EndpointName | None,
+        timeout_s: float,
+        on_step: Callable[[FailoverStep], None] | None = None,
+    ) -> EndpointName:
+        """Move the primary as planned, to the most advanced synchronous standby unless one is named.
+
+        After timeout_s it is given up and, where that is still possible, undone; a caller that goes away does not stop
+        it half-way. Returns the new primary. RouterError SWITCHOVER_REFUSED with the reason in words, UNKNOWN_NAME.
+        """
+        if to is not None:
+            self._known(to)
+
+        def tell(step: FailoverStep) -> None:
+            self._events.emit(step)
+            if on_step is not None:
+                on_step(step)
+
+        mover = self._mover(tell)
+        move = Switchover(mover, self._surgeon, self._clock, self._look, self._watching.probe_now, self._take)
+        plan = move.plan(self._cluster, self._machine, self._seen, to)
+        self._take(SwitchoverOrdered(plan.to))
+        return await asyncio.shield(self._spawn(move.run(plan, timeout_s)))
+
+    def apply(self, cluster: Cluster) -> None:
+        """Take a changed configuration of the same cluster: endpoints come, go or move, policies change."""
+        before = {endpoint.name: endpoint for endpoint in self._cluster.endpoints}
+        old, self._cluster = self._cluster, cluster
+        seen = {}
+        for endpoint in cluster.endpoints:
+            known = before.get(endpoint.name)
+            moved = known is None or (known.host, known.port) != (endpoint.host, endpoint.port)
+            seen[endpoint.name] = Seen() if moved else self._seen[endpoint.name]
+            if known is None or known.weight != endpoint.weight:
+                self._orders.pop(endpoint.name, None)
+        self._seen = seen
+        self._machine = replace(self._machine, mode=cluster.mode)
+        if (old.control, old.control_database, old.endpoints) != (
+            cluster.control,
+            cluster.control_database,
+            cluster.endpoints,
+        ):
+            former, self._surgeon = self._surgeon, self._edges.surgeon(cluster)
+            self._spawn(former.close())
+        self._watching.apply(cluster)
+        self._take(FactsSeen(self._judge(self._clock.now())))
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Watch until stop() or cancellation."""
+        self._ended.clear()
+        self._watching.apply(self._cluster)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._stopping.wait()
+        finally:
+            tasks = [ticking, *self._tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._watching.close()
+            await self._surgeon.close()
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """End run() and wait until its connections are closed."""
+        self._stopping.set()
+        await self._ended.wait()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._unsteady.wait()
+            await self._clock.sleep(TICK_S)
+            self._take(Tick())
+
+    # --- inside: one fact at a time -----------------------------------------------------------------------------
+
+    def _take(self, fact: ProbeResult | Fault | Event) -> None:
+        self._facts.append(fact)
+        if self._taking:
+            return  # told by a subscriber or an effect: its turn comes when the fact in hand is done
+        self._taking = True
+        try:
+            while self._facts:
+                self._digest(self._facts.popleft())
+        finally:
+            self._taking = False
+
+    def _digest(self, fact: ProbeResult | Fault | Event) -> None:
+        now = self._clock.now()
+        before = {name: one.health for name, one in self._seen.items()}
+        match fact:
+            case ProbeResult():
+                if not self._probed(fact, now):
+                    return
+                event: Event = FactsSeen(self._judge(now))
+            case Fault():
+                self._faulted(fact, now)
+                event = FactsSeen(self._judge(now))
+            case _:
+                event = fact
+        former = self._machine.generation
+        self._machine, effects = failover.step(self._machine, event, now, self._cluster.policy)
+        if self._machine.facts is None and self._machine.generation != former:
+            # What is known was judged as facts about the primary before; look at it again for the new one.
+            self._facts.appendleft(FactsSeen(self._judge(now)))
+        self._tell_health(before)
+        self._publish()
+        for effect in effects:
+            self._perform(effect)
+
+    def _probed(self, probe: ProbeResult, now: float) -> bool:
+        seen = self._seen.get(probe.endpoint)
+        asked_at = probe.at - probe.took_s
+        if seen is None or (probe.claim is not None and asked_at < seen.probed_at):
+            return False  # gone from the configuration, or overtaken by a newer answer
+        after = replace(seen, health=health.step(seen.health, probe, now, self._cluster.policy.probe))
+        if probe.claim is not None:
+            caught_up_at = asked_at if probe.claim.lag_s == 0 else seen.caught_up_at
+            lag_s = replica_lag(probe.claim, asked_at, caught_up_at)
+            after = replace(after, claim=probe.claim, probed_at=asked_at, lag_s=lag_s, caught_up_at=caught_up_at)
+        self._seen[probe.endpoint] = replace(after, took_s=probe.took_s)
+        return True
+
+    def _faulted(self, fault: Fault, now: float) -> None:
+        seen = self._seen.get(fault.endpoint)
+        if seen is None:
+            return
+        after = health.step(seen.health, fault, now, self._cluster.policy.probe)
+        self._seen[fault.endpoint] = replace(seen, health=after)
+        self._watching.probe_now(fault.endpoint)
+
+    def _judge(self, now: float) -> Facts:
+        """Compare all claims; what that says about each server changes its health."""
+        machine = self._machine
+        verdict = gather(self._seen, machine.primary, machine.term, machine.system_id).verdict
+        for name, seen in self._seen.items():
+            if seen.claim is None or not may_claim(seen.health):
+                continue
+            place = standing(name, seen.claim, verdict)
+            if place is not None:
+                after = health.step(seen.health, place, now, self._cluster.policy.probe)
+                self._seen[name] = replace(seen, health=after)
+        return gather(self._seen, machine.primary, machine.term, machine.system_id)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Emit(event):
+                self._events.emit(event)
+            case ProbeNow(endpoints):
+                for name in endpoints or tuple(self._seen):
+                    self._watching.probe_now(name)
+            case StartPromotion():
+                self._spawn(self._promote(effect))
+            case RepointStandbys(to, standbys):
+                mover = self._mover(self._events.emit)
+                for name in standbys:
+                    self._spawn(mover.repoint(name, to))
+            case _:
+                assert_never(effect)
+
+    async def _promote(self, order: StartPromotion) -> None:
+        mover = self._mover(self._events.emit)
+        self._take(await mover.promote(order.plan))
+        await mover.finish()
+
+    # --- inside: small things -----------------------------------------------------------------------------------
+
+    def _mover(self, on_step: Callable[[FailoverStep], None]) -> Mover:
+        endpoints = {endpoint.name: endpoint for endpoint in self._cluster.endpoints}
+        timeout_s = self._cluster.policy.failover.step_timeout_s
+        return Mover(self._cluster.name, endpoints, self._surgeon, self._clock, timeout_s, on_step, self._take)
+
+    def _look(self, name: EndpointName) -> Seen:
+        return self._seen[name]
+
+    def _pace(self, name: EndpointName) -> Pace:
+        seen = self._seen.get(name)
+        doubted = seen is not None and (seen.health.misses > 0 or seen.health.state is Health.SUSPECT)
+        down = seen is not None and seen.health.state is Health.DOWN
+        return Pace.DOUBT if self._machine.phase in AWAITING or (doubted and not down) else Pace.CALM
+
+    def _known(self, name: EndpointName) -> Endpoint:
+        for endpoint in self._cluster.endpoints:
+            if endpoint.name == name:
+                return endpoint
+        known = ", ".join(self._seen)
+        message = f"cluster {self._cluster.name} has no endpoint {name}; it has {known}"
+        raise RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, message)
+
+    def _order(self, name: EndpointName, orders: Orders) -> None:
+        self._known(name)
+        self._orders[name] = orders
+        self._publish()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _tell_health(self, before: dict[EndpointName, health.EndpointHealth]) -> None:
+        for name, seen in self._seen.items():
+            was = before.get(name)
+            if was is not None and was.state is not seen.health.state:
+                change = HealthChanged(self._cluster.name, name, was.state, seen.health.state, seen.health.reason)
+                self._events.emit(change)
+
+    def _present(self) -> ClusterState:
+        number = self._numbers.draw()
+        return present(self._machine, self._cluster.endpoints, self._seen, self._orders, number)
+
+    def _publish(self) -> None:
+        state = self._present()
+        self._state = state
+        if state.phase is Phase.STEADY:
+            self._unsteady.clear()
+        else:
+            self._unsteady.set()
+        for callback in tuple(self._subscribers):
+            try:
+                callback(state)
+            except Exception as error:  # a reader's fault must not stop the only writer
+                context = {"message": f"a subscriber of cluster {state.name} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)

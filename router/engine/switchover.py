@@ -1,0 +1,173 @@
+"""A planned switchover: hold writes, let the chosen standby catch up, then move the primary; undone when it fails.
+
+The pause of writes is the whole of it: probing, catching up and promoting happen while requests wait in the hold.
+The former primary stays out (a stale primary) until it is brought back as a standby, which SQL cannot do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from router.decisions.cluster_facts import Seen, gather
+from router.decisions.machine import ClusterMachine, Event, MoveFailed, Operation
+from router.decisions.promotion import PromotionPlan, Standby, read_sync_names
+from router.engine.moving import MoveError, Mover
+from router.model.errors import Code, RouterError
+from router.model.events import Health, Phase
+from router.model.identity import EndpointName, Lsn
+from router.model.observation import ProbeResult
+from router.model.reasons import PhaseReason, RefuseReason
+from router.model.topology import Cluster, Endpoint, FailoverMode
+from router.ports import Clock, Surgeon
+
+CATCH_UP_STEP_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverPlan:
+    """Who hands over to whom."""
+
+    primary: Endpoint
+    to: EndpointName
+    promotion: PromotionPlan
+
+
+class Switchover:
+    """Carries out one switchover."""
+
+    def __init__(
+        self,
+        mover: Mover,
+        surgeon: Surgeon,
+        clock: Clock,
+        look: Callable[[EndpointName], Seen],
+        probe_now: Callable[[EndpointName], None],
+        take: Callable[[ProbeResult | Event], None],
+    ) -> None:
+        self._mover = mover
+        self._surgeon = surgeon
+        self._clock = clock
+        self._look = look
+        self._probe_now = probe_now
+        self._take = take
+
+    def plan(
+        self, cluster: Cluster, machine: ClusterMachine, seen: Mapping[EndpointName, Seen], to: EndpointName | None
+    ) -> SwitchoverPlan:
+        """Check that it can succeed. RouterError SWITCHOVER_REFUSED otherwise."""
+        if cluster.mode is not FailoverMode.PROMOTE:
+            raise refused(f"cluster {cluster.name} is in follow mode: whoever manages it moves its primary")
+        if machine.operation is not Operation.NONE or machine.phase not in (Phase.STEADY, Phase.DRAINING):
+            raise refused(f"cluster {cluster.name} is {machine.phase.value}, not steady: {machine.detail}")
+        primary, claim = machine.primary, machine.last_claim
+        if primary is None or claim is None:
+            raise refused(f"cluster {cluster.name} has no primary")
+        if to == primary:
+            raise refused(f"{to} is the primary already")
+        facts = gather(seen, primary, machine.term, machine.system_id)
+        following = {s.name: s for s in facts.standbys if follows(s, seen[s.name], machine)}
+        rule = read_sync_names(claim.sync_names)
+        counted = {
+            name: s
+            for name, s in following.items()
+            if rule.k == 0 or rule.names == ("*",) or s.application_name in rule.names
+        }
+        if to is not None and to not in counted:
+            raise refused(f"{to} cannot take over: it is not a healthy, streaming, synchronous standby of {primary}")
+        if not counted:
+            raise refused("no standby is healthy, streaming and synchronous")
+        if len(following) < 2 and rule.k > 0:
+            raise refused("the new primary would have no standby left to confirm its writes")
+        chosen = to or max(sorted(counted), key=lambda name: _received(counted[name]))
+        names = (*((s.name, s.application_name) for s in facts.standbys), (primary, primary.lower()))
+        fence = tuple(name for name in following if name != chosen)
+        promotion = PromotionPlan(primary, machine.term, fence, fence, len(fence), rule, names)
+        endpoint = next(e for e in cluster.endpoints if e.name == primary)
+        return SwitchoverPlan(endpoint, chosen, promotion)
+
+    async def run(self, plan: SwitchoverPlan, timeout_s: float) -> EndpointName:
+        """Do it, SwitchoverOrdered having been taken. RouterError SWITCHOVER_REFUSED when it failed: then everything
+        is as before, or, once promoted, as the facts say."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                finished = await self._move(plan)
+        except Exception as error:  # whatever it is, the cluster must not stay in the switchover
+            words = f"it took longer than {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
+            promoted = self._mover.promoted
+            if not promoted:
+                await self._undo(plan)
+            self._take(MoveFailed(PhaseReason.SWITCHOVER, f"the switchover to {plan.to} failed: {words}", promoted))
+            raise refused(f"the switchover to {plan.to} failed: {words}") from error
+        except asyncio.CancelledError:
+            self._take(MoveFailed(PhaseReason.SWITCHOVER, "the router stops", self._mover.promoted))
+            raise
+        self._take(finished)
+        await self._mover.finish()
+        return plan.to
+
+    async def _move(self, plan: SwitchoverPlan) -> Event:
+        mover, surgeon = self._mover, self._surgeon
+        old = plan.primary.name
+        held = await mover.act("hold_writes", old, surgeon.hold_writes(plan.primary, mover.deadline()))
+        goal = held.claim.lsn if held.claim is not None else Lsn(0)
+        # The others first: one that is ahead of the new primary, were it only by a checkpoint, could not follow it.
+        fenced = await mover.fence(plan.promotion.fence, plan.promotion)
+        if len(fenced) < len(plan.promotion.fence):
+            raise MoveError(PhaseReason.FENCE_INCOMPLETE, "a standby could not be fenced")
+        goal = max([goal, *(claim.received_lsn for claim in fenced.values())])
+        await mover.act("catch_up", plan.to, self._caught_up(plan.to, goal))
+        await mover.fence(
+            (plan.to,),
+            PromotionPlan(
+                old,
+                plan.promotion.term,
+                (plan.to,),
+                (plan.to,),
+                1,
+                plan.promotion.rule,
+                plan.promotion.application_names,
+            ),
+        )
+        return await mover.crown(plan.promotion, plan.to, tuple(fenced))
+
+    async def _caught_up(self, name: EndpointName, goal: Lsn) -> None:
+        """Wait until a standby has received and replayed up to goal; bounded by the switchover's own timeout."""
+        while True:
+            claim = self._look(name).claim
+            if claim is not None and min(claim.received_lsn, claim.lsn) >= goal:
+                return
+            self._probe_now(name)
+            await self._clock.sleep(CATCH_UP_STEP_S)
+
+    async def _undo(self, plan: SwitchoverPlan) -> None:
+        """Attach the standbys to the old primary again and let it write; what fails is told, and healed later."""
+        names = {*plan.promotion.fence, plan.to}
+        await asyncio.gather(*(self._mover.repoint(name, plan.primary.name) for name in sorted(names)))
+        try:
+            undoing = self._surgeon.allow_writes(plan.primary, self._mover.deadline())
+            await self._mover.act("allow_writes", plan.primary.name, undoing)
+        except MoveError:
+            return
+
+
+def follows(standby: Standby, seen: Seen, machine: ClusterMachine) -> bool:
+    """Whether a standby is healthy and streams on the cluster's timeline."""
+    claim = standby.claim
+    return (
+        seen.health.state is Health.UP
+        and claim is not None
+        and claim.in_recovery
+        and claim.receiver_alive
+        and claim.timeline == machine.term
+    )
+
+
+def refused(message: str) -> RouterError:
+    """SWITCHOVER_REFUSED with words for the operator."""
+    return RouterError(Code.FAILED_PRECONDITION, RefuseReason.SWITCHOVER_REFUSED, message)
+
+
+def _received(standby: Standby) -> Lsn:
+    return standby.claim.received_lsn if standby.claim is not None else Lsn(0)

@@ -1,0 +1,149 @@
+"""What the engine keeps per tenant while it is in use: admission, balancing, retry budget, requests in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+
+from router.decisions.balancing import BALANCERS
+from router.decisions.retry_budget import RetryBudget
+from router.decisions.routing import RouteBook, Want
+from router.engine.expiry import Expired, wait_until
+from router.model.errors import Code, RouterError
+from router.model.identity import EndpointName, TenantName
+from router.model.policy import RetryPolicy
+from router.model.reasons import RefuseReason
+from router.model.request import Access, Options
+from router.model.topology import Tenant
+from router.ports import Clock
+
+
+class Admission:
+    """At most max_in_flight requests of a tenant run, at most max_queue wait; first come, first served."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.in_flight = 0
+        self.transactions = 0
+        """Interactive transactions open; counted here, where a changed configuration does not lose them."""
+        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+
+    @property
+    def queued(self) -> int:
+        """Requests waiting."""
+        return len(self._queue)
+
+    def try_enter(self) -> bool:
+        """Enter at once when there is room and nobody waits."""
+        if self._queue or self.in_flight >= self.tenant.policy.max_in_flight:
+            return False
+        self.in_flight += 1
+        return True
+
+    async def enter(self, deadline: float) -> None:
+        """Wait in turn. RouterError RESOURCE_EXHAUSTED when the queue is full or the deadline passes first."""
+        policy = self.tenant.policy
+        if len(self._queue) >= policy.max_queue:
+            raise self._refused(RefuseReason.QUEUE_FULL, f"{len(self._queue)} requests already wait")
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue[place] = None
+        try:
+            await wait_until(place, deadline)
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self.leave()  # it was our turn in the very moment of the cancellation
+            raise
+        except Expired:
+            raise self._refused(RefuseReason.QUOTA, "the deadline passed while waiting for admission") from None
+        finally:
+            self._queue.pop(place, None)
+
+    def leave(self) -> None:
+        """A request ended: the next one takes its place."""
+        self.in_flight -= 1
+        while self._queue and self.in_flight < self.tenant.policy.max_in_flight:
+            place, _ = self._queue.popitem(last=False)
+            if not place.done():
+                self.in_flight += 1
+                place.set_result(None)
+
+    def _refused(self, reason: RefuseReason, words: str) -> RouterError:
+        policy = self.tenant.policy
+        return RouterError(
+            Code.RESOURCE_EXHAUSTED,
+            reason,
+            f"tenant {self.tenant.name}: {words}; {self.in_flight} of {policy.max_in_flight} running",
+            retry_after_s=0.5,
+            numbers={
+                "limit": policy.max_in_flight,
+                "in_use": self.in_flight,
+                "waiting": len(self._queue),
+                "scope": "tenant",
+            },
+        )
+
+
+class TenantRuntime:
+    """One tenant in use."""
+
+    def __init__(self, tenant: Tenant, retry: RetryPolicy, now: float) -> None:
+        self.tenant = tenant
+        self.admission = Admission(tenant)
+        self.book = RouteBook()
+        self.balancer = BALANCERS[tenant.policy.balancer]()
+        self.in_flight: Counter[EndpointName] = Counter()
+        self.budget = RetryBudget(retry, now)
+        self._wants: dict[tuple[Access, Options], Want] = {}
+
+    @property
+    def transactions(self) -> int:
+        """Interactive transactions open."""
+        return self.admission.transactions
+
+    def want(self, access: Access, options: Options) -> Want:
+        """The facts for routing, one object per kind of request."""
+        key = (access, options)
+        want = self._wants.get(key)
+        if want is None:
+            if len(self._wants) > 256:
+                self._wants.clear()
+            want = self._wants[key] = Want(
+                access,
+                options.read,
+                options.max_staleness_s,
+                self.tenant.policy.lag_limit_s,
+                options.fallback,
+                options.on_failover,
+            )
+        return want
+
+
+class Tenants:
+    """Runtimes by tenant; a changed configuration keeps the counts and takes the new limits."""
+
+    def __init__(self, retry: RetryPolicy, clock: Clock) -> None:
+        self._retry = retry
+        self._clock = clock
+        self._runtimes: dict[TenantName, TenantRuntime] = {}
+
+    def of(self, tenant: Tenant) -> TenantRuntime:
+        """The runtime of a tenant, made on first use."""
+        runtime = self._runtimes.get(tenant.name)
+        if runtime is None:
+            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._retry, self._clock.now())
+        elif runtime.tenant is not tenant:
+            before, runtime = runtime, TenantRuntime(tenant, self._retry, self._clock.now())
+            runtime.admission = before.admission
+            runtime.admission.tenant = tenant
+            runtime.in_flight = before.in_flight
+            self._runtimes[tenant.name] = runtime
+        return runtime
+
+    def find(self, name: TenantName) -> TenantRuntime | None:
+        """The runtime of a tenant that is in use."""
+        return self._runtimes.get(name)
+
+    def forget(self, names: set[TenantName]) -> None:
+        """Tenants that were removed from the configuration."""
+        for name in names:
+            self._runtimes.pop(name, None)

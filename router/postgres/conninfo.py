@@ -1,0 +1,71 @@
+"""Endpoint → connection parameters. Secrets are resolved here and nowhere further in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.model.request import Access
+from router.model.topology import Cluster, Endpoint, Login, Tenant
+
+PINNED = {
+    "DateStyle": "ISO",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
+"""Settings on which the text form of results depends; the same on every connection."""
+
+
+def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "dbname": database,
+        "user": login.user,
+        "sslmode": endpoint.tls.mode,
+        "connect_timeout": max(1, round(cluster.policy.connect_timeout_s)),
+        "client_encoding": "UTF8",
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "gssencmode": "disable",
+    }
+    if login.password is not None:
+        parameters["password"] = login.password.value
+    for name, value in (
+        ("sslrootcert", endpoint.tls.root_cert),
+        ("sslcert", endpoint.tls.cert),
+        ("sslkey", endpoint.tls.key),
+    ):
+        if value is not None:
+            parameters[name] = value
+    return parameters
+
+
+def _options(settings: dict[str, str]) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+def for_tenant(tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access) -> dict[str, Any]:
+    """Parameters of a tenant's connection. Read-only access is enforced by PostgreSQL itself."""
+    settings = dict(PINNED)
+    # A backstop for work whose router is gone; the caller's deadline is kept by the router's own clock.
+    settings["statement_timeout"] = str(round(tenant.policy.max_timeout_s * 1000) + 1000)
+    settings["idle_in_transaction_session_timeout"] = str(round(tenant.policy.idle_in_transaction_s * 1000) + 5000)
+    # An abandoned connection's statement ends when the server sees the closed socket (PostgreSQL 14 and later).
+    settings["client_connection_check_interval"] = "1000"
+    if access is Access.READ_ONLY:
+        settings["default_transaction_read_only"] = "on"
+    parameters = _base(cluster, endpoint, tenant.login, tenant.database)
+    parameters["options"] = _options(settings)
+    parameters["application_name"] = f"pointsman/{tenant.name}"[:63]
+    return parameters
+
+
+def for_control(cluster: Cluster, endpoint: Endpoint) -> dict[str, Any]:
+    """Parameters of the router's own connections: probes and surgery."""
+    parameters = _base(cluster, endpoint, cluster.control, cluster.control_database)
+    parameters["options"] = _options({"search_path": "pg_catalog", "TimeZone": "UTC"})
+    parameters["application_name"] = "pointsman/control"
+    return parameters

@@ -1,0 +1,123 @@
+"""psycopg exceptions and libpq results → facts (model.observation.Fault). No judgement: that is decisions/retry."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.pq import DiagnosticField
+
+from router.model.observation import Fault, FaultKind, PgError, Stage
+from router.model.result import PgNotice
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+_FIELDS = {
+    "sqlstate": DiagnosticField.SQLSTATE,
+    "message": DiagnosticField.MESSAGE_PRIMARY,
+    "detail": DiagnosticField.MESSAGE_DETAIL,
+    "hint": DiagnosticField.MESSAGE_HINT,
+    "context": DiagnosticField.CONTEXT,
+    "schema": DiagnosticField.SCHEMA_NAME,
+    "table": DiagnosticField.TABLE_NAME,
+    "column": DiagnosticField.COLUMN_NAME,
+    "data_type": DiagnosticField.DATATYPE_NAME,
+    "constraint": DiagnosticField.CONSTRAINT_NAME,
+    "routine": DiagnosticField.SOURCE_FUNCTION,
+}
+_FATAL = (b"FATAL", b"PANIC")
+_SYNC_WAIT = b"SyncRepWaitForLSN"
+_REVALIDATE = b"RevalidateCachedQuery"
+_UNPREPARED = ("26000", "42P05")
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode("utf-8", "replace") if value else ""
+
+
+def severity(result: PGresult) -> bytes:
+    """The severity, never localized (PostgreSQL 9.6 and later)."""
+    return result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) or b""
+
+
+def pg_error(result: PGresult) -> PgError:
+    """All fields of an ErrorResponse."""
+    position = _text(result.error_field(DiagnosticField.STATEMENT_POSITION))
+    return PgError(
+        severity=_text(severity(result)),
+        position=int(position) if position.isdigit() else 0,
+        **{name: _text(result.error_field(field)) for name, field in _FIELDS.items()},
+    )
+
+
+def from_result(result: PGresult, stage: Stage, step: int, *, prepared: bool) -> Fault:
+    """An error that PostgreSQL answered. FATAL and PANIC end the connection: what ran may or may not be done."""
+    error = pg_error(result)
+    lost = severity(result) in _FATAL or not error.sqlstate
+    function = result.error_field(DiagnosticField.SOURCE_FUNCTION) or b""
+    stale = prepared and (error.sqlstate in _UNPREPARED or function == _REVALIDATE)
+    return Fault(
+        kind=FaultKind.CONNECTION_LOST if lost else FaultKind.SERVER_ERROR,
+        stage=stage,
+        sqlstate=error.sqlstate,
+        message=error.message or _text(result.error_message),
+        detail=None if lost else error,
+        step=step,
+        stale_statement=stale,
+    )
+
+
+def notice(result: PGresult) -> PgNotice:
+    """A notice in model form."""
+    return PgNotice(
+        _text(severity(result)),
+        _text(result.error_field(DiagnosticField.SQLSTATE)),
+        _text(result.error_field(DiagnosticField.MESSAGE_PRIMARY)),
+    )
+
+
+def says_local_commit(result: PGresult) -> bool:
+    """Whether a warning says that COMMIT returned before the synchronous standby confirmed it.
+
+    SQLSTATE 01000 alone is also what RAISE WARNING uses, so the raising function is asked for, which no locale changes.
+    """
+    return result.error_field(DiagnosticField.SOURCE_FUNCTION) == _SYNC_WAIT
+
+
+def from_connect(error: BaseException, *, refused: bool) -> Fault:
+    """A failure to connect. psycopg gives no SQLSTATE there, so the phase and the socket's errno tell the kind."""
+    kind = FaultKind.CONNECT_REFUSED if refused else FaultKind.CONNECT_FAILED
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    return Fault(kind=kind, stage=Stage.CONNECT, sqlstate=sqlstate, message=first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, for a log line."""
+    return (str(error) or type(error).__name__).strip().split("\n", 1)[0]
+
+
+async def is_refused(host: str, port: int, timeout_s: float = 0.2) -> bool:
+    """Whether nothing listens there: by errno of a plain TCP connect, as libpq only gives localized text."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        return error.errno == errno.ECONNREFUSED or "[Errno 111]" in str(error)
+    except TimeoutError:
+        return False
+    writer.close()
+    return False
+
+
+def is_unresolved(error: BaseException) -> bool:
+    """Whether the host name has no address."""
+    return isinstance(error, socket.gaierror) or isinstance(error.__cause__, socket.gaierror)
+
+
+CLIENT_ERRORS = (psycopg.Error, OSError, TimeoutError)
+"""What psycopg's connect and wait functions raise."""

@@ -1,0 +1,224 @@
+"""Events → log lines: one voice, the level by what it means to an operator, never SQL text or parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from router.model.events import (
+    AttemptRetried,
+    ConfigChanged,
+    ConnectFailed,
+    ConnectionClosed,
+    FailoverEnded,
+    FailoverStep,
+    HandlerFailed,
+    Health,
+    HealthChanged,
+    HoldEnded,
+    HoldStarted,
+    Outcome,
+    Phase,
+    PhaseChanged,
+    RequestFinished,
+)
+from router.model.reasons import CloseReason, RefuseReason
+
+_NEEDS_A_LOOK = frozenset(
+    reason.value for reason in (RefuseReason.INTERNAL, RefuseReason.CORRUPTION, RefuseReason.PROTOCOL)
+)
+_ORDINARY_CLOSES = frozenset(
+    {CloseReason.LIFETIME, CloseReason.IDLE, CloseReason.DRAIN, CloseReason.SHUTDOWN, CloseReason.SESSION_END}
+)
+_PHASE_LEVELS = {
+    Phase.STARTING: logging.INFO,
+    Phase.STEADY: logging.INFO,
+    Phase.DRAINING: logging.INFO,
+    Phase.SUSPECT: logging.WARNING,
+    Phase.HOLDING: logging.WARNING,
+    Phase.PROMOTING: logging.WARNING,
+    Phase.STUCK: logging.ERROR,
+}
+
+Write = Callable[..., Any]
+"""structlog's log(level, event, **fields)."""
+
+
+class EventLog:
+    """Writes the events that reach the threshold; building a line that nobody reads costs nothing."""
+
+    def __init__(self, write: Write, threshold: int) -> None:
+        self._write = write
+        self.threshold = threshold
+        """A level of the logging module."""
+        self._repeats: dict[tuple[str, str], int] = {}
+
+    def _line(self, level: int, name: str, **fields: object) -> None:
+        if level >= self.threshold:
+            shown = {key: _plain(value) for key, value in fields.items() if value not in ("", None, ())}
+            self._write(level, name, **shown)
+
+    @property
+    def wants_requests(self) -> bool:
+        """Whether each request's end is written."""
+        return self.threshold <= logging.DEBUG
+
+    def request_finished(self, event: RequestFinished) -> None:
+        """One finishing event per request at debug; what nobody should ever see, at error."""
+        bad = event.reason in _NEEDS_A_LOOK
+        times = {
+            f"{name}_ms": round(seconds * 1000, 3)
+            for name, seconds in (
+                ("queued", event.queued_s),
+                ("held", event.held_s),
+                ("acquired", event.acquired_s),
+                ("executed", event.executed_s),
+                ("streamed", event.streamed_s),
+                ("total", event.total_s),
+            )
+            if seconds
+        }
+        self._line(
+            logging.ERROR if bad else logging.DEBUG,
+            "request finished",
+            tenant=event.tenant,
+            method=event.method,
+            outcome=event.outcome,
+            reason=event.reason,
+            endpoint=event.endpoint,
+            role=event.role if event.endpoint else "",
+            request_id=event.request_id,
+            attempts=event.attempts,
+            rows=event.rows if event.outcome is Outcome.SERVED else None,
+            **times,
+        )
+
+    def wants(self, event: RequestFinished) -> bool:
+        """Whether this request's end is written though requests in general are not."""
+        return event.reason in _NEEDS_A_LOOK
+
+    def attempt_retried(self, event: AttemptRetried) -> None:
+        """At debug."""
+        self._line(
+            logging.DEBUG,
+            "attempt retried",
+            tenant=event.tenant,
+            method=event.method,
+            reason=event.reason,
+            attempt=event.attempt,
+            endpoint=event.endpoint,
+            pause_ms=round(event.pause_s * 1000, 1),
+        )
+
+    def hold_started(self, event: HoldStarted) -> None:
+        """At debug."""
+        self._line(logging.DEBUG, "hold started", tenant=event.tenant, cluster=event.cluster)
+
+    def hold_ended(self, event: HoldEnded) -> None:
+        """At debug."""
+        self._line(
+            logging.DEBUG,
+            "hold ended",
+            tenant=event.tenant,
+            cluster=event.cluster,
+            reason=event.reason,
+            waited_ms=round(event.waited_s * 1000, 1),
+        )
+
+    def health_changed(self, event: HealthChanged) -> None:
+        """Good news at info, bad at warning."""
+        good = event.after in (Health.UP, Health.PROBATION)
+        if good:
+            self._repeats = {key: times for key, times in self._repeats.items() if key[1] != event.endpoint}
+        self._line(
+            logging.INFO if good else logging.WARNING,
+            "endpoint health changed",
+            cluster=event.cluster,
+            endpoint=event.endpoint,
+            before=event.before,
+            after=event.after,
+            reason=event.reason,
+        )
+
+    def phase_changed(self, event: PhaseChanged) -> None:
+        """At the level of the phase entered."""
+        self._line(
+            _PHASE_LEVELS[event.after],
+            "cluster phase changed",
+            cluster=event.cluster,
+            before=event.before,
+            after=event.after,
+            reason=event.reason,
+            primary=event.primary,
+            term=event.term,
+            generation=event.generation,
+            detail=event.detail,
+        )
+
+    def failover_step(self, event: FailoverStep) -> None:
+        """A step that failed is an error."""
+        self._line(
+            logging.INFO if event.ok else logging.ERROR,
+            "failover step done" if event.ok else "failover step failed",
+            cluster=event.cluster,
+            step=event.step,
+            endpoint=event.endpoint,
+            took_ms=round(event.took_s * 1000, 1),
+            detail=event.detail,
+        )
+
+    def failover_ended(self, event: FailoverEnded) -> None:
+        """At warning: an operator wants to know, also when all went well."""
+        self._line(
+            logging.WARNING,
+            "failover ended",
+            cluster=event.cluster,
+            primary=event.primary,
+            term=event.term,
+            took_ms=round(event.took_s * 1000, 1),
+            promoted=event.promoted,
+        )
+
+    def connection_closed(self, event: ConnectionClosed) -> None:
+        """Ordinary ends at debug, others at info."""
+        self._line(
+            logging.DEBUG if event.reason in _ORDINARY_CLOSES else logging.INFO,
+            "connection closed",
+            tenant=event.tenant,
+            endpoint=event.endpoint,
+            access=event.access,
+            reason=event.reason,
+        )
+
+    def connect_failed(self, event: ConnectFailed) -> None:
+        """The same failure again is written only the 2nd, 4th, 8th ... time: a dead server fails many connects."""
+        key = (event.tenant, event.endpoint)
+        times = self._repeats[key] = self._repeats.get(key, 0) + 1
+        if times & (times - 1) == 0:
+            self._line(
+                logging.WARNING,
+                "connect failed",
+                tenant=event.tenant,
+                endpoint=event.endpoint,
+                error=event.message,
+                times=times,
+            )
+
+    def config_changed(self, event: ConfigChanged) -> None:
+        """A refused configuration is an error: the operator believes that it is in force."""
+        self._line(
+            logging.INFO if event.applied else logging.ERROR,
+            "configuration applied" if event.applied else "configuration refused",
+            changes=event.changes,
+            problems=event.problems,
+        )
+
+    def handler_failed(self, event: HandlerFailed) -> None:
+        """Our own mistake: always an error."""
+        self._line(logging.ERROR, "handler failed", rpc=event.method, error=event.error, trace=event.trace)
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value

@@ -1,0 +1,170 @@
+"""Every metric once: name, kind, labels, meaning, and the equation it takes part in. Nothing else names a metric.
+
+Counters of an Enum's members exist from the start at 0, so that a rate of the first increment is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+PREFIX = "pointsman_"
+
+
+@unique
+class Kind(Enum):
+    """Kind of a metric, as Prometheus knows it."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@unique
+class RequestPhase(Enum):
+    """Part of a request's way, as label of its histogram."""
+
+    QUEUE = "queue"
+    HOLD = "hold"
+    ACQUIRE = "acquire"
+    EXECUTE = "execute"
+    STREAM = "stream"
+    TOTAL = "total"
+
+
+@unique
+class FailoverCause(Enum):
+    """Who moved the primary."""
+
+    FOLLOWED = "followed"
+    PROMOTED = "promoted"
+
+
+@unique
+class Success(Enum):
+    """How a step or a reload went."""
+
+    OK = "ok"
+    FAILED = "failed"
+
+
+PHASE_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+FAILOVER_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. name is without the prefix; a counter's ends in _total."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    meaning: str
+    equation: str = ""
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """The name that is exposed."""
+        return PREFIX + self.name
+
+
+def _counter(name: str, labels: tuple[str, ...], meaning: str, equation: str = "") -> Metric:
+    return Metric(name, Kind.COUNTER, labels, meaning, equation)
+
+
+def _gauge(name: str, labels: tuple[str, ...], meaning: str, equation: str = "") -> Metric:
+    return Metric(name, Kind.GAUGE, labels, meaning, equation)
+
+
+_ADMITTED = "per tenant: admitted = requests{served} + requests{failed} + requests{cancelled} + in flight"
+_ERRORS = "per tenant: sum over reasons = requests{failed} + requests{cancelled} + requests{refused}"
+_HOLDS = "per cluster: entered = sum of ended over all reasons + held"
+_ENDPOINT = ("cluster", "endpoint")
+_POOL = ("tenant", "endpoint", "access")
+
+ADMITTED = _counter("requests_admitted_total", ("tenant", "method"), "Requests that passed admission.", _ADMITTED)
+REQUESTS = _counter(
+    "requests_total",
+    ("tenant", "method", "outcome"),
+    "Requests that ended; refused ones were never admitted.",
+    _ADMITTED,
+)
+ERRORS = _counter("request_errors_total", ("tenant", "reason"), "Requests that did not end as served.", _ERRORS)
+IN_FLIGHT = _gauge("requests_in_flight", ("tenant",), "Admitted requests that have not ended.", _ADMITTED)
+QUEUED = _gauge("requests_queued", ("tenant",), "Requests that wait for admission.")
+ROWS = _counter("rows_total", ("tenant",), "Rows returned or affected.")
+DATABASE_SECONDS = _counter("database_seconds_total", ("tenant",), "Time that requests spent in PostgreSQL.")
+PHASES = Metric(
+    "request_phase_seconds",
+    Kind.HISTOGRAM,
+    ("phase", "method"),
+    "Time of a request's phases; a request that skipped a phase is not counted there, a refused one nowhere.",
+    "per method: count{total} = requests{served} + requests{failed} + requests{cancelled}",
+    PHASE_BUCKETS,
+)
+RETRIES = _counter("retries_total", ("method", "reason"), "Attempts made again.")
+
+HOLDS_ENTERED = _counter("holds_entered_total", ("cluster",), "Requests that began to wait for a failover.", _HOLDS)
+HOLDS_ENDED = _counter("holds_ended_total", ("cluster", "reason"), "Requests that left the hold.", _HOLDS)
+HELD = _gauge("holds_held", ("cluster",), "Requests in the hold.", _HOLDS)
+
+CONNECTIONS_CLOSED = _counter(
+    "connections_closed_total", ("endpoint", "access", "reason"), "Connections closed instead of being reused."
+)
+CONNECT_FAILURES = _counter("connect_failures_total", ("endpoint",), "Connections that could not be opened.")
+
+PHASE = _gauge(
+    "cluster_phase", ("cluster", "phase"), "1 for the phase that the cluster is in.", "per cluster: sum over phases = 1"
+)
+PHASE_CHANGES = _counter("cluster_phase_changes_total", ("cluster", "reason"), "Changes of a cluster's phase.")
+TERM = _gauge("cluster_term", ("cluster",), "Timeline of the cluster's primary; never falls.")
+GENERATION = _gauge("cluster_generation", ("cluster",), "Counts changes of the primary; fences older connections.")
+FAILOVERS = _counter("failovers_total", ("cluster", "cause"), "Changes of the primary that have ended.")
+FAILOVER_SECONDS = Metric(
+    "failover_seconds",
+    Kind.HISTOGRAM,
+    ("cluster",),
+    "From the first doubt about the old primary to the first route to the new one.",
+    "per cluster: count = sum of failovers over causes",
+    FAILOVER_BUCKETS,
+)
+FAILOVER_STEPS = _counter(
+    "failover_steps_total", ("cluster", "step", "result"), "Steps of promotions and switchovers (ok or failed)."
+)
+
+ROLE = _gauge(
+    "endpoint_role",
+    (*_ENDPOINT, "role"),
+    "1 for the role observed of the endpoint.",
+    "per endpoint: sum over roles = 1",
+)
+HEALTH = _gauge(
+    "endpoint_health", (*_ENDPOINT, "health"), "1 for the endpoint's health.", "per endpoint: sum over healths = 1"
+)
+HEALTH_CHANGES = _counter("endpoint_health_changes_total", (*_ENDPOINT, "reason"), "Changes of an endpoint's health.")
+LAG_SECONDS = _gauge("endpoint_lag_seconds", _ENDPOINT, "Replay lag of a replica; absent while unknown.")
+LAG_BYTES = _gauge("endpoint_lag_bytes", _ENDPOINT, "Replay lag of a replica in bytes; absent while unknown.")
+ENDPOINT_TERM = _gauge("endpoint_term", _ENDPOINT, "Timeline that the endpoint is on.")
+PROBE_SECONDS = _gauge("endpoint_probe_seconds", _ENDPOINT, "Round trip of the newest probe.")
+WEIGHT = _gauge("endpoint_weight", _ENDPOINT, "Share of balanced reads that is in force.")
+DRAINING = _gauge("endpoint_draining", _ENDPOINT, "1 while an operator drains the endpoint.")
+ENDPOINT_IN_FLIGHT = _gauge("endpoint_in_flight", _ENDPOINT, "Requests that run on the endpoint.")
+ENDPOINT_CONNECTIONS = _gauge("endpoint_connections", _ENDPOINT, "Connections of all tenants to the endpoint.")
+
+POOL_SIZE = _gauge("pool_size", _POOL, "Connections of the pool.")
+POOL_MAX_SIZE = _gauge("pool_max_size", _POOL, "Most connections that the pool may have.")
+POOL_IDLE = _gauge("pool_idle", _POOL, "Connections that nobody uses.")
+POOL_LEASED = _gauge("pool_leased", _POOL, "Connections that are lent.")
+POOL_OPENING = _gauge("pool_opening", _POOL, "Connections that are being opened.")
+POOL_WAITING = _gauge("pool_waiting", _POOL, "Requests that wait for a connection.")
+POOL_LANES = _gauge("pool_lanes", _POOL, "Leased connections that carry many callers' statements.")
+LANES_IN_FLIGHT = _gauge("pool_lanes_in_flight", _POOL, "Statements in flight on the pool's lanes.")
+
+RELOADS = _counter("config_reloads_total", ("result",), "Configurations applied (ok) or refused (failed).")
+HANDLER_FAILURES = _counter("handler_failures_total", ("rpc",), "RPCs that ended by a mistake of the router's own.")
+BUILD = _gauge("build_info", ("version",), "Always 1; the label tells the version.")
+
+METRICS: tuple[Metric, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Metric))

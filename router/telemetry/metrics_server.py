@@ -1,0 +1,125 @@
+"""HTTP for Prometheus (/metrics) and for a liveness probe (/healthz), on the router's own event loop.
+
+prometheus_client's server runs in a thread, where the engine's dictionaries may change under it, and it would go on
+answering while the loop hangs. Here a scrape reads the state on the loop (so an answer also proves that the loop
+turns), and only the text is made in a thread. Just enough of HTTP/1.1 is spoken for GET and HEAD.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric as Family
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+
+_MOST_CONNECTIONS = 32
+_MOST_HEAD_BYTES = 16 * 1024
+_HEAD_TIMEOUT_S = 5.0
+
+
+class AddressUnavailable(Exception):
+    """The address cannot be listened on. str() says why, and the way out."""
+
+
+class MetricsServer:
+    """Serves one registry."""
+
+    def __init__(self, registry: CollectorRegistry, healthy: Callable[[], bool]) -> None:
+        """healthy: whether this router takes work; a router that drains is alive, but not healthy."""
+        self._registry = registry
+        self._healthy = healthy
+        self._server: asyncio.Server | None = None
+        self._open = 0
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (port 0 lets the system choose). AddressUnavailable when that fails."""
+        try:
+            self._server = await asyncio.start_server(self._answer, host, port, limit=_MOST_HEAD_BYTES)
+        except OSError as error:
+            # asyncio wraps the system's words in its own; name look-ups have numbers of their own (below 0).
+            number = error.errno or 0
+            why = os.strerror(number) if number > 0 else error.strerror or str(error)
+            raise AddressUnavailable(
+                f"metrics cannot listen on {host}:{port}: {why.lower()}; "
+                "choose another server.metrics_listen, or leave it empty to serve none"
+            ) from None
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open > _MOST_CONNECTIONS:
+                status, kind, body, head_only = (
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "text/plain",
+                    b"too many scrapes\n",
+                    False,
+                )
+            else:
+                status, kind, body, head_only = await self._respond(reader)
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            writer.write(head.encode() + (b"" if head_only else body))
+            async with asyncio.timeout(_HEAD_TIMEOUT_S):
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # the scraper went away
+        finally:
+            self._open -= 1
+            writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _respond(self, reader: asyncio.StreamReader) -> tuple[HTTPStatus, str, bytes, bool]:
+        try:
+            async with asyncio.timeout(_HEAD_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "text/plain", b"too large\n", False
+        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return HTTPStatus.BAD_REQUEST, "text/plain", b"this is HTTP/1.1: GET /metrics\n", False
+        method, target, _ = words
+        if method not in ("GET", "HEAD"):
+            return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"GET only\n", False
+        status, kind, body = await self._page(target.partition("?")[0])
+        return status, kind, body, method == "HEAD"
+
+    async def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+        match path:
+            case "/metrics":
+                frozen = _Frozen(list(self._registry.collect()))
+                text = await asyncio.to_thread(generate_latest, frozen)
+                return HTTPStatus.OK, CONTENT_TYPE_PLAIN_1_0_0, text
+            case "/healthz":
+                if self._healthy():
+                    return HTTPStatus.OK, "text/plain", b"ok\n"
+                return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"draining\n"
+            case _:
+                return HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics and /healthz\n"
+
+
+class _Frozen(CollectorRegistry):
+    """Families that are already read, for a thread to write out."""
+
+    def __init__(self, families: list[Family]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Family]:
+        return iter(self._families)

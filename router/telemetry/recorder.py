@@ -1,0 +1,200 @@
+"""Events → counters and histograms. The request path passes here once per request: cells are kept, not looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry
+
+from router.model.events import (
+    AttemptRetried,
+    ConfigChanged,
+    ConnectFailed,
+    ConnectionClosed,
+    FailoverEnded,
+    FailoverStep,
+    HandlerFailed,
+    HealthChanged,
+    HoldEnded,
+    HoldStarted,
+    Outcome,
+    PhaseChanged,
+    RequestAdmitted,
+    RequestFinished,
+)
+from router.model.identity import TenantName
+from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RefuseReason, RetryReason
+from router.model.request import Access, Method
+from router.telemetry import metric_catalogue as catalogue
+from router.telemetry.metric_catalogue import FailoverCause, RequestPhase, Success
+from router.telemetry.series import CounterCell, CounterSeries, HistogramCell, HistogramSeries
+
+UNKNOWN_TENANT = TenantName("(unknown)")
+_CLAIMED_ONLY = frozenset({RefuseReason.UNAUTHENTICATED.value, RefuseReason.TENANT_DENIED.value})
+
+
+class _TenantMethodCells:
+    """What a finished request touches, for one tenant and method."""
+
+    __slots__ = ("admitted", "execute", "outcomes", "phases", "rows", "seconds", "total")
+
+    def __init__(self, recorder: Recorder, tenant: TenantName, method: Method) -> None:
+        self.admitted = recorder.admitted.cell(tenant, method.value)
+        self.outcomes: dict[Outcome, CounterCell] = {
+            outcome: recorder.requests.cell(tenant, method.value, outcome.value) for outcome in Outcome
+        }
+        self.rows = recorder.rows.cell(tenant)
+        self.seconds = recorder.database_seconds.cell(tenant)
+        self.phases: dict[RequestPhase, HistogramCell] = {
+            phase: recorder.phases.cell(phase.value, method.value) for phase in RequestPhase
+        }
+        self.total = self.phases[RequestPhase.TOTAL]
+        self.execute = self.phases[RequestPhase.EXECUTE]
+
+
+class Recorder:
+    """Counts every event; one per router, on a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(metric: catalogue.Metric) -> CounterSeries:
+            series = CounterSeries(metric)
+            registry.register(series)
+            return series
+
+        def histogram(metric: catalogue.Metric) -> HistogramSeries:
+            series = HistogramSeries(metric)
+            registry.register(series)
+            return series
+
+        self.admitted = counter(catalogue.ADMITTED)
+        self.requests = counter(catalogue.REQUESTS)
+        self.rows = counter(catalogue.ROWS)
+        self.database_seconds = counter(catalogue.DATABASE_SECONDS)
+        self.phases = histogram(catalogue.PHASES)
+        self._errors = counter(catalogue.ERRORS)
+        self._retries = counter(catalogue.RETRIES)
+        self._holds_entered = counter(catalogue.HOLDS_ENTERED)
+        self._holds_ended = counter(catalogue.HOLDS_ENDED)
+        self._closed = counter(catalogue.CONNECTIONS_CLOSED)
+        self._connect_failures = counter(catalogue.CONNECT_FAILURES)
+        self._phase_changes = counter(catalogue.PHASE_CHANGES)
+        self._failovers = counter(catalogue.FAILOVERS)
+        self._failover_seconds = histogram(catalogue.FAILOVER_SECONDS)
+        self._failover_steps = counter(catalogue.FAILOVER_STEPS)
+        self._health_changes = counter(catalogue.HEALTH_CHANGES)
+        self._reloads = counter(catalogue.RELOADS)
+        self._handler_failures = counter(catalogue.HANDLER_FAILURES)
+        self._cells: dict[TenantName, dict[Method, _TenantMethodCells]] = {}
+        for method in Method:
+            for phase in RequestPhase:
+                self.phases.cell(phase.value, method.value)
+            for reason in RetryReason:
+                self._retries.cell(method.value, reason.value)
+        for result in Success:
+            self._reloads.cell(result.value)
+
+    def know_cluster(self, cluster: str, endpoints: Iterable[str]) -> None:
+        """Start the series of a cluster at 0. May be called again; counters go on."""
+        self._holds_entered.cell(cluster)
+        self._failover_seconds.cell(cluster)
+        for hold_end in HoldEndReason:
+            self._holds_ended.cell(cluster, hold_end.value)
+        for change in PhaseReason:
+            self._phase_changes.cell(cluster, change.value)
+        for cause in FailoverCause:
+            self._failovers.cell(cluster, cause.value)
+        for endpoint in endpoints:
+            self._connect_failures.cell(endpoint)
+            for health in HealthReason:
+                self._health_changes.cell(cluster, endpoint, health.value)
+            for access in Access:
+                for close in CloseReason:
+                    self._closed.cell(endpoint, access.value, close.value)
+
+    def _cells_of(self, tenant: TenantName, method: Method) -> _TenantMethodCells:
+        cells = _TenantMethodCells(self, tenant, method)
+        self._cells.setdefault(tenant, {})[method] = cells
+        return cells
+
+    def request_admitted(self, event: RequestAdmitted) -> None:
+        """Count it."""
+        try:
+            cells = self._cells[event.tenant][event.method]
+        except KeyError:
+            cells = self._cells_of(event.tenant, event.method)
+        cells.admitted.value += 1
+
+    def request_finished(self, event: RequestFinished) -> None:
+        """Count it: under 2 µs for a served request."""
+        tenant, outcome = event.tenant, event.outcome
+        if outcome is Outcome.REFUSED and event.reason in _CLAIMED_ONLY:
+            tenant = UNKNOWN_TENANT  # a name that only was claimed must not become a series
+        try:
+            cells = self._cells[tenant][event.method]
+        except KeyError:
+            cells = self._cells_of(tenant, event.method)
+        cells.outcomes[outcome].value += 1
+        if outcome is not Outcome.SERVED:
+            self._errors.cell(tenant, event.reason or outcome.value).value += 1
+            if outcome is Outcome.REFUSED:
+                return
+        cells.rows.value += event.rows
+        cells.total.observe(event.total_s)
+        if event.executed_s:
+            cells.execute.observe(event.executed_s)
+            cells.seconds.value += event.executed_s
+        if event.queued_s:
+            cells.phases[RequestPhase.QUEUE].observe(event.queued_s)
+        if event.held_s:
+            cells.phases[RequestPhase.HOLD].observe(event.held_s)
+        if event.acquired_s:
+            cells.phases[RequestPhase.ACQUIRE].observe(event.acquired_s)
+        if event.streamed_s:
+            cells.phases[RequestPhase.STREAM].observe(event.streamed_s)
+
+    def attempt_retried(self, event: AttemptRetried) -> None:
+        """Count it."""
+        self._retries.cell(event.method.value, event.reason.value).value += 1
+
+    def hold_started(self, event: HoldStarted) -> None:
+        """Count it."""
+        self._holds_entered.cell(event.cluster).value += 1
+
+    def hold_ended(self, event: HoldEnded) -> None:
+        """Count it."""
+        self._holds_ended.cell(event.cluster, event.reason.value).value += 1
+
+    def health_changed(self, event: HealthChanged) -> None:
+        """Count it."""
+        self._health_changes.cell(event.cluster, event.endpoint, event.reason.value).value += 1
+
+    def phase_changed(self, event: PhaseChanged) -> None:
+        """Count it."""
+        self._phase_changes.cell(event.cluster, event.reason.value).value += 1
+
+    def failover_step(self, event: FailoverStep) -> None:
+        """Count it."""
+        result = Success.OK if event.ok else Success.FAILED
+        self._failover_steps.cell(event.cluster, event.step, result.value).value += 1
+
+    def failover_ended(self, event: FailoverEnded) -> None:
+        """Count it, and its duration."""
+        cause = FailoverCause.PROMOTED if event.promoted else FailoverCause.FOLLOWED
+        self._failovers.cell(event.cluster, cause.value).value += 1
+        self._failover_seconds.cell(event.cluster).observe(event.took_s)
+
+    def connection_closed(self, event: ConnectionClosed) -> None:
+        """Count it."""
+        self._closed.cell(event.endpoint, event.access.value, event.reason.value).value += 1
+
+    def connect_failed(self, event: ConnectFailed) -> None:
+        """Count it."""
+        self._connect_failures.cell(event.endpoint).value += 1
+
+    def config_changed(self, event: ConfigChanged) -> None:
+        """Count it."""
+        self._reloads.cell((Success.OK if event.applied else Success.FAILED).value).value += 1
+
+    def handler_failed(self, event: HandlerFailed) -> None:
+        """Count it."""
+        self._handler_failures.cell(event.method).value += 1

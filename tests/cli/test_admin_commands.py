@@ -1,0 +1,217 @@
+"""status, switchover, drain and the other commands that talk to AdminService."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pointsman.v1 import admin_service_pb2 as pb
+
+from router.console import status_view
+from router.console.admin_client import AdminClient
+from router.console.targets import Target
+from tests.cli.conftest import TOKEN, Command, Ended, FakeAdmin
+
+Ask = Callable[..., Ended]
+
+
+@pytest.fixture
+def ask(command: Command, admin: FakeAdmin) -> Ask:
+    def run(*arguments: str) -> Ended:
+        return command(*arguments, "--address", admin.address, "--token", TOKEN)
+
+    return run
+
+
+def test_status_shows_roles_health_lag_tenants_and_pools(ask: Ask):
+    ended = ask("status")
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    assert lines[0] == "pointsman 9.9 · up 67 min · topology 7 · /etc/p.yaml"
+    assert "cluster main  steady for 12.0 s  primary pg1  term 3  generation 2  follow  4 held" in ended.out
+    row = {line.split()[0]: line for line in lines if line.strip()}
+    assert row["pg1"].split()[1:5] == ["one:5432", "a", "primary", "up"]
+    assert "down (probe_timeout) draining" in row["pg2"]
+    assert "12.5 s 400 KiB" in row["pg2"]
+    assert "unknown" in row["pg3"]
+    assert str(2**40) in row["acme"] or "3/8" in row["acme"]
+    assert {"beta", "gamma"} <= set(row), "all pages are asked for"
+
+
+def test_status_as_json_is_the_whole_state_in_plain_values(ask: Ask):
+    status = json.loads(ask("status", "--json").out)
+    assert list(status) == ["server", "clusters", "tenants", "pools"]
+    (cluster,) = status["clusters"]
+    assert (cluster["phase"], cluster["primary"], cluster["term"]) == ("steady", "pg1", 3)
+    assert [(end["name"], end["role"], end["health"]) for end in cluster["endpoints"]] == [
+        ("pg1", "primary", "up"),
+        ("pg2", "replica", "down"),
+        ("pg3", "replica", "unspecified"),
+    ]
+    assert [(tenant["name"], tenant["served"]) for tenant in status["tenants"]] == [
+        ("acme", 2**40),
+        ("beta", 0),
+        ("gamma", 0),
+    ]
+
+
+def test_watch_looks_again_and_again(admin: FakeAdmin, monkeypatch: pytest.MonkeyPatch):
+    looks = []
+    monkeypatch.setattr(status_view.time, "sleep", lambda seconds: looks.append(seconds))
+    with AdminClient(Target(admin.address, TOKEN)) as client:
+
+        def read() -> status_view.Status:
+            if len(looks) == 3:
+                raise KeyboardInterrupt
+            return status_view.look(client)
+
+        from rich.console import Console
+
+        with pytest.raises(KeyboardInterrupt):
+            status_view.watch(read, Console(quiet=True), 0.5)
+    assert looks == [0.5, 0.5, 0.5]
+
+
+def test_a_switchover_tells_each_step_and_its_price(ask: Ask, admin: FakeAdmin):
+    admin.steps = [
+        pb.SwitchoverResponse(step="hold_writes", elapsed_s=0.01),
+        pb.SwitchoverResponse(step="promote", detail="pg2", elapsed_s=0.2),
+        pb.SwitchoverResponse(step="done", done=True, primary="pg2", elapsed_s=0.7, pause_s=0.432),
+    ]
+    ended = ask("switchover", "main", "--to", "pg2", "--timeout", "3")
+    assert ended.code == 0
+    assert "hold_writes" in ended.out
+    assert "0.200 s  promote  pg2" in ended.out
+    assert "pg2 is the primary of main; writes waited 432 ms, 0.7 s in all" in ended.out
+    assert admin.seen[-1] == pb.SwitchoverRequest(cluster="main", to="pg2", timeout_ms=3000)
+
+
+def test_a_switchover_without_an_end_is_a_problem(ask: Ask, admin: FakeAdmin):
+    admin.steps = [pb.SwitchoverResponse(step="hold_writes")]
+    ended = ask("switchover", "main")
+    assert ended.code == 1
+    assert "ended without saying how" in ended.err
+
+
+def test_drain_resume_and_weight(ask: Ask, admin: FakeAdmin):
+    assert ask("drain", "pg1").out == "pg1 takes no new work; 2 requests still run there\n"
+    assert ask("resume", "pg1").out == "pg1 takes work again\n"
+    assert ask("weight", "pg1", "0").out == "pg1: weight 100 → 0, until the next reload or restart\n"
+    assert admin.seen[-1] == pb.SetEndpointWeightRequest(endpoint="pg1", weight=0)
+
+
+def test_an_unknown_endpoint_is_a_problem_in_the_routers_words(ask: Ask):
+    ended = ask("drain", "pg9")
+    assert (ended.code, ended.err) == (1, "pointsman: there is no endpoint pg9\n")
+
+
+def test_reload_tells_changes_or_every_problem(ask: Ask, admin: FakeAdmin):
+    assert ask("reload").out == "applied: nothing had changed\n"
+    admin.reload = pb.ReloadConfigResponse(applied=True, changes=["tenants.beta: added"])
+    assert ask("reload").out == "tenants.beta: added\napplied\n"
+    admin.reload = pb.ReloadConfigResponse(applied=False, problems=["x.yaml:1: a", "x.yaml:2: b"])
+    ended = ask("reload")
+    assert ended.code == 1
+    assert ended.err.startswith("pointsman: x.yaml:1: a\nx.yaml:2: b\nnothing was changed")
+
+
+def test_waiters(ask: Ask):
+    heading, row = ask("waiters").out.splitlines()
+    assert heading.split() == ["tenant", "request", "method", "phase", "for", "endpoint", "waits", "for"]
+    assert row.split() == ["acme", "r1", "query", "hold", "1.5", "s", "a", "primary"]
+    assert ask("waiters", "--tenant", "beta").out == "nothing waits\n"
+    (waiter,) = json.loads(ask("waiters", "--json").out)
+    assert (waiter["request_id"], waiter["waited_s"]) == ("r1", 1.5)
+
+
+def test_a_wrong_token_says_which_one_is_meant(command: Command, admin: FakeAdmin):
+    ended = command("status", "--address", admin.address, "--token", "nonsense")
+    assert ended.code == 1
+    assert ended.err == (
+        "pointsman: the token is not one of the admin tokens\n"
+        "check --token (POINTSMAN_ADMIN_TOKEN): it must be one of admin.tokens\n"
+    )
+
+
+def test_environment_variables_are_honoured(command: Command, admin: FakeAdmin, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POINTSMAN_ADMIN_ADDRESS", admin.address)
+    monkeypatch.setenv("POINTSMAN_ADMIN_TOKEN", TOKEN)
+    assert command("drain", "pg2").code == 0
+
+
+def test_a_development_router_is_found_by_its_directory(command: Command, admin: FakeAdmin, tmp_path: Path):
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "admin.token").write_text(f"{TOKEN}\n")
+    (tmp_path / "dev.json").write_text(json.dumps({"admin": admin.address, "router": "x:1", "tenants": []}))
+    assert command("drain", "pg2", "--dev", str(tmp_path)).code == 0
+    ended = command("drain", "pg2", "--dev", str(tmp_path / "absent"))
+    assert ended.code == 2
+    assert "no running development router" in ended.err
+
+
+def test_no_token_is_a_usage_error(command: Command):
+    ended = command("status")
+    assert ended.code == 2
+    assert ended.err.startswith("pointsman: no admin token given\nuse --token or POINTSMAN_ADMIN_TOKEN")
+
+
+@pytest.mark.parametrize("verb", [["status"], ["waiters"], ["reload"], ["drain", "x"], ["switchover", "x"]])
+def test_an_unreachable_router_is_exit_code_three(command: Command, verb: list[str]):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but nothing listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        ended = command(*verb, "--address", address, "--token", TOKEN)
+    assert ended.code == 3
+    assert ended.err.startswith(f"pointsman: no router answers at {address}\n")
+    assert "Traceback" not in ended.err
+
+
+def test_a_callers_port_is_told_apart(command: Command):
+    from concurrent import futures
+
+    import grpc
+
+    with futures.ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        ended = command("drain", "pg1", "--address", f"127.0.0.1:{port}", "--token", TOKEN)
+        server.stop(None).wait()
+    assert ended.code == 1
+    assert "does not serve AdminService" in ended.err
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":1", "host:x"])
+def test_a_malformed_address_is_a_usage_error(command: Command, address: str):
+    ended = command("status", "--address", address, "--token", TOKEN)
+    assert ended.code == 2
+    assert "is no address" in ended.err
+
+
+def test_health(command: Command):
+    from concurrent import futures
+
+    import grpc
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+    with futures.ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        servicer = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        serving = command("health", "--address", address)
+        servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        draining = command("health", "--address", address)
+        server.stop(None).wait()
+    gone = command("health", "--address", address)
+    assert [serving.code, draining.code, gone.code] == [0, 1, 3]
+
+
+def test_durations_are_said_as_people_say_them():
+    assert [status_view.duration(s) for s in (0.04, 59, 90, 7100, 7200, 200_000)] == [
+        "0.0 s", "59.0 s", "2 min", "118 min", "2 h", "2 d",
+    ]  # fmt: skip

@@ -1,0 +1,242 @@
+"""`pointsman sql` and its prompt, over a scripted router."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from pointsman.v1 import errors_pb2
+from pointsman.v1 import query_service_pb2 as pb
+from pointsman.v1 import types_pb2 as types
+from rich.console import Console
+
+from router.console.sql_prompt import SqlPrompt, receipt_line
+from router.console.sql_session import Outcome, SqlSession
+from router.console.targets import Target
+from tests.cli.conftest import Command, Ended
+from tests.sdk.fake_router import FakeRouter, one_row, result_set, status
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeRouter]:
+    router = FakeRouter()
+    await router.start()
+    yield router
+    await router.stop()
+
+
+def failing(code: grpc.StatusCode, message: str, **more):
+    async def answer(call: pb.MultiplexCall) -> pb.MultiplexReply:
+        return pb.MultiplexReply(failure=status(code, message, **more))
+
+    return answer
+
+
+async def sql(command: Command, fake: FakeRouter, *arguments: str) -> Ended:
+    given = ("--address", fake.address, "--tenant", "acme", "--token", "t")
+    return await asyncio.to_thread(command, "sql", *arguments, *given)
+
+
+async def test_a_read_shows_rows_and_where_they_came_from(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "select 1 as n", "--read", "replica")
+    assert ended.code == 0
+    assert "│ 1 │" in ended.out
+    assert ended.out.splitlines()[-1].startswith("1 row · one · ")
+    (call,) = fake.calls
+    assert call.WhichOneof("call") == "query"
+    assert fake.metadata[0]["authorization"] == "Bearer t"
+
+
+async def test_a_write_shows_its_command_tag(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "insert into t values (1)")
+    assert ended.out.startswith("INSERT 0 1 · one")
+    assert fake.calls[0].WhichOneof("call") == "execute"
+
+
+async def test_a_read_that_writes_goes_again_as_a_write(command: Command, fake: FakeRouter):
+    async def answer(call: pb.MultiplexCall) -> pb.MultiplexReply:
+        if call.WhichOneof("call") == "query":
+            pg = errors_pb2.PgErrorDetail(sqlstate="25006", message="read-only")
+            return pb.MultiplexReply(
+                failure=status(
+                    grpc.StatusCode.FAILED_PRECONDITION, "read-only", reason="WRITE_ON_READ_METHOD", pg=pg,
+                    executed="rolled_back",
+                )
+            )  # fmt: skip
+        return pb.MultiplexReply(execute=pb.ExecuteResponse(result=result_set(rows_affected=1, command_tag="SELECT 1")))
+
+    fake.on_call = answer
+    ended = await sql(command, fake, "with x as (insert into t values (1) returning 1) select * from x")
+    assert ended.code == 0
+    assert [call.WhichOneof("call") for call in fake.calls] == ["query", "execute"]
+
+
+async def test_json_and_csv_write_nothing_but_the_rows(command: Command, fake: FakeRouter):
+    assert json.loads((await sql(command, fake, "select 1", "--json")).out) == [{"n": 1}]
+    assert (await sql(command, fake, "select 1", "--csv")).out == "n\n1\n"
+
+
+async def test_several_statements_run_in_their_order_until_one_fails(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "select 1; insert into t values (';'); select 2")
+    assert ended.code == 0
+    assert [call.WhichOneof("call") for call in fake.calls] == ["query", "execute", "query"]
+
+
+async def test_a_sql_error_is_one_line_with_its_way_out(command: Command, fake: FakeRouter):
+    pg = errors_pb2.PgErrorDetail(
+        sqlstate="42703", message='column "foo" does not exist', hint='Perhaps you meant "f00".'
+    )
+    fake.on_call = failing(
+        grpc.StatusCode.INVALID_ARGUMENT, 'column "foo" does not exist', reason="BAD_SQL", pg=pg, executed="rolled_back"
+    )
+    ended = await sql(command, fake, "select foo")
+    assert ended.code == 1
+    assert ended.err == 'pointsman: column "foo" does not exist (42703)\nhint: Perhaps you meant "f00".\n'
+
+
+async def test_a_wrong_token_tells_which_options_to_check(command: Command, fake: FakeRouter):
+    fake.on_call = failing(grpc.StatusCode.UNAUTHENTICATED, "unknown token", reason="UNAUTHENTICATED", executed="no")
+    ended = await sql(command, fake, "select 1")
+    assert ended.code == 1
+    assert "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)" in ended.err
+
+
+async def test_an_outcome_that_may_have_happened_says_so(command: Command, fake: FakeRouter):
+    fake.on_call = failing(grpc.StatusCode.UNKNOWN, "lost in flight", reason="OUTCOME_UNKNOWN", executed="maybe")
+    ended = await sql(command, fake, "insert into t values (1)")
+    assert ended.err == "pointsman: lost in flight (outcome_unknown, executed: maybe)\n"
+
+
+async def test_standard_input_is_read(command: Command, fake: FakeRouter, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("select 1;\nselect 2;\n"))
+    ended = await sql(command, fake, "-")
+    assert ended.code == 0
+    assert len(fake.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["select 1", "--format", "xml"], "there is no output format 'xml'"),
+        (["select 1", "--read", "nowhere"], "reads cannot go to 'nowhere'"),
+        ([" ; "], "there is no statement to run"),
+    ],
+)
+async def test_wrong_options_are_usage_errors(command: Command, fake: FakeRouter, arguments: list[str], words: str):
+    ended = await sql(command, fake, *arguments)
+    assert ended.code == 2
+    assert words in ended.err
+
+
+def test_without_a_token_nothing_is_tried(command: Command):
+    ended = command("sql", "select 1")
+    assert ended.code == 2
+    assert "POINTSMAN_TOKEN" in ended.err
+
+
+def test_no_router_is_told_at_once(command: Command):
+    ended = command("sql", "select 1", "--address", "127.0.0.1:1", "--token", "t")
+    assert ended.code == 3
+    assert ended.err.startswith("pointsman: no router answers at 127.0.0.1:1\n")
+
+
+async def test_a_development_routers_tenant_is_the_default(command: Command, fake: FakeRouter, tmp_path: Path):
+    tenants = [{"name": "acme", "token": "a-token"}, {"name": "globex", "token": "g-token"}]
+    (tmp_path / "dev.json").write_text(json.dumps({"router": fake.address, "admin": "x:1", "tenants": tenants}))
+    ended = await asyncio.to_thread(command, "sql", "select 1", "--dev", str(tmp_path))
+    assert ended.code == 0
+    assert fake.metadata[-1]["authorization"] == "Bearer a-token"
+    await asyncio.to_thread(command, "sql", "select 1", "--dev", str(tmp_path), "--tenant", "globex")
+    assert fake.metadata[-1]["authorization"] == "Bearer g-token"
+    ended = await asyncio.to_thread(command, "sql", "select 1", "--dev", str(tmp_path), "--tenant", "none")
+    assert (ended.code, "its tenants: acme, globex" in ended.err) == (2, True)
+
+
+class Person:
+    """Types lines; notes the prompts it was asked with."""
+
+    def __init__(self, *lines: str | BaseException) -> None:
+        self.lines = list(lines)
+        self.prompts: list[str] = []
+
+    def __call__(self, prompt: str) -> str:
+        self.prompts.append(prompt)
+        line = self.lines.pop(0) if self.lines else EOFError()
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+
+async def prompted(fake: FakeRouter, *lines: str | BaseException) -> tuple[str, list[str]]:
+    """What a session showed, and its prompts."""
+    out, person = io.StringIO(), Person(*lines)
+
+    def session() -> None:
+        with SqlSession(Target(fake.address, "t", "acme")) as made:
+            SqlPrompt(made, Console(file=out, width=120), person).run()
+
+    await asyncio.to_thread(session)
+    return out.getvalue(), person.prompts
+
+
+class TestPrompt:
+    async def test_a_statement_may_take_several_lines(self, fake: FakeRouter, capsys: pytest.CaptureFixture[str]):
+        shown, prompts = await prompted(fake, "select", "  1", ";")
+        assert prompts == ["acme=> ", "acme-> ", "acme-> ", "acme=> "]
+        assert "│ 1 │" in shown
+        assert len(fake.calls) == 1
+
+    async def test_an_error_is_shown_and_the_prompt_goes_on(self, fake: FakeRouter):
+        fake.on_call = failing(grpc.StatusCode.INVALID_ARGUMENT, "syntax error", reason="BAD_SQL", executed="no")
+        shown, prompts = await prompted(fake, "selec 1;", "\\q")
+        assert "syntax error (bad_sql)" in shown
+        assert len(prompts) == 2
+
+    async def test_an_interrupt_forgets_what_was_begun(self, fake: FakeRouter):
+        _, prompts = await prompted(fake, "select (", KeyboardInterrupt(), "\\q")
+        assert prompts == ["acme=> ", "acme-> ", "acme=> "]
+        assert fake.calls == []
+
+    async def test_commands(self, fake: FakeRouter):
+        shown, _ = await prompted(fake, "\\?", "\\timing", "\\x", "\\read any", "\\nonsense", "select 1;", "\\q")
+        assert "BEGIN ... COMMIT runs a transaction" in shown
+        assert "timing is off" in shown
+        assert "reads go to any" in shown
+        assert "unknown command \\nonsense" in shown
+        assert "─ row 1" in shown
+        assert "ms in all" not in shown
+        assert fake.calls[0].query.options.read != types.READ_PREFERENCE_UNSPECIFIED
+
+    async def test_describing_a_table_that_is_not_there(self, fake: FakeRouter):
+        async def nothing(call: pb.MultiplexCall) -> pb.MultiplexReply:
+            return pb.MultiplexReply(query=pb.QueryResponse(result=result_set(rows=())))
+
+        fake.on_call = nothing
+        shown, _ = await prompted(fake, "\\d nowhere")
+        assert "there is no table or view nowhere" in shown
+
+    async def test_tables_are_listed(self, fake: FakeRouter):
+        fake.on_call = one_row
+        shown, _ = await prompted(fake, "\\d")
+        assert "1 row" in shown
+
+
+RECEIPT_FIELDS = {
+    "request_id": "r", "token": b"", "endpoint": "pg2", "role": "replica", "topology": 1, "attempts": 2,
+    "replayed": False, "queued_us": 0, "held_us": 2_000_000, "executed_us": 400, "route_reason": "balanced",
+}  # fmt: skip
+
+
+def test_the_receipt_line_tells_what_a_failover_cost():
+    from pointsman import Receipt
+
+    outcome = Outcome(("n",), [(1,)], "SELECT 1", 1, Receipt(**RECEIPT_FIELDS), (), 2.0019)
+    assert receipt_line(outcome) == (
+        "1 row · pg2 (replica) · 0.4 ms in PostgreSQL, 2001.9 ms in all · 2 attempts · held 2000 ms by a failover"
+    )
+    assert receipt_line(outcome, timing=False).startswith("1 row · pg2 (replica) · 2 attempts")

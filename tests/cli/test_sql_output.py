@@ -1,0 +1,153 @@
+"""Statements in, rows out: the reader of statements and the forms of output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from router.console.result_output import NULL, OutputFormat, as_csv, as_text, unique_names, visible, write_rows
+from router.console.statement_reader import StatementReader, first_word, looks_like_a_read, split
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("select 1; select 2;", ["select 1", "select 2", ""]),
+        ("select ';'; x", ["select ';'", "x"]),
+        ("select 'it''s; me'; x", ["select 'it''s; me'", "x"]),
+        (r"select E'\'; still'; x", [r"select E'\'; still'", "x"]),
+        (r"select '\'; x", [r"select '\'", "x"]),
+        (r"select type'\'; x", [r"select type'\'", "x"]),
+        ('select "a;b"; x', ['select "a;b"', "x"]),
+        ("select 1 -- no; end\n; x", ["select 1 -- no; end\n", "x"]),
+        ("select /* a; /* b; */ c; */ 1; x", ["select /* a; /* b; */ c; */ 1", "x"]),
+        ("do $$ begin; end $$; x", ["do $$ begin; end $$", "x"]),
+        ("do $f$ $$;$$ ; $f$; x", ["do $f$ $$;$$ ; $f$", "x"]),
+        ("select $1; x", ["select $1", "x"]),
+        ("select a$b$c; x", ["select a$b$c", "x"]),
+        ("select 'open; x", ["select 'open; x"]),
+    ],
+)
+def test_a_statement_ends_at_a_semicolon_outside_quotes_and_comments(text: str, pieces: list[str]):
+    assert [piece.strip() for piece in split(text)] == [piece.strip() for piece in pieces]
+
+
+@given(st.text(alphabet="a;'\"$-/*\\\nE ", max_size=40))
+def test_splitting_loses_nothing_and_ends(text: str):
+    assert ";".join(split(text)) == text
+
+
+def test_lines_are_collected_until_a_statement_is_complete():
+    reader = StatementReader()
+    assert reader.feed("select 1,") == []
+    assert reader.pending
+    assert reader.feed("  2; select 'a") == ["select 1,\n  2"]
+    assert reader.feed("b';;") == ["select 'a\nb'"]
+    assert not reader.pending
+    reader.feed("select")
+    reader.clear()
+    assert not reader.pending
+
+
+@pytest.mark.parametrize(
+    ("sql", "word"),
+    [("SELECT 1", "select"), ("  -- x\n /* y */ (with", "with"), ("", ""), ("-- only", ""), ("123", "")],
+)
+def test_the_first_word(sql: str, word: str):
+    assert first_word(sql) == word
+
+
+def test_reads_are_guessed_from_the_first_word():
+    assert looks_like_a_read("explain analyze select 1")
+    assert not looks_like_a_read("update t set a = 1")
+
+
+ROWS = [(1, None, "a,b"), (2, "", 'say "hi"\n')]
+NAMES = ("n", "t", "u")
+
+
+def written(form: OutputFormat, names=NAMES, rows=ROWS) -> str:
+    out = io.StringIO()
+    write_rows(form, names, rows, Console(file=out, width=100, force_terminal=False), out)
+    return out.getvalue()
+
+
+def test_a_table_tells_null_from_an_empty_text():
+    text = written(OutputFormat.TABLE)
+    lines = [line for line in text.splitlines() if "│" in line]
+    assert NULL in lines[0]
+    assert NULL not in lines[1]
+    assert 'say "hi"' in text
+
+
+def test_expanded_has_a_line_per_column():
+    text = written(OutputFormat.EXPANDED)
+    assert text.count("row ") == 2
+    assert f"t  {NULL}" in text
+
+
+def test_json_keeps_numbers_nulls_and_doubled_names():
+    assert json.loads(written(OutputFormat.JSON)) == [
+        {"n": 1, "t": None, "u": "a,b"},
+        {"n": 2, "t": "", "u": 'say "hi"\n'},
+    ]
+    assert json.loads(written(OutputFormat.JSON, ("a", "a"), [(1, 2)])) == [{"a": 1, "a_2": 2}]
+    assert json.loads(written(OutputFormat.JSON, ("a",), [])) == []
+
+
+def test_json_takes_every_type_there_is():
+    values = (
+        Decimal("1.50"),
+        datetime(2026, 1, 2, 3, 4, 5),
+        b"\x00\xff",
+        UUID(int=1),
+        float("nan"),
+        [1, {"a": date(2026, 1, 1)}],
+    )
+    (row,) = json.loads(written(OutputFormat.JSON, tuple("abcdef"), [values]))
+    assert list(row.values()) == [
+        "1.50", "2026-01-02 03:04:05", "\\x00ff", str(UUID(int=1)), "nan", [1, {"a": "2026-01-01"}],
+    ]  # fmt: skip
+
+
+def test_csv_tells_null_from_an_empty_text():
+    assert as_csv(NAMES, ROWS) == 'n,t,u\n1,,"a,b"\n2,"","say ""hi""\n"\n'
+
+
+@given(st.lists(st.tuples(st.none() | st.text(), st.text()), max_size=5))
+def test_csv_is_read_back_as_written(rows):
+    text = as_csv(("a", "b"), rows)
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [
+        ["a", "b"],
+        *([left or "", right] for left, right in rows),
+    ]
+
+
+def test_names_of_keys_are_unique():
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a_2", "a_3"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "true"), (1.5, "1.5"), (b"\x01", "\\x01"), ([1, None], "[1, null]"), ({"a": "é"}, '{"a": "é"}')],
+)
+def test_values_as_text(value: object, text: str):
+    assert as_text(value) == text
+
+
+def test_what_a_database_holds_cannot_act_on_the_terminal():
+    evil = "\x1b]0;owned\x07\u202eabc[bold]x[/]\r"
+    assert visible(evil) == "\\x1b]0;owned\\x07\\u202eabc[bold]x[/]\\x0d"
+    text = written(OutputFormat.TABLE, (evil,), [(evil,)])
+    assert "\x1b" not in text
+    assert "[bold]" in text
+    assert visible("tab\tand\nline é 漢") == "tab\tand\nline é 漢"

@@ -1,0 +1,131 @@
+"""What is made from the schema: JSON Schema, the reference, the sample; and differences and the effective form."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from router.config.differences import diff, needs_restart
+from router.config.json_schema import names_at, resolve, schema
+from router.config.loading import load_text
+from router.config.reference import END, START, MarkersMissing, fill, reference
+from router.config.sample import sample
+from router.config.showing import show
+from router.model import policy
+from tests.config.test_config_loading import ENVIRON, GOOD, load_good
+
+ROOT = Path(__file__).parents[2]
+POLICIES = [value for value in vars(policy).values() if dataclasses.is_dataclass(value)]
+
+
+def changed(old: str, new: str) -> tuple[str, ...]:
+    assert GOOD.count(old) == 1
+    return diff(load_good(), load_good(GOOD.replace(old, new)))
+
+
+def test_the_schema_is_valid_and_takes_the_good_file():
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(yaml.safe_load(GOOD), schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**yaml.safe_load(GOOD), "clustres": {}}, schema())
+
+
+def test_the_schema_is_json():
+    assert json.loads(json.dumps(schema())) == schema()
+
+
+@pytest.mark.parametrize("section", list(schema()["$defs"]))
+def test_every_field_is_described(section: str):
+    for name, part in schema()["$defs"][section].get("properties", {}).items():
+        assert resolve(part).get("description"), f"{section}.{name} has no docstring"
+
+
+def test_names_at_a_place():
+    assert "max_size" in names_at(("tenants", "any", "pool"))
+    assert names_at(("tenants",)) == ()
+    assert names_at(("nowhere", "x")) == ()
+
+
+@pytest.mark.parametrize("owner", POLICIES, ids=lambda owner: owner.__name__)
+def test_every_tunable_is_in_sample_and_reference(owner: type):
+    for part in dataclasses.fields(owner):
+        assert f"{part.name}:" in sample()
+        assert f"`{part.name}`" in reference() or f".{part.name}`" in reference()
+
+
+def test_the_committed_sample_is_fresh():
+    fresh = "run: pointsman config sample --write deploy/pointsman.yaml"
+    assert (ROOT / "deploy" / "pointsman.yaml").read_text() == sample(), fresh
+
+
+def test_the_sample_loads_as_it_is():
+    environ = {
+        name: name for name in ("POINTSMAN_ADMIN_TOKEN", "POINTSMAN_CONTROL_PASSWORD", "ACME_PASSWORD", "ACME_TOKEN")
+    }
+    config = load_text(sample(), Path("x.yaml"), environ)
+    assert [endpoint.name for endpoint in config.topology.clusters["main"].endpoints] == ["pg1", "pg2", "pg3"]
+
+
+def test_the_sample_with_everything_commented_in_keeps_the_schema():
+    everything = "\n".join(
+        line.replace("#", "", 1) if line.lstrip().startswith("#") and not line.lstrip().startswith("# ") else line
+        for line in sample().splitlines()
+    )
+    jsonschema.validate(yaml.safe_load(everything), schema())
+
+
+def test_the_reference_in_the_readme_is_fresh():
+    text = (ROOT / "README.md").read_text()
+    if START not in text:
+        pytest.skip("README.md has no place for the configuration reference yet")
+    assert fill(text) == text, "run: pointsman config reference --write README.md"
+
+
+def test_the_reference_fills_its_place_and_nothing_else():
+    text = f"before\n{START}\nold\n{END}\nafter\n"
+    filled = fill(text)
+    assert filled.startswith(f"before\n{START}\n#### `server`")
+    assert filled.endswith(f"{END}\nafter\n")
+    assert fill(filled) == filled
+    with pytest.raises(MarkersMissing):
+        fill("nothing here")
+
+
+def test_nothing_changed_is_no_difference():
+    assert diff(load_good(), load_good()) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        ("max_size: 5", "max_size: 6", ("tenants.acme.pool.max_size: 5 → 6",)),
+        ("two_choices", "least_in_flight", ("tenants.acme.limits.balancer: two_choices → least_in_flight",)),
+        ("hold: {window_s: 7}", "hold: {window_s: 8}", ("clusters.main.hold.window_s: 7.0 → 8.0",)),
+        ("  beta:\n", "  gamma:\n", ("tenants.beta: removed", "tenants.gamma: added")),
+        (
+            "weights: {pg2: 200}",
+            "weights: {pg1: 1}",
+            ("tenants.acme.weights.pg2: removed", "tenants.acme.weights.pg1: added"),
+        ),
+        ("env:BETA_PW", "env:ACME_PW", ("tenants.beta.login.password: changed (secret)",)),
+        ("[env:BETA_TOKEN]", "[env:BETA_PW]", ("tenants.beta.tokens: changed (secret)",)),
+        ("weight: 300", "weight: 1", ("clusters.main.endpoints.pg2.weight: 300 → 1",)),
+    ],
+)
+def test_differences_in_words(old: str, new: str, lines: tuple[str, ...]):
+    assert changed(old, new) == lines
+
+
+def test_what_a_reload_cannot_change_is_told():
+    new = load_good(f"server: {{grace_s: 3}}\nlog: {{level: debug}}\n{GOOD}")
+    assert diff(load_good(), new) == ("server.grace_s: 10.0 → 3.0", "log.level: info → debug")
+    assert needs_restart(load_good(), new) == ("server.grace_s: 10.0 → 3.0",)
+
+
+def test_the_effective_form_has_defaults_and_no_secret():
+    shown = show(load_good(), GOOD)
+    assert yaml.safe_load(shown)["tenants"]["beta"]["pool"]["max_size"] == policy.PoolPolicy().max_size
+    assert not [name for pair in ENVIRON.items() for name in pair if name in shown]

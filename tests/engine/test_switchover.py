@@ -1,0 +1,160 @@
+"""Planned switchovers over fake servers, on virtual time."""
+
+import asyncio
+
+import pytest
+
+from router.model.errors import RouterError
+from router.model.events import FailoverEnded, FailoverStep, Health, Phase
+from router.model.identity import EndpointName
+from router.model.reasons import RefuseReason
+from router.model.topology import FailoverMode
+from tests.engine.supervising import supervised, until
+from tests.support.fake_servers import FakeServers, Mood
+from tests.support.virtual_time import virtual
+
+N1, N2, N3 = (EndpointName(name) for name in ("n1", "n2", "n3"))
+
+
+@virtual
+async def test_the_primary_moves_to_the_standby_named():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, kept):
+        steps: list[FailoverStep] = []
+        phases = []
+        supervisor.subscribe(lambda state: phases.append(state.phase))
+        assert await supervisor.switchover(N3, 5.0, steps.append) == N3
+        assert (supervisor.state.primary, supervisor.state.term, supervisor.state.generation) == (N3, 2, 2)
+        named = [(step.step, step.endpoint) for step in steps]
+        assert named[:6] == [
+            ("hold_writes", N1),
+            ("fence", N2),
+            ("catch_up", N3),
+            ("fence", N3),
+            ("set_synchronous", N3),
+            ("promote", N3),
+        ]
+        assert set(named[6:]) == {("verify_write", N3), ("repoint", N2)}
+        assert all(step.ok for step in steps)
+        assert Phase.HOLDING in phases
+        assert len(kept.of(FailoverStep)) == len(steps)
+        [ended] = kept.of(FailoverEnded)
+        assert isinstance(ended, FailoverEnded)
+        assert ended.took_s < 0.3
+        await until(supervisor, lambda state: state.endpoints[N1].health is Health.QUARANTINED)
+
+
+@virtual
+async def test_unnamed_it_moves_to_the_most_advanced():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        assert await supervisor.switchover(None, 5.0) == N2
+
+
+@pytest.mark.parametrize("step", ["hold_writes", "fence", "set_synchronous"])
+@virtual
+async def test_a_failure_before_the_promotion_is_undone(step: str):
+    servers = FakeServers.of(3)
+    servers.failing |= {(step, name) for name in (N1, N2, N3)}
+    async with supervised(servers) as (supervisor, _):
+        with pytest.raises(RouterError) as refused:
+            await supervisor.switchover(N2, 5.0)
+        assert refused.value.reason is RefuseReason.SWITCHOVER_REFUSED
+        assert step in refused.value.message or "fenced" in refused.value.message
+        await until(supervisor, lambda state: state.phase is Phase.STEADY)
+        assert (supervisor.state.primary, supervisor.state.generation) == (N1, 1)
+        assert not servers["n1"].read_only
+        assert not servers["n2"].fenced
+        assert not servers["n3"].fenced
+
+
+@virtual
+async def test_a_standby_that_does_not_catch_up_in_time_is_given_up():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        servers.hanging.add(("fence", N2))
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(RouterError, match="longer than 1 s"):
+            await supervisor.switchover(N2, 1.0)
+        assert asyncio.get_running_loop().time() - began < 1.1
+        await until(supervisor, lambda state: state.primary == N1)
+
+
+@virtual
+async def test_a_failure_after_the_promotion_follows_the_facts():
+    servers = FakeServers.of(3)
+    servers.failing.add(("verify_write", N2))
+    async with supervised(servers) as (supervisor, _):
+        with pytest.raises(RouterError):
+            await supervisor.switchover(N2, 5.0)
+        await until(supervisor, lambda state: state.primary == N2)
+
+
+@virtual
+async def test_a_caller_that_goes_away_does_not_stop_it_half_way():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N2, 5.0))
+        await asyncio.sleep(0.005)
+        call.cancel()
+        await until(supervisor, lambda state: state.primary == N2)
+
+
+@virtual
+async def test_a_primary_that_dies_during_a_switchover_is_replaced_after_it():
+    servers = FakeServers.of(3)
+    servers.hanging.add(("hold_writes", N1))
+    async with supervised(servers) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N2, 2.0))
+        await asyncio.sleep(0.5)
+        servers["n1"].mood = Mood.DEAD
+        with pytest.raises(RouterError):
+            await call
+        await until(supervisor, lambda state: state.primary in (N2, N3))
+        assert supervisor.state.term == 2
+
+
+@virtual
+async def test_it_is_refused_in_words():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        servers["n3"].mood = Mood.DEAD
+        await until(supervisor, lambda state: state.endpoints[N3].health is Health.DOWN)
+        for to, words in ((N1, "already"), (N3, "cannot take over"), (N2, "no standby left")):
+            with pytest.raises(RouterError, match=words) as refused:
+                await supervisor.switchover(to, 5.0)
+            assert refused.value.reason is RefuseReason.SWITCHOVER_REFUSED
+        with pytest.raises(RouterError, match="no endpoint n9") as unknown:
+            await supervisor.switchover(EndpointName("n9"), 5.0)
+        assert unknown.value.reason is RefuseReason.UNKNOWN_NAME
+        assert servers.journal == []
+
+
+@virtual
+async def test_one_at_a_time():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        first = asyncio.create_task(supervisor.switchover(N2, 5.0))
+        await asyncio.sleep(0)
+        with pytest.raises(RouterError, match="not steady"):
+            await supervisor.switchover(N3, 5.0)
+        assert await first == N2
+
+
+@virtual
+async def test_follow_mode_leaves_it_to_others():
+    async with supervised(FakeServers.of(3), FailoverMode.FOLLOW) as (supervisor, _):
+        with pytest.raises(RouterError, match="follow mode"):
+            await supervisor.switchover(N2, 5.0)
+
+
+@virtual
+async def test_stopping_during_a_switchover_leaves_nothing_running():
+    servers = FakeServers.of(3)
+    servers.hanging.add(("hold_writes", N1))
+    async with supervised(servers) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N2, 50.0))
+        await asyncio.sleep(0.5)
+        await supervisor.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await call

@@ -1,0 +1,243 @@
+"""The catalogue, what the sink counts, and the equations that the counts obey."""
+
+import dataclasses
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.model import events as ev
+from router.model.events import Health, Outcome, Phase
+from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RefuseReason, RetryReason
+from router.model.request import Access, Method
+from router.model.state import EndpointState
+from router.model.topology import FailoverMode, Role
+from router.model.views import ClusterView, EndpointView, PoolView, TenantView
+from router.telemetry.event_sink import TelemetrySink
+from router.telemetry.metric_catalogue import METRICS, Kind, RequestPhase
+from router.telemetry.state_collector import RouterView
+
+Labels = dict[str, str]
+
+
+def scrape(sink: TelemetrySink) -> dict[str, list[tuple[Labels, float]]]:
+    """Every sample by its full name, read as Prometheus reads it."""
+    found: dict[str, list[tuple[Labels, float]]] = {}
+    for family in text_string_to_metric_families(generate_latest(sink.registry).decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def total(samples: dict[str, list[tuple[Labels, float]]], name: str, **labels: str) -> float:
+    return sum(value for has, value in samples.get(f"pointsman_{name}", []) if labels.items() <= has.items())
+
+
+def finished(tenant: str, outcome: Outcome, reason: str = "", **more: float) -> ev.RequestFinished:
+    return ev.RequestFinished(tenant, Method.QUERY, outcome, reason, total_s=0.001, **more)
+
+
+ENDPOINT = EndpointView("main", "h", 1, "a", EndpointState("pg1", Role.PRIMARY, Health.UP, lag_s=0.0), 3, 4)
+VIEW = RouterView(
+    clusters=(ClusterView("main", Phase.STEADY, FailoverMode.FOLLOW, "pg1", 7, 2, 5, 1.0, "", (ENDPOINT,)),),
+    tenants=(TenantView("acme", "main", "acme", in_flight=6, queued=1),),
+    pools=(PoolView("acme", "pg1", Access.READ_ONLY, 1, 4, 1, 2, 1, 9, 8, 2, 33),),
+)
+ALL_EVENTS = (
+    ev.RequestAdmitted("acme", Method.QUERY),
+    finished("acme", Outcome.FAILED, "bad_sql"),
+    ev.AttemptRetried("acme", Method.QUERY, RetryReason.NOT_SENT, 2, "pg1", 0.1),
+    ev.HoldStarted("acme", "main"),
+    ev.HoldEnded("acme", "main", HoldEndReason.RELEASED, 0.5),
+    ev.HealthChanged("main", "pg1", Health.UP, Health.DOWN, HealthReason.PROBE_TIMEOUT),
+    ev.PhaseChanged("main", Phase.STEADY, Phase.STUCK, PhaseReason.NO_CANDIDATE, None, 1, 1),
+    ev.FailoverStep("main", "promote", "pg2", False, 0.1),
+    ev.FailoverEnded("main", "pg2", 2, 1.5, True),
+    ev.ConnectionClosed("acme", "pg1", Access.READ_ONLY, CloseReason.IDLE),
+    ev.ConnectFailed("acme", "pg1", "connection refused"),
+    ev.ConfigChanged(False, (), ("x",)),
+    ev.HandlerFailed("/pointsman.v1.QueryService/Query", "KeyError", "x.py:1"),
+)
+
+
+def test_names_are_unique_and_follow_prometheus_rules():
+    names = [metric.full_name for metric in METRICS]
+    assert len(names) == len(set(names))
+    for metric in METRICS:
+        assert re.fullmatch(r"pointsman_[a-z_]+", metric.full_name)
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+        assert metric.meaning.endswith(".")
+        assert bool(metric.buckets) == (metric.kind is Kind.HISTOGRAM)
+        assert list(metric.buckets) == sorted(set(metric.buckets))
+        assert len(set(metric.labels)) == len(metric.labels)
+
+
+def test_request_buckets_reach_from_a_tenth_of_a_millisecond_to_thirty_seconds():
+    (phases,) = (metric for metric in METRICS if metric.name == "request_phase_seconds")
+    assert (phases.buckets[0], phases.buckets[-1]) == (0.0001, 30.0)
+
+
+def test_every_event_is_told_and_every_metric_exposed_with_its_labels():
+    assert {type(event) for event in ALL_EVENTS} == set(ev.Event.__args__)
+    sink = TelemetrySink(write=lambda *_, **__: None)
+    sink.watch(lambda: VIEW, "1.2.3")
+    for event in ALL_EVENTS:
+        sink.emit(event)
+    samples = scrape(sink)
+    for metric in METRICS:
+        name = metric.full_name + ("_count" if metric.kind is Kind.HISTOGRAM else "")
+        if metric.name == "endpoint_lag_bytes":
+            assert name not in samples, "unknown is told by absence"
+            continue
+        assert {frozenset(labels) for labels, _ in samples[name]} == {frozenset(metric.labels)}, metric.name
+
+
+def test_what_a_view_says_is_what_the_gauges_say():
+    sink = TelemetrySink()
+    sink.watch(lambda: VIEW, "1.2.3")
+    samples = scrape(sink)
+    assert total(samples, "build_info", version="1.2.3") == 1
+    assert total(samples, "requests_in_flight", tenant="acme") == 6
+    assert total(samples, "cluster_phase") == total(samples, "cluster_phase", phase="steady") == 1
+    assert total(samples, "endpoint_role") == total(samples, "endpoint_role", endpoint="pg1", role="primary") == 1
+    assert total(samples, "endpoint_health") == total(samples, "endpoint_health", health="up") == 1
+    assert total(samples, "endpoint_lag_seconds", endpoint="pg1") == 0
+    assert total(samples, "pool_idle", access="read_only") == 1
+    assert total(samples, "pool_lanes_in_flight") == 33
+
+
+def test_labels_of_enums_start_at_zero():
+    sink = TelemetrySink()
+    sink.know_clusters({"main": ["pg1", "pg2"]})
+    samples = scrape(sink)
+
+    def values(name: str, label: str) -> set[str]:
+        assert total(samples, name) == 0
+        return {labels[label] for labels, _ in samples[f"pointsman_{name}"]}
+
+    assert values("retries_total", "reason") == {reason.value for reason in RetryReason}
+    assert values("holds_ended_total", "reason") == {reason.value for reason in HoldEndReason}
+    assert values("connections_closed_total", "reason") == {reason.value for reason in CloseReason}
+    assert values("endpoint_health_changes_total", "reason") == {reason.value for reason in HealthReason}
+    assert values("cluster_phase_changes_total", "reason") == {reason.value for reason in PhaseReason}
+    assert values("request_phase_seconds_count", "phase") == {phase.value for phase in RequestPhase}
+
+
+def test_a_tenants_first_request_brings_all_outcomes_at_zero():
+    sink = TelemetrySink()
+    sink.emit(finished("acme", Outcome.SERVED))
+    has = scrape(sink)["pointsman_requests_total"]
+    assert {labels["outcome"]: value for labels, value in has} == {
+        outcome.value: float(outcome is Outcome.SERVED) for outcome in Outcome
+    }
+
+
+@pytest.mark.parametrize("reason", [RefuseReason.UNAUTHENTICATED, RefuseReason.TENANT_DENIED])
+def test_a_name_that_was_only_claimed_becomes_no_series(reason: RefuseReason):
+    sink = TelemetrySink()
+    sink.emit(finished("../etc", Outcome.REFUSED, reason.value))
+    samples = scrape(sink)
+    assert total(samples, "requests_total", tenant="(unknown)", outcome="refused") == 1
+    assert "../etc" not in str(samples)
+
+
+def test_two_routers_in_one_process_share_nothing():
+    one, other = TelemetrySink(), TelemetrySink()
+    one.emit(finished("acme", Outcome.SERVED))
+    assert total(scrape(other), "requests_total") == 0
+
+
+def test_phases_are_counted_where_the_request_was_and_not_elsewhere():
+    sink = TelemetrySink()
+    sink.emit(finished("acme", Outcome.SERVED, executed_s=0.004, held_s=2.0, rows=3))
+    samples = scrape(sink)
+    counts = {
+        labels["phase"]: n
+        for labels, n in samples["pointsman_request_phase_seconds_count"]
+        if labels["method"] == "query"
+    }
+    assert counts == {"queue": 0, "hold": 1, "acquire": 0, "execute": 1, "stream": 0, "total": 1}
+    at = total(samples, "request_phase_seconds_bucket", phase="execute", le="0.005")
+    below = total(samples, "request_phase_seconds_bucket", phase="execute", le="0.0025")
+    assert (at, below) == (1, 0)
+    assert total(samples, "rows_total", tenant="acme") == 3
+    assert total(samples, "database_seconds_total", tenant="acme") == pytest.approx(0.004)
+
+
+def test_a_mistake_in_telemetry_fails_no_request():
+    complaints = []
+    sink = TelemetrySink(level="debug", write=lambda *_, **__: 1 / 0)
+    sink._complaints = type("Fake", (), {"error": lambda _self, event, **fields: complaints.append((event, fields))})()
+    sink.emit(finished("acme", Outcome.SERVED))
+    sink.emit(object())
+    assert [fields["error"] for _, fields in complaints] == ["ZeroDivisionError", "KeyError"]
+
+
+@dataclasses.dataclass
+class World:
+    """A small model of a router that emits what a real one would."""
+
+    sink: TelemetrySink
+    running: list[str] = dataclasses.field(default_factory=list)
+    held: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def view(self) -> RouterView:
+        flights = Counter(self.running)
+        return RouterView(
+            clusters=[ClusterView("main", Phase.STEADY, FailoverMode.FOLLOW, held=sum(self.held.values()))],
+            tenants=[TenantView(name, "main", name, in_flight=count) for name, count in flights.items()],
+        )
+
+    def step(self, tenant: str, act: str, outcome: Outcome, reason: str, end: HoldEndReason) -> None:
+        if act == "admit":
+            self.running.append(tenant)
+            self.sink.emit(ev.RequestAdmitted(tenant, Method.QUERY))
+        elif act == "refuse":
+            self.sink.emit(finished(tenant, Outcome.REFUSED, reason))
+        elif act == "finish" and tenant in self.running:
+            self.running.remove(tenant)
+            why = "" if outcome is Outcome.SERVED else reason
+            self.sink.emit(finished(tenant, Outcome.FAILED if outcome is Outcome.REFUSED else outcome, why))
+        elif act == "hold":
+            self.held[tenant] += 1
+            self.sink.emit(ev.HoldStarted(tenant, "main"))
+        elif act == "unhold" and self.held[tenant]:
+            self.held[tenant] -= 1
+            self.sink.emit(ev.HoldEnded(tenant, "main", end, 0.1))
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["acme", "beta"]),
+        st.sampled_from(["admit", "finish", "refuse", "hold", "unhold"]),
+        st.sampled_from(Outcome),
+        st.sampled_from(["", "bad_sql", "deadline", "queue_full"]),
+        st.sampled_from(HoldEndReason),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_the_equations_hold_after_any_sequence(steps):
+    world = World(TelemetrySink())
+    world.sink.watch(world.view, "x")
+    for step in steps:
+        world.step(*step)
+    samples = scrape(world.sink)
+    for tenant in ("acme", "beta"):
+        ended = {outcome: total(samples, "requests_total", tenant=tenant, outcome=outcome.value) for outcome in Outcome}
+        admitted = total(samples, "requests_admitted_total", tenant=tenant)
+        in_flight = total(samples, "requests_in_flight", tenant=tenant)
+        refused = ended.pop(Outcome.REFUSED)
+        assert admitted == sum(ended.values()) + in_flight
+        errors = total(samples, "request_errors_total", tenant=tenant)
+        assert errors == ended[Outcome.FAILED] + ended[Outcome.CANCELLED] + refused
+    counted = total(samples, "request_phase_seconds_count", phase="total")
+    assert counted == total(samples, "requests_total") - total(samples, "requests_total", outcome="refused")
+    assert total(samples, "holds_entered_total") == total(samples, "holds_ended_total") + total(samples, "holds_held")
