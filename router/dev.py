@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sys
 import tempfile
@@ -87,6 +88,9 @@ class _Secrets:
 def run(options: DevOptions) -> int:
     """Run until Ctrl-C. Exit code 0 after an orderly end, 1 when something could not be started."""
     started = time.monotonic()
+    # gRPC reads these when it is first used; servers are started while channels are open, and it notes each one.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     set_up("warning", "auto")
     temporary = options.data is None
     directory = Path(tempfile.mkdtemp(prefix="pointsman-dev-")) if options.data is None else options.data
@@ -178,7 +182,8 @@ async def _heal(cluster: DevCluster, rewrite: Callable[[], Path]) -> None:
         await asyncio.sleep(HEAL_S)
         healed = await asyncio.to_thread(cluster.heal)
         for one in healed:
-            _tell(str(one))
+            outcome = one.done if one.succeeded else f"not yet: {one.done}"
+            _tell(f"{one.name}: {one.reason.value}; {outcome}")
         if healed:
             rewrite()
 
@@ -219,8 +224,6 @@ Ctrl-C stops everything.
 
 
 def _path_folders() -> list[str]:
-    import os
-
     return os.environ.get("PATH", "").split(os.pathsep)
 
 
