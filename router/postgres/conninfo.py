@@ -23,7 +23,6 @@ def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> 
         "port": endpoint.port,
         "dbname": database,
         "user": login.user,
-        "sslmode": endpoint.tls.mode,
         "connect_timeout": max(1, round(cluster.policy.connect_timeout_s)),
         "client_encoding": "UTF8",
         "keepalives_idle": 10,
@@ -33,14 +32,15 @@ def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> 
     }
     if login.password is not None:
         parameters["password"] = login.password.value
-    for name, value in (
-        ("sslrootcert", endpoint.tls.root_cert),
-        ("sslcert", endpoint.tls.cert),
-        ("sslkey", endpoint.tls.key),
-    ):
-        if value is not None:
-            parameters[name] = value
+    parameters.update(tls_parameters(endpoint))
     return parameters
+
+
+def tls_parameters(endpoint: Endpoint) -> dict[str, str]:
+    """libpq's words for how a connection is protected."""
+    tls = endpoint.tls
+    files = {"sslrootcert": tls.root_cert, "sslcert": tls.cert, "sslkey": tls.key}
+    return {"sslmode": tls.mode} | {name: value for name, value in files.items() if value is not None}
 
 
 def _options(settings: dict[str, str]) -> str:
