@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from router.console.admin_client import AdminClient
 
+_UNBOUNDED = 10_000
 RUN, ASK, OPERATE, CONFIGURE = "Run a router", "Ask it", "Operate it", "Configure it"
 
 app = typer.Typer(
@@ -102,7 +103,9 @@ def _complain(trouble: Trouble) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # Into a pipe or a file nothing is folded or cut; COLUMNS still says otherwise.
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
+    return Console(highlight=False, width=wide)
 
 
 # --- run ---------------------------------------------------------------------------------------------------------

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import decimal
-import io
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from enum import Enum, unique
 from typing import Any, TextIO
 
+import pointsman
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+_MANY_COLUMNS = 4
 NULL = "∅"
 """How NULL looks in a table: no text that is likely to be a value."""
 
@@ -25,6 +26,7 @@ class OutputFormat(Enum):
     """How rows are written."""
 
     TABLE = "table"
+    """Expanded by itself when many columns do not fit the terminal."""
     EXPANDED = "expanded"
     """One line per column: for wide rows."""
     JSON = "json"
@@ -37,7 +39,12 @@ def write_rows(
     """Write the rows of one result."""
     match form:
         case OutputFormat.TABLE:
-            console.print(_table(names, rows))
+            table = _table(names, rows)
+            if len(names) >= _MANY_COLUMNS and _natural_width(table, console) > console.width:
+                # Folding many columns into a narrow terminal leaves a letter a line: nobody can read that.
+                _expanded(names, rows, console)
+            else:
+                console.print(table)
         case OutputFormat.EXPANDED:
             _expanded(names, rows, console)
         case OutputFormat.JSON:
@@ -48,18 +55,10 @@ def write_rows(
 
 
 def as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """RFC 4180 with a header. NULL is an empty field, an empty text is "", as COPY writes them."""
-    text = io.StringIO()
-    # The csv module cannot tell None from "" unless texts are quoted: so all texts that need it are.
-    writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        cells = [None if value is None else as_text(value) for value in row]
-        if "" in cells:
-            text.write(",".join(_csv_cell(cell) for cell in cells) + "\n")
-        else:
-            writer.writerow(cells)
-    return text.getvalue()
+    """RFC 4180 with a header, but plain line ends. NULL is an empty field and an empty text is "", as COPY has them:
+    the csv module cannot tell these two apart."""
+    lines = [names, *([None if value is None else as_text(value) for value in row] for row in rows)]
+    return "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
 
 
 def _csv_cell(cell: str | None) -> str:
@@ -91,9 +90,20 @@ def as_text(value: Any) -> str:
         return value.isoformat(sep=" ")
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    if isinstance(value, pointsman.Range):
+        return _range_text(value)
+    if isinstance(value, pointsman.MultiRange):
+        return "{" + ",".join(map(_range_text, value)) + "}"
     if isinstance(value, list | dict):
         return json.dumps(value, default=as_text, ensure_ascii=False)
     return str(value)
+
+
+def _range_text(value: pointsman.Range[Any]) -> str:
+    if value.empty:
+        return "empty"
+    lower, upper = ("" if bound is None else as_text(bound) for bound in (value.lower, value.upper))
+    return f"{value.bounds[0]}{lower},{upper}{value.bounds[1]}"
 
 
 def _json_row(fields: Sequence[str], row: Sequence[Any]) -> str:
@@ -117,6 +127,11 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     return table
+
+
+def _natural_width(table: Table, console: Console) -> int:
+    """The width that the table would take if there were room."""
+    return Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
 
 
 def _expanded(names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console) -> None:

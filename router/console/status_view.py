@@ -98,9 +98,9 @@ def _cluster_line(cluster: Any) -> Text:
 
 
 def _endpoints(cluster: Any) -> Table:
-    table = _table(
-        "endpoint", "address", "zone", "role", "health", ">lag", ">weight", ">in flight", ">connections", ">probe"
-    )
+    zones = any(end.zone for end in cluster.endpoints)
+    zone = ["zone"] if zones else []
+    table = _table("endpoint", "address", *zone, "role", "health", ">lag", ">weight", ">running", ">conns", ">probe")
     for end in cluster.endpoints:
         role, health = word(end, "role"), word(end, "health")
         state = coloured(health)
@@ -111,7 +111,7 @@ def _endpoints(cluster: Any) -> Table:
         table.add_row(
             Text(end.name),
             Text(f"{end.host}:{end.port}"),
-            Text(end.zone),
+            *([Text(end.zone)] if zones else []),
             coloured(role),
             state,
             _lag(end, role),
@@ -128,7 +128,7 @@ def _tenants(tenants: list[Any]) -> RenderableType:
         "tenant",
         "cluster",
         "database",
-        ">in flight",
+        ">running",
         ">queued",
         ">held",
         ">served",
@@ -157,7 +157,7 @@ def _tenants(tenants: list[Any]) -> RenderableType:
 
 def _pools(pools: list[Any]) -> Table:
     table = _table(
-        "pool", "endpoint", "access", ">size", ">idle", ">leased", ">opening", ">waiting", ">lanes", ">in flight"
+        "pool", "endpoint", "access", ">size", ">idle", ">leased", ">opening", ">waiting", ">lanes", ">running"
     )
     for pool in sorted(pools, key=lambda one: (-one.in_flight, one.tenant, one.endpoint, one.access))[:_SHOWN_TENANTS]:
         table.add_row(

@@ -68,7 +68,7 @@ def set_up(level: str = "info", form: str = "auto", stream: TextIO | None = None
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _head_first, renderer],
         )
     )
     root = logging.getLogger()
@@ -91,6 +91,12 @@ def set_level(level: str) -> None:
     # asyncio's debug lines (selector in use) and grpc's tell an operator nothing.
     for name in ("asyncio", "grpc", "grpc._cython.cygrpc"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _head_first(_logger: object, _method: str, fields: Fields) -> Fields:
+    """What every line has comes first: a person reads JSON lines from the left."""
+    head = {name: fields[name] for name in ("timestamp", "level", "event", "logger") if name in fields}
+    return {**head, **fields}
 
 
 def _redact(_logger: object, _method: str, fields: Fields) -> Fields:

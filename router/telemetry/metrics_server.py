@@ -1,4 +1,4 @@
-"""HTTP for Prometheus (/metrics) and for a liveness probe (/healthz), on the router's own event loop.
+"""HTTP for Prometheus (/metrics) and for probes (/healthz, /livez), on the router's own event loop.
 
 prometheus_client's server runs in a thread, where the engine's dictionaries may change under it, and it would go on
 answering while the loop hangs. Here a scrape reads the state on the loop (so an answer also proves that the loop
@@ -110,8 +110,10 @@ class MetricsServer:
                 if self._healthy():
                     return HTTPStatus.OK, "text/plain", b"ok\n"
                 return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"draining\n"
+            case "/livez":
+                return HTTPStatus.OK, "text/plain", b"alive\n"  # that the loop has come here is the proof
             case _:
-                return HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics and /healthz\n"
+                return HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics, /healthz and /livez\n"
 
 
 class _Frozen(CollectorRegistry):

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pointsman import Interval, MultiRange, Range
 from rich.console import Console
 
 from router.console.result_output import NULL, OutputFormat, as_csv, as_text, unique_names, visible, write_rows
@@ -136,9 +137,28 @@ def test_names_of_keys_are_unique():
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a_2", "a_3"]
 
 
+def test_many_columns_that_do_not_fit_are_shown_one_a_line():
+    names = tuple("abcdef")
+    wide = [("x" * 30,) * 6]
+    assert "─ row 1" in written(OutputFormat.TABLE, names, wide)
+    assert "─ row 1" not in written(OutputFormat.TABLE, names, [("x",) * 6])
+    assert "─ row 1" not in written(OutputFormat.TABLE, ("a", "b"), [("x" * 80,) * 2])
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(True, "true"), (1.5, "1.5"), (b"\x01", "\\x01"), ([1, None], "[1, null]"), ({"a": "é"}, '{"a": "é"}')],
+    [
+        (Range(1, None), "[1,)"),
+        (Range(date(2026, 1, 2), date(2026, 1, 3), "[]"), "[2026-01-02,2026-01-03]"),
+        (Range(empty=True), "empty"),
+        (MultiRange([Range(1, 2), Range(4, 5)]), "{[1,2),[4,5)}"),
+        (Interval(1, 2, 0), "P1M2DT0.000000S"),
+        (True, "true"),
+        (1.5, "1.5"),
+        (b"\x01", "\\x01"),
+        ([1, None], "[1, null]"),
+        ({"a": "é"}, '{"a": "é"}'),
+    ],
 )
 def test_values_as_text(value: object, text: str):
     assert as_text(value) == text

@@ -46,6 +46,7 @@ def test_json_by_default_where_there_is_no_terminal():
     stream = log(form="auto")
     structlog.get_logger("router").info("router ready", address="127.0.0.1:7432")
     (line,) = lines(stream)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "router ready", "level": "info", "logger": "router", "address": "127.0.0.1:7432"}
 

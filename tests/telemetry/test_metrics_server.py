@@ -69,6 +69,12 @@ async def test_other_requests_get_their_status(request_bytes: bytes, status: str
     assert head.startswith(f"HTTP/1.1 {status} ")
 
 
+async def test_livez_answers_also_while_draining():
+    async with served(healthy=False) as port:
+        head, _ = await ask(port, b"GET /livez HTTP/1.1\r\n\r\n")
+    assert head.startswith("HTTP/1.1 200 OK")
+
+
 async def test_head_has_no_body():
     async with served() as port:
         head, body = await ask(port, b"HEAD /metrics HTTP/1.1\r\n\r\n")

@@ -1,0 +1,53 @@
+"""The command against a real router on real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from router.devcluster import DevCluster
+from tests.cli.conftest import Command, Ended
+from tests.support.running_router import ADMIN_TOKEN, running_router
+
+pytestmark = pytest.mark.pg
+
+
+async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster):
+    async with running_router(pg_cluster) as router:
+        caller = ("--address", router.address, "--tenant", "acme", "--token", router.tokens["acme"])
+        operator = ("--address", router.admin, "--token", ADMIN_TOKEN)
+
+        async def run(*arguments: str) -> Ended:
+            return await asyncio.to_thread(command, *arguments)
+
+        assert (await run("health", "--address", router.address)).out == "serving\n"
+        told = await run("sql", "select 1 as one, null as nothing", *caller)
+        assert (told.code, told.err) == (0, "")
+        assert "│   1 │ ∅       │" in told.out
+        assert "(primary)" in told.out.splitlines()[-1]
+
+        replica = await run("sql", "select pg_is_in_recovery()", "--read", "replica", "--json", *caller)
+        assert json.loads(replica.out) == [{"pg_is_in_recovery": True}]
+
+        written = "create table cli_demo (n int); insert into cli_demo values (1), (2); drop table cli_demo"
+        tags = [line.split(" · ")[0] for line in (await run("sql", written, *caller)).out.splitlines()]
+        assert tags == ["CREATE TABLE", "INSERT 0 2", "DROP TABLE"]
+        undone = "begin; create table cli_demo (n int); rollback; select to_regclass('cli_demo') is null as gone"
+        assert json.loads((await run("sql", undone, "--json", *caller)).out) == [{"gone": True}]
+
+        big = await run("sql", "select n, repeat('x', 200) as x from generate_series(1, 20000) n", "--csv", *caller)
+        assert len(big.out.splitlines()) == 20001, "what does not fit one answer is streamed"
+
+        wrong = await run("sql", "select nowhere", *caller)
+        assert (wrong.code, wrong.err) == (1, 'pointsman: column "nowhere" does not exist (42703)\n')
+
+        status = json.loads((await run("status", "--json", *operator)).out)
+        assert [cluster["phase"] for cluster in status["clusters"]] == ["steady"]
+        assert sorted(end["role"] for end in status["clusters"][0]["endpoints"]) == ["primary", "replica", "replica"]
+        (acme,) = (tenant for tenant in status["tenants"] if tenant["name"] == "acme")
+        assert acme["served"] >= 5
+        assert acme["in_flight"] == 0
+        assert "steady" in (await run("status", *operator)).out
+        assert (await run("drain", "nowhere", *operator)).code == 1
