@@ -193,7 +193,6 @@ def _welcome(
 ) -> None:
     router_address, admin_address = addresses
     primary = cluster.primary()
-    token = kept.get("acme.token")
     command = Path(sys.argv[0])
     pointsman = "pointsman" if command.parent.as_posix() in _path_folders() else str(command)
     print(
@@ -213,8 +212,8 @@ Pointsman is ready ({took:.1f} s).
         )
         + f"""
 Try next, in another terminal:
-  {pointsman} sql --address {router_address} --tenant acme --token {token} "select * from accounts limit 3"
-  {pointsman} status --address {admin_address} --token {kept.get("admin.token")} --watch
+  {pointsman} sql --dev {directory} "select id, name, balance from accounts limit 3"
+  {pointsman} status --dev {directory} --watch
   kill -9 {primary.pid}      # the primary {primary.name}: watch writes wait for a second, not fail
 
 Ctrl-C stops everything.

@@ -182,8 +182,8 @@ class Surgeon(Protocol):
     """
 
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
-        """Cut a standby from its upstream (primary_conninfo = '' and reload), wait until its walreceiver is gone,
-        and say what it has received. A primary that needs its acknowledgement can then commit nothing."""
+        """Cut a standby from its upstream (its login there is kept), wait until its walreceiver is gone, and say what
+        it has received. A primary that needs its acknowledgement can then commit nothing."""
         ...
 
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:

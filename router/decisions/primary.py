@@ -56,7 +56,7 @@ def believe(claims: Mapping[EndpointName, RoleClaim], known_term: Term, system_i
         detail = _explain_absence(len(own), stale, top)
         return PrimaryVerdict(None, top, PhaseReason.NO_PRIMARY, stale, (), foreign, detail)
     if own[highest[0]].read_only:
-        detail = f"{highest[0]} is not in recovery, but default_transaction_read_only is on"
+        detail = f"{highest[0]} takes no writes: default_transaction_read_only is on (ALTER SYSTEM RESET it, reload)"
         return PrimaryVerdict(None, top, PhaseReason.NO_PRIMARY, stale, highest, foreign, detail)
     return PrimaryVerdict(highest[0], top, _why(known_term, top), stale, (), foreign)
 

@@ -39,7 +39,7 @@ COMMON: Mapping[str, str] = {
     # With the default of 5 s one promotion in three sleeps 5 s between the request and its end (measured).
     "wal_retrieve_retry_interval": "100ms",
     "wal_sender_timeout": "5s",
-    "wal_receiver_timeout": "5s",
+    "wal_receiver_timeout": "2s",
     # A statement whose client is gone ends soon, instead of running on for nobody.
     "client_connection_check_interval": "500ms",
     "tcp_keepalives_idle": "5",

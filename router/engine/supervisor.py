@@ -16,8 +16,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, assert_never
 
-from router.decisions import failover, health
-from router.decisions.cluster_facts import Facts, Seen, gather, may_claim
+from router.decisions import failover
+from router.decisions.cluster_facts import Seen
 from router.decisions.machine import (
     AWAITING,
     ClusterMachine,
@@ -26,6 +26,7 @@ from router.decisions.machine import (
     Event,
     FactsSeen,
     HoldDrained,
+    Operation,
     ProbeNow,
     RepointStandbys,
     RoleDoubted,
@@ -33,14 +34,15 @@ from router.decisions.machine import (
     SwitchoverOrdered,
     Tick,
 )
-from router.decisions.primary import standing
-from router.decisions.snapshot import NO_ORDERS, Orders, present, replica_lag
+from router.decisions.promotion import PromotionPlan
+from router.decisions.snapshot import NO_ORDERS, Orders, present
 from router.engine.moving import Mover
+from router.engine.observing import Observations
 from router.engine.probing import Pace
 from router.engine.switchover import Switchover
 from router.engine.watching import Watching
 from router.model.errors import Code, RouterError
-from router.model.events import FailoverStep, Health, HealthChanged, Phase
+from router.model.events import FailoverStep, Health, Phase
 from router.model.identity import EndpointName, TopologyNumber
 from router.model.observation import Fault, FaultKind, ProbeResult
 from router.model.reasons import RefuseReason
@@ -49,6 +51,8 @@ from router.model.topology import Cluster, Endpoint
 from router.ports import Chance, Clock, EdgeFactory, EventSink
 
 TICK_S = 0.05
+STOP_GRACE_S = 3.0
+"""A promotion or switchover under way gets this long to end when the router stops (seconds)."""
 WORTH_A_PROBE = frozenset({FaultKind.SILENT, FaultKind.CONNECT_FAILED, FaultKind.PROTOCOL})
 READ_ONLY_TRANSACTION = "25006"
 
@@ -85,7 +89,7 @@ class ClusterSupervisor:
         self._events = events
         self._numbers = numbers
         self._machine = ClusterMachine(cluster.name, cluster.mode, since=clock.now())
-        self._seen = {endpoint.name: Seen() for endpoint in cluster.endpoints}
+        self._observed = Observations(cluster)
         self._orders: dict[EndpointName, Orders] = {}
         self._subscribers: list[Subscriber] = []
         self._facts: deque[ProbeResult | Fault | Event] = deque()
@@ -124,18 +128,14 @@ class ClusterSupervisor:
 
     def report_fault(self, fault: Fault) -> None:
         """Tell what the data path saw. Cheap when it brings nothing new, so every failed attempt may report."""
-        seen = self._seen.get(fault.endpoint)
-        if seen is None or 0 < fault.generation < self._machine.generation:
+        if fault.endpoint not in self._observed.seen or 0 < fault.generation < self._machine.generation:
             return
         if fault.kind in WORTH_A_PROBE:
             self._watching.probe_now(fault.endpoint)
-            return
-        if fault.sqlstate == READ_ONLY_TRANSACTION:
+        elif fault.sqlstate == READ_ONLY_TRANSACTION:
             if fault.endpoint == self._machine.routed_primary:
                 self._take(RoleDoubted())
-            return
-        known_refused = seen.health.refused_since is not None and fault.kind is FaultKind.CONNECT_REFUSED
-        if not known_refused and health.step(seen.health, fault, 0.0, self._cluster.policy.probe) != seen.health:
+        elif self._observed.is_news(fault):
             self._take(fault)
 
     def report_drained(self) -> None:
@@ -176,23 +176,21 @@ class ClusterSupervisor:
                 on_step(step)
 
         mover = self._mover(tell)
-        move = Switchover(mover, self._surgeon, self._clock, self._look, self._watching.probe_now, self._take)
-        plan = move.plan(self._cluster, self._machine, self._seen, to)
+        move = Switchover(
+            mover, self._surgeon, self._clock, self._look, self._watching.probe_now, self._take, self._spawn
+        )
+        plan = move.plan(self._cluster, self._machine, self._observed.seen, to)
         self._take(SwitchoverOrdered(plan.to))
         return await asyncio.shield(self._spawn(move.run(plan, timeout_s)))
 
     def apply(self, cluster: Cluster) -> None:
         """Take a changed configuration of the same cluster: endpoints come, go or move, policies change."""
-        before = {endpoint.name: endpoint for endpoint in self._cluster.endpoints}
-        old, self._cluster = self._cluster, cluster
-        seen = {}
+        before = {endpoint.name: endpoint.weight for endpoint in self._cluster.endpoints}
         for endpoint in cluster.endpoints:
-            known = before.get(endpoint.name)
-            moved = known is None or (known.host, known.port) != (endpoint.host, endpoint.port)
-            seen[endpoint.name] = Seen() if moved else self._seen[endpoint.name]
-            if known is None or known.weight != endpoint.weight:
+            if before.get(endpoint.name) != endpoint.weight:
                 self._orders.pop(endpoint.name, None)
-        self._seen = seen
+        old, self._cluster = self._cluster, cluster
+        self._observed.apply(cluster)
         self._machine = replace(self._machine, mode=cluster.mode)
         if (old.control, old.control_database, old.endpoints) != (
             cluster.control,
@@ -202,7 +200,7 @@ class ClusterSupervisor:
             former, self._surgeon = self._surgeon, self._edges.surgeon(cluster)
             self._spawn(former.close())
         self._watching.apply(cluster)
-        self._take(FactsSeen(self._judge(self._clock.now())))
+        self._take(FactsSeen(self._observed.judge(self._machine, self._clock.now())))
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -214,6 +212,9 @@ class ClusterSupervisor:
         try:
             await self._stopping.wait()
         finally:
+            if self._tasks and self._machine.operation is not Operation.NONE:
+                # Half a promotion is worse than a late end.
+                await asyncio.wait(self._tasks, timeout=STOP_GRACE_S)
             tasks = [ticking, *self._tasks]
             for task in tasks:
                 task.cancel()
@@ -248,70 +249,37 @@ class ClusterSupervisor:
 
     def _digest(self, fact: ProbeResult | Fault | Event) -> None:
         now = self._clock.now()
-        before = {name: one.health for name, one in self._seen.items()}
         match fact:
             case ProbeResult():
-                if not self._probed(fact, now):
+                if not self._observed.take_probe(fact, now):
                     return
-                event: Event = FactsSeen(self._judge(now))
+                event: Event = FactsSeen(self._observed.judge(self._machine, now))
             case Fault():
-                self._faulted(fact, now)
-                event = FactsSeen(self._judge(now))
+                self._observed.take_fault(fact, now)
+                self._watching.probe_now(fact.endpoint)
+                event = FactsSeen(self._observed.judge(self._machine, now))
             case _:
                 event = fact
         former = self._machine.generation
         self._machine, effects = failover.step(self._machine, event, now, self._cluster.policy)
         if self._machine.facts is None and self._machine.generation != former:
             # What is known was judged as facts about the primary before; look at it again for the new one.
-            self._facts.appendleft(FactsSeen(self._judge(now)))
-        self._tell_health(before)
+            self._facts.appendleft(FactsSeen(self._observed.judge(self._machine, now)))
+        for change in self._observed.changes():
+            self._events.emit(change)
         self._publish()
         for effect in effects:
             self._perform(effect)
-
-    def _probed(self, probe: ProbeResult, now: float) -> bool:
-        seen = self._seen.get(probe.endpoint)
-        asked_at = probe.at - probe.took_s
-        if seen is None or (probe.claim is not None and asked_at < seen.probed_at):
-            return False  # gone from the configuration, or overtaken by a newer answer
-        after = replace(seen, health=health.step(seen.health, probe, now, self._cluster.policy.probe))
-        if probe.claim is not None:
-            caught_up_at = asked_at if probe.claim.lag_s == 0 else seen.caught_up_at
-            lag_s = replica_lag(probe.claim, asked_at, caught_up_at)
-            after = replace(after, claim=probe.claim, probed_at=asked_at, lag_s=lag_s, caught_up_at=caught_up_at)
-        self._seen[probe.endpoint] = replace(after, took_s=probe.took_s)
-        return True
-
-    def _faulted(self, fault: Fault, now: float) -> None:
-        seen = self._seen.get(fault.endpoint)
-        if seen is None:
-            return
-        after = health.step(seen.health, fault, now, self._cluster.policy.probe)
-        self._seen[fault.endpoint] = replace(seen, health=after)
-        self._watching.probe_now(fault.endpoint)
-
-    def _judge(self, now: float) -> Facts:
-        """Compare all claims; what that says about each server changes its health."""
-        machine = self._machine
-        verdict = gather(self._seen, machine.primary, machine.term, machine.system_id).verdict
-        for name, seen in self._seen.items():
-            if seen.claim is None or not may_claim(seen.health):
-                continue
-            place = standing(name, seen.claim, verdict)
-            if place is not None:
-                after = health.step(seen.health, place, now, self._cluster.policy.probe)
-                self._seen[name] = replace(seen, health=after)
-        return gather(self._seen, machine.primary, machine.term, machine.system_id)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Emit(event):
                 self._events.emit(event)
             case ProbeNow(endpoints):
-                for name in endpoints or tuple(self._seen):
+                for name in endpoints or tuple(self._observed.seen):
                     self._watching.probe_now(name)
             case StartPromotion():
-                self._spawn(self._promote(effect))
+                self._spawn(self._promote(effect.plan))
             case RepointStandbys(to, standbys):
                 mover = self._mover(self._events.emit)
                 for name in standbys:
@@ -319,9 +287,9 @@ class ClusterSupervisor:
             case _:
                 assert_never(effect)
 
-    async def _promote(self, order: StartPromotion) -> None:
+    async def _promote(self, plan: PromotionPlan) -> None:
         mover = self._mover(self._events.emit)
-        self._take(await mover.promote(order.plan))
+        self._take(await mover.promote(plan))
         await mover.finish()
 
     # --- inside: small things -----------------------------------------------------------------------------------
@@ -332,10 +300,10 @@ class ClusterSupervisor:
         return Mover(self._cluster.name, endpoints, self._surgeon, self._clock, timeout_s, on_step, self._take)
 
     def _look(self, name: EndpointName) -> Seen:
-        return self._seen[name]
+        return self._observed.seen[name]
 
     def _pace(self, name: EndpointName) -> Pace:
-        seen = self._seen.get(name)
+        seen = self._observed.seen.get(name)
         doubted = seen is not None and (seen.health.misses > 0 or seen.health.state is Health.SUSPECT)
         down = seen is not None and seen.health.state is Health.DOWN
         return Pace.DOUBT if self._machine.phase in AWAITING or (doubted and not down) else Pace.CALM
@@ -344,7 +312,7 @@ class ClusterSupervisor:
         for endpoint in self._cluster.endpoints:
             if endpoint.name == name:
                 return endpoint
-        known = ", ".join(self._seen)
+        known = ", ".join(self._observed.seen)
         message = f"cluster {self._cluster.name} has no endpoint {name}; it has {known}"
         raise RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, message)
 
@@ -356,19 +324,19 @@ class ClusterSupervisor:
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
 
-    def _tell_health(self, before: dict[EndpointName, health.EndpointHealth]) -> None:
-        for name, seen in self._seen.items():
-            was = before.get(name)
-            if was is not None and was.state is not seen.health.state:
-                change = HealthChanged(self._cluster.name, name, was.state, seen.health.state, seen.health.reason)
-                self._events.emit(change)
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, RouterError):
+            context = {"message": f"a task of cluster {self._cluster.name} failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
 
     def _present(self) -> ClusterState:
         number = self._numbers.draw()
-        return present(self._machine, self._cluster.endpoints, self._seen, self._orders, number)
+        return present(self._machine, self._cluster.endpoints, self._observed.seen, self._orders, number)
 
     def _publish(self) -> None:
         state = self._present()

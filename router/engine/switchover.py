@@ -7,8 +7,9 @@ The former primary stays out (a stale primary) until it is brought back as a sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from router.decisions.cluster_facts import Seen, gather
 from router.decisions.machine import ClusterMachine, Event, MoveFailed, Operation
@@ -23,6 +24,9 @@ from router.model.topology import Cluster, Endpoint, FailoverMode
 from router.ports import Clock, Surgeon
 
 CATCH_UP_STEP_S = 0.01
+UNDO_S = 1.0
+"""Undoing holds up the rescue of a cluster whose primary died meanwhile: so long at most (seconds)."""
+INSIST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Switchover:
         look: Callable[[EndpointName], Seen],
         probe_now: Callable[[EndpointName], None],
         take: Callable[[ProbeResult | Event], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._mover = mover
         self._surgeon = surgeon
@@ -52,6 +57,7 @@ class Switchover:
         self._look = look
         self._probe_now = probe_now
         self._take = take
+        self._spawn = spawn
 
     def plan(
         self, cluster: Cluster, machine: ClusterMachine, seen: Mapping[EndpointName, Seen], to: EndpointName | None
@@ -96,11 +102,13 @@ class Switchover:
         except Exception as error:  # whatever it is, the cluster must not stay in the switchover
             words = f"it took longer than {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
             promoted = self._mover.promoted
-            if not promoted:
-                await self._undo(plan)
+            if not promoted and not await self._undone(plan):
+                self._spawn(self._insist(plan))
             self._take(MoveFailed(PhaseReason.SWITCHOVER, f"the switchover to {plan.to} failed: {words}", promoted))
             raise refused(f"the switchover to {plan.to} failed: {words}") from error
         except asyncio.CancelledError:
+            if not self._mover.promoted:
+                await self._undone(plan)
             self._take(MoveFailed(PhaseReason.SWITCHOVER, "the router stops", self._mover.promoted))
             raise
         self._take(finished)
@@ -141,15 +149,34 @@ class Switchover:
             self._probe_now(name)
             await self._clock.sleep(CATCH_UP_STEP_S)
 
-    async def _undo(self, plan: SwitchoverPlan) -> None:
-        """Attach the standbys to the old primary again and let it write; what fails is told, and healed later."""
+    async def _undone(self, plan: SwitchoverPlan) -> bool:
+        """Attach the standbys to the old primary again and let it write; whether it may. Standbys that could not be
+        attached are strays: the failover machine sees to them."""
         names = {*plan.promotion.fence, plan.to}
-        await asyncio.gather(*(self._mover.repoint(name, plan.primary.name) for name in sorted(names)))
+        attaching = [asyncio.create_task(self._mover.repoint(name, plan.primary.name)) for name in sorted(names)]
+        allowed = asyncio.create_task(self._allow_writes(plan))
+        done, late = await asyncio.wait([*attaching, allowed], timeout=UNDO_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return allowed in done and allowed.result()
+
+    async def _insist(self, plan: SwitchoverPlan) -> None:
+        """Take the hold on writes back as soon as the primary can be reached, for at most INSIST_S."""
+        ends = self._clock.now() + INSIST_S
+        while self._clock.now() < ends:
+            await self._clock.sleep(UNDO_S)
+            if await self._allow_writes(plan):
+                self._probe_now(plan.primary.name)
+                return
+
+    async def _allow_writes(self, plan: SwitchoverPlan) -> bool:
+        undoing = self._surgeon.allow_writes(plan.primary, self._mover.deadline())
         try:
-            undoing = self._surgeon.allow_writes(plan.primary, self._mover.deadline())
             await self._mover.act("allow_writes", plan.primary.name, undoing)
         except MoveError:
-            return
+            return False
+        return True
 
 
 def follows(standby: Standby, seen: Seen, machine: ClusterMachine) -> bool:

@@ -93,6 +93,13 @@ class PostgresProber:
         return _Answer(outcome, on_kept.claim, on_kept.connection, anew.message)
 
     async def _ask_anew(self, deadline: float) -> _Answer:
+        answer = await self._try_anew(deadline)
+        if answer.outcome is ProbeOutcome.LOGIN_REFUSED:
+            # A server that has just finished starting refuses the login and is open when asked why.
+            answer = await self._try_anew(deadline)
+        return answer
+
+    async def _try_anew(self, deadline: float) -> _Answer:
         try:
             connection = await ControlConnection.open(self._parameters, deadline)
         except AttemptFailed as error:

@@ -67,7 +67,7 @@ class PostgresSurgeon:
 
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. A default_transaction_read_only left from an earlier switchover is taken back."""
-        await self._query(standby, "ALTER SYSTEM RESET default_transaction_read_only", deadline)
+        await self.allow_writes(standby, deadline)
         await self._query(standby, "SELECT pg_promote(false)", deadline)
 
         async def is_primary() -> bool:

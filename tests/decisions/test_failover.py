@@ -167,6 +167,13 @@ def test_never_to_a_lower_term():
     assert (machine.phase, machine.routed_primary) == (Phase.HOLDING, None)
 
 
+def test_not_even_when_the_verdict_names_a_lower_term():
+    run = Run(replace(steady(), phase=Phase.HOLDING, primary=N2, term=Term(2)))
+    lower = facts(Sign.REFUSED, {N1: primary_claim(1)}, known=0, accepted=N2)
+    assert lower.verdict.primary == N1
+    assert run.feed(lower, T0 + 1).routed_primary is None
+
+
 def test_another_server_on_the_same_term_only_when_the_first_says_it_is_primary_no_longer():
     run = holding()
     silent = facts(Sign.SILENT, {N2: primary_claim(1)})

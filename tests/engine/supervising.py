@@ -7,25 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
-from router.model.events import Event, Phase
+from router.model.events import Phase
 from router.model.policy import ClusterPolicy
 from router.model.state import ClusterState
 from router.model.topology import FailoverMode
+from tests.support.builders import Recorder
 from tests.support.fake_servers import FakeServers
 from tests.support.virtual_time import SeededChance, VirtualClock
-
-
-class Kept:
-    """ports.EventSink that keeps everything."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def of(self, kind: type) -> list[Event]:
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 @asynccontextmanager
@@ -36,9 +24,9 @@ async def supervised(
     *,
     drains: bool = True,
     steady: bool = True,
-) -> AsyncIterator[tuple[ClusterSupervisor, Kept]]:
+) -> AsyncIterator[tuple[ClusterSupervisor, Recorder]]:
     """A running supervisor whose waiting room is always empty, STEADY unless told otherwise."""
-    kept = Kept()
+    kept = Recorder()
     cluster = servers.cluster(mode, policy)
     supervisor = ClusterSupervisor(cluster, servers, VirtualClock(), SeededChance(7), kept, SnapshotNumbers())
     if drains:

@@ -81,6 +81,20 @@ async def test_a_standby_that_does_not_catch_up_in_time_is_given_up():
 
 
 @virtual
+async def test_the_hold_on_writes_is_taken_back_as_soon_as_the_primary_can_be_reached():
+    servers = FakeServers.of(3)
+    servers.failing |= {("set_synchronous", N2), ("allow_writes", N1)}
+    async with supervised(servers) as (supervisor, _):
+        with pytest.raises(RouterError):
+            await supervisor.switchover(N2, 5.0)
+        await asyncio.sleep(5)
+        assert (supervisor.state.primary, servers["n1"].read_only) == (None, True)
+        assert "read_only" in supervisor.state.detail
+        servers.failing.clear()
+        assert await until(supervisor, lambda state: state.primary == N1) < 1.2
+
+
+@virtual
 async def test_a_failure_after_the_promotion_follows_the_facts():
     servers = FakeServers.of(3)
     servers.failing.add(("verify_write", N2))
@@ -149,12 +163,28 @@ async def test_follow_mode_leaves_it_to_others():
 
 
 @virtual
-async def test_stopping_during_a_switchover_leaves_nothing_running():
+async def test_stopping_during_a_switchover_undoes_it():
     servers = FakeServers.of(3)
-    servers.hanging.add(("hold_writes", N1))
+    servers.hanging.add(("set_synchronous", N2))
     async with supervised(servers) as (supervisor, _):
         call = asyncio.create_task(supervisor.switchover(N2, 50.0))
         await asyncio.sleep(0.5)
+        assert servers["n1"].read_only
+        began = asyncio.get_running_loop().time()
         await supervisor.stop()
+        assert asyncio.get_running_loop().time() - began < 4.5
         with pytest.raises(asyncio.CancelledError):
             await call
+        assert not servers["n1"].read_only
+        assert not servers["n2"].fenced
+
+
+@virtual
+async def test_stopping_lets_a_switchover_that_is_nearly_done_end():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N2, 50.0))
+        await asyncio.sleep(0.01)
+        await supervisor.stop()
+        assert await call == N2
+        assert supervisor.state.primary == N2

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from router.engine.attempts import Attempts
+from router.engine.calls import Register
+from router.engine.clusters import ClusterRuntime, Clusters
+from router.engine.endpoints import Pools
+from router.engine.executor import Executor
+from router.engine.holding import HoldingRoom
+from router.engine.placement import Placement
+from router.engine.sessions import Sessions
+from router.engine.tenants import Tenants
 from router.model.events import Event
+from router.model.identity import EndpointName, TenantName
+from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, TenantPolicy
+from router.model.reasons import RefuseReason
+from router.model.request import BatchStep, Guard, Method, Options, Request, Statement, TransactionMode
+from router.model.topology import Login, Tenant
+from router.ports import StatementTraits
+from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
+from tests.support.fake_endpoint_pool import FakeEndpointPool, FakePoolFactory
+from tests.support.fake_server import FakeServer
+from tests.support.virtual_time import FixedChance, VirtualClock
+
+T = TypeVar("T")
 
 
 class Recorder:
@@ -16,3 +41,136 @@ class Recorder:
 
     def of(self, kind: type) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+class FakeInspector:
+    """ports.StatementInspector that knows a few first words."""
+
+    def inspect(self, sql: bytes) -> StatementTraits:
+        word = sql.lower().split()[0] if sql.strip() else b""
+        if word in (b"begin", b"commit", b"rollback"):
+            why = RefuseReason.TRANSACTION_CONTROL
+            return StatementTraits("tcl", why, why, "use Transact")
+        if word == b"set":
+            return StatementTraits("set", RefuseReason.SESSION_STATE, None, "use Transact", taints=True)
+        return StatementTraits(word.decode())
+
+
+def tenant(
+    name: str = "acme", *, pool: PoolPolicy | None = None, policy: TenantPolicy | None = None, **fields: Any
+) -> Tenant:
+    """A tenant of the cluster "main"."""
+    return Tenant(TenantName(name), MAIN, name, Login(name), pool=pool or PoolPolicy(),
+                  policy=policy or TenantPolicy(), **fields)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def request(
+    method: Method,
+    *sql: str,
+    timeout: float = 5.0,
+    request_id: str = "",
+    options: Options | None = None,
+    guards: dict[int, Guard] | None = None,
+    mode: TransactionMode | None = None,
+    size: int = 100,
+) -> Request:
+    """A request whose deadline is timeout seconds from now. guards: by step."""
+    steps = tuple(BatchStep(Statement(one.encode()), (guards or {}).get(index)) for index, one in enumerate(sql))
+    return Request(method, steps, now() + timeout, options or Options(), request_id, mode, size_bytes=size)
+
+
+class Engine:
+    """The request path over scripted servers, wired as app.py wires it. Endpoint a is the primary, the rest replicas."""
+
+    def __init__(
+        self,
+        *names: str,
+        pool: PoolPolicy | None = None,
+        policy: TenantPolicy | None = None,
+        cluster: ClusterPolicy | None = None,
+        retry: RetryPolicy | None = None,
+        primary: str | None = "a",
+    ) -> None:
+        names = names or ("a", "b")
+        self.timeout = 5.0
+        """Of the requests that run() and stream() make (seconds)."""
+        self.tenant = tenant(pool=pool, policy=policy)
+        self.servers = {EndpointName(name): FakeServer() for name in names}
+        self.factory = FakePoolFactory(self.servers)
+        self.clock = VirtualClock()
+        self.events = Recorder()
+        self.chance = FixedChance()
+        self.supervisor = FakeSupervisor(make_cluster(*names, policy=cluster), primary)
+        self.room = HoldingRoom(
+            self.supervisor.state, self.supervisor.cluster.policy.hold, self.clock, self.events,
+            self.supervisor.report_drained,
+        )
+        self.clusters = Clusters()
+        self.clusters.add(MAIN, ClusterRuntime(self.supervisor, self.room))  # type: ignore[arg-type]
+        self.pools = Pools(self.factory, self.clock, lambda name: self.clusters[name].supervisor.cluster)
+        self.supervisor.subscribe(self.pools.on_state)
+        self.supervisor.subscribe(self.room.on_state)
+        self.register = Register(self.clock, self.events)
+        retry = retry or RetryPolicy()
+        self.tenants = Tenants(retry, self.clock)
+        parts = (
+            self.tenants,
+            self.register,
+            Placement(self.clusters, self.clock, self.chance),
+            self.pools,
+            Attempts(self.clusters, retry, self.clock, self.chance, self.events),
+            FakeInspector(),
+            self.clock,
+        )
+        self.executor = Executor(*parts)
+        self.sessions = Sessions(*parts)
+
+    def server(self, name: str = "a") -> FakeServer:
+        return self.servers[EndpointName(name)]
+
+    @property
+    def runtime(self) -> Any:
+        return self.tenants.of(self.tenant)
+
+    def inner_pools(self) -> list[FakeEndpointPool]:
+        return self.factory.pools
+
+    async def run(self, method: Method, *sql: str, **kwargs: Any) -> Any:
+        kwargs.setdefault("timeout", self.timeout)
+        return await self.executor.run(self.tenant, request(method, *sql, **kwargs))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def stream(self, sql: str, **kwargs: Any) -> list[Any]:
+        """All items of a stream."""
+        kwargs.setdefault("timeout", self.timeout)
+        return [one async for one in self.executor.stream(self.tenant, request(Method.STREAM_QUERY, sql, **kwargs))]
+
+    async def quiet(self, seconds: float = 2.0) -> None:
+        """Let what goes on in the background end."""
+        await asyncio.sleep(seconds)
+
+    def check_at_rest(self) -> None:
+        """Nothing is under way, nothing leaked, nothing was harmed."""
+        runtime = self.runtime
+        assert len(self.register) == 0
+        assert (runtime.admission.in_flight, runtime.admission.queued, runtime.transactions) == (0, 0, 0)
+        assert self.room.held == 0
+        assert not +runtime.in_flight
+        assert not -runtime.in_flight
+        for key, pool in self.pools:
+            assert not pool.busy, f"{key}: {pool!r}"
+            assert (pool.in_flight, pool.waiting) == (0, 0)
+        for inner in self.inner_pools():
+            inner.check_conserved()
+
+    async def close(self) -> None:
+        self.room.close()
+        await self.pools.close()
+        for inner in self.inner_pools():
+            inner.check_conserved(leased=0)

@@ -166,6 +166,7 @@ class Backend:
         self._step = 0
         self._skipping = False
         self._effects: list[bytes] = []
+        self._savepoints: dict[bytes, int] = {}
         self._local_commit = False
         self._reply: Reply | None = None
         self._rows: deque[tuple[tuple[bytes | None, ...], ...]] = deque()
@@ -339,9 +340,10 @@ class Backend:
     def _fail(self, unit: Unit, reply: Reply) -> None:
         error = PgError("ERROR", reply.error, reply.message or f"error {reply.error}",
                         routine="RevalidateCachedQuery" if reply.stale else "")
-        if self.status is Status.OPEN:
+        if self.status is Status.IDLE:
+            self._effects.clear()
+        else:
             self.status = Status.FAILED
-        self._effects.clear()
         self._skipping = True
         self._tell(Message(unit, self._step, error=error, stale=reply.stale))
 
@@ -373,6 +375,8 @@ class Backend:
             return "BEGIN"
         if word == b"COMMIT":
             tag = "ROLLBACK" if self.status is Status.FAILED else "COMMIT"
+            if tag == "ROLLBACK":
+                self._effects.clear()
             if self.status is Status.IDLE:
                 self.server.violations.append("COMMIT outside a transaction")
             self.status = Status.IDLE
@@ -382,7 +386,10 @@ class Backend:
             self.status = Status.IDLE
             return "ROLLBACK"
         if word == b"ROLLBACK":
+            del self._effects[self._savepoints[words[-1]] :]
             self.status = Status.OPEN
+        elif word == b"SAVEPOINT":
+            self._savepoints[words[-1]] = len(self._effects)
         return word.decode()
 
     def _commit(self) -> None:

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pointsman
+import yaml
+from pointsman.v1 import admin_service_pb2 as admin_pb
 
+from router.console.admin_client import AdminClient
+from router.console.targets import Target
 from router.devcluster import DevCluster
+from router.devcluster.server import free_port
 from tests.support.dev_cluster import TENANTS
 
 START_S = 15.0
+END_S = 30.0
 ADMIN_TOKEN = "operator-token-of-the-tests"
 
-_CONFIG = """\
-server: {{listen: "127.0.0.1:0", admin_listen: "127.0.0.1:0", metrics_listen: "", grace_s: {grace_s}}}
-admin: {{tokens: ["file:admin.token"]}}
-log: {{level: info, format: json}}
-clusters:
-  main:
-    mode: {mode}
-    control: {{user: pointsman_control, password: "file:control.password"}}
-    hold: {{window_s: {window_s}}}
-    failover: {{min_gap_s: 1}}
-    endpoints:
-{endpoints}
-tenants:
-{tenants}
-"""
+_SERVE = "import sys; from pathlib import Path; from router.app import serve; sys.exit(serve(Path(sys.argv[1])))"
+
+Config = dict[str, Any]
+Edit = Callable[[Config], object]
 
 
 @dataclass
@@ -43,20 +44,78 @@ class RunningRouter:
 
     address: str
     admin: str
-    process: asyncio.subprocess.Process
+    metrics: str
+    process: subprocess.Popen[bytes]
     log: Path
     config: Path
     tokens: dict[str, str] = field(default_factory=dict)
 
-    def connect(self, tenant: str = "acme", **kwargs: object) -> pointsman.Client:
+    def connect(self, tenant: str = "acme", **kwargs: Any) -> pointsman.Client:
         """An SDK client of a tenant."""
-        return pointsman.connect(self.address, tenant=tenant, token=self.tokens[tenant], **kwargs)  # type: ignore[arg-type]
+        return pointsman.connect(self.address, **{"tenant": tenant, "token": self.tokens.get(tenant, ""), **kwargs})
+
+    def edit_config(self, edit: Edit) -> None:
+        """Change the configuration file; the router is not told."""
+        values = yaml.safe_load(self.config.read_text())
+        edit(values)
+        self.config.write_text(yaml.safe_dump(values))
+
+    def operator(self) -> AdminClient:
+        """An operator's client; a context manager whose calls block."""
+        return AdminClient(Target(self.admin, ADMIN_TOKEN))
+
+    async def operate(self, method: str, request: Any = None) -> Any:
+        """One unary call of AdminService by its name."""
+        asked = request if request is not None else getattr(admin_pb, f"{method}Request")()
+
+        def call() -> Any:
+            with self.operator() as operator:
+                return operator.call(method, asked)
+
+        return await asyncio.to_thread(call)
+
+    async def endpoint(self, name: str) -> Any:
+        """What the router says about an endpoint."""
+        listed = await self.operate("ListEndpoints")
+        return next(one for one in listed.endpoints if one.name == name)
+
+    def scrape(self) -> dict[str, float]:
+        """Every sample of the metrics page by its name and labels as printed."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def memory_bytes(self) -> int:
+        """Resident memory now."""
+        return self._memory("VmRSS")
+
+    def peak_memory_bytes(self) -> int:
+        """Largest resident memory since reset_peak_memory."""
+        return self._memory("VmHWM")
+
+    def reset_peak_memory(self) -> None:
+        """Let the peak start again from now (Linux: 5 in clear_refs)."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _memory(self, name: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(rf"{name}:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self.process.send_signal(number)
 
     async def terminate(self) -> int:
         """SIGTERM, and wait for the end."""
-        if self.process.returncode is None:
+        return await asyncio.to_thread(self.stop)
+
+    def stop(self) -> int:
+        """The same, blocking."""
+        if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return self.process.wait(END_S)
 
 
 def write_config(
@@ -66,66 +125,113 @@ def write_config(
     mode: str = "promote",
     window_s: float = 10.0,
     grace_s: float = 2.0,
-    tenant_extra: str = "",
     ports: dict[str, int] | None = None,
+    edit: Edit | None = None,
 ) -> dict[str, str]:
-    """Write pointsman.yaml and its secrets for a cluster; returns the tenants' tokens. ports overrides endpoints'."""
+    """Write pointsman.yaml and its secrets for a cluster; returns the tenants' tokens.
+
+    ports overrides endpoints' (for a proxy in between); edit changes whatever else before it is written.
+    """
     tokens = {name: f"token-of-{name}-in-tests" for name in TENANTS}
-    (directory / "admin.token").write_text(ADMIN_TOKEN)
-    (directory / "control.password").write_text(cluster.control_password)
-    for name, password in TENANTS.items():
-        (directory / f"{name}.password").write_text(password)
-        (directory / f"{name}.token").write_text(tokens[name])
-    endpoints = "\n".join(
-        f"      {one.name}: {{host: 127.0.0.1, port: {(ports or {}).get(one.name, one.port)}, tls: {{mode: disable}}}}"
-        for one in cluster.endpoints()
-    )
-    tenants = "\n".join(
-        f"  {name}: {{cluster: main, database: {name}, login: {{user: {name}, password: 'file:{name}.password'}}, "
-        f"tokens: ['file:{name}.token']{tenant_extra}}}"
-        for name in TENANTS
-    )
-    text = _CONFIG.format(mode=mode, window_s=window_s, grace_s=grace_s, endpoints=endpoints, tenants=tenants)
-    (directory / "pointsman.yaml").write_text(text)
+    secrets = {"admin.token": ADMIN_TOKEN, "control.password": cluster.control_password}
+    secrets |= {f"{name}.password": password for name, password in TENANTS.items()}
+    secrets |= {f"{name}.token": token for name, token in tokens.items()}
+    for name, secret in secrets.items():
+        (directory / name).write_text(secret)
+    endpoints = {one.name: endpoint((ports or {}).get(one.name, one.port)) for one in cluster.endpoints()}
+    config: Config = {
+        "server": {
+            "listen": "127.0.0.1:0",
+            "admin_listen": "127.0.0.1:0",
+            "metrics_listen": f"127.0.0.1:{free_port()}",
+            "grace_s": grace_s,
+        },
+        "admin": {"tokens": ["file:admin.token"]},
+        "log": {"level": "info", "format": "json"},
+        "clusters": {
+            "main": {
+                "mode": mode,
+                "control": {"user": "pointsman_control", "password": "file:control.password"},
+                "hold": {"window_s": window_s},
+                "failover": {"min_gap_s": 1},
+                "endpoints": endpoints,
+            }
+        },
+        "tenants": {name: tenant(name) for name in TENANTS},
+    }
+    if edit is not None:
+        edit(config)
+    (directory / "pointsman.yaml").write_text(yaml.safe_dump(config))
     return tokens
 
 
-@asynccontextmanager
-async def running_router(cluster: DevCluster, **options: object) -> AsyncIterator[RunningRouter]:
-    """Start `serve` for a cluster and stop it afterwards, whatever happens."""
+def endpoint(port: int, host: str = "127.0.0.1", **more: Any) -> Config:
+    """An endpoint's section."""
+    return {"host": host, "port": port, "tls": {"mode": "disable"}, **more}
+
+
+def tenant(name: str, **more: Any) -> Config:
+    """A tenant's section."""
+    login = {"user": name, "password": f"file:{name}.password"}
+    return {"cluster": "main", "database": name, "login": login, "tokens": [f"file:{name}.token"], **more}
+
+
+@contextmanager
+def started_router(cluster: DevCluster, **options: Any) -> Iterator[RunningRouter]:
+    """Start `serve` for a cluster and stop it afterwards, whatever happens. Blocks; for fixtures of a session."""
     with tempfile.TemporaryDirectory(prefix="pointsman-router-") as name:
         directory = Path(name)
-        tokens = write_config(directory, cluster, **options)  # type: ignore[arg-type]
-        router = await _start(directory, tokens)
+        tokens = write_config(directory, cluster, **options)
+        process = launch(directory)
         try:
-            yield router
+            yield _ready(directory, process, tokens)
         finally:
-            if router.process.returncode is None:
-                try:
-                    await router.terminate()
-                except TimeoutError:
-                    router.process.kill()
-                    await router.process.wait()
+            _end(process)
 
 
-async def _start(directory: Path, tokens: dict[str, str]) -> RunningRouter:
-    config = directory / "pointsman.yaml"
-    log = directory / "router.log"
-    with log.open("wb") as sink:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from router.app import serve; sys.exit(serve(Path(sys.argv[1])))",
-            str(config),
-            stdout=sink,
-            stderr=sink,
-        )
-    deadline = asyncio.get_running_loop().time() + START_S
-    while asyncio.get_running_loop().time() < deadline and process.returncode is None:
+@asynccontextmanager
+async def running_router(cluster: DevCluster, **options: Any) -> AsyncIterator[RunningRouter]:
+    """The same for one test, beside its event loop."""
+    stack = contextlib.ExitStack()
+    try:
+        yield await asyncio.to_thread(stack.enter_context, started_router(cluster, **options))
+    finally:
+        await asyncio.to_thread(stack.close)
+
+
+def launch(directory: Path) -> subprocess.Popen[bytes]:
+    """Start `serve` with directory/pointsman.yaml; it writes to router.log beside it."""
+    with (directory / "router.log").open("wb") as sink:
+        command = [sys.executable, "-c", _SERVE, str(directory / "pointsman.yaml")]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+
+
+def _ready(directory: Path, process: subprocess.Popen[bytes], tokens: dict[str, str]) -> RunningRouter:
+    log, config = directory / "router.log", directory / "pointsman.yaml"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
         found = re.search(r"serves callers on (\S+), operators on (\S+)", log.read_text())
         if found:
-            return RunningRouter(found[1], found[2], process, log, config, tokens)
-        await asyncio.sleep(0.05)
-    if process.returncode is None:
-        process.kill()
+            metrics = yaml.safe_load(config.read_text())["server"]["metrics_listen"]
+            return RunningRouter(found[1], found[2], metrics, process, log, config, tokens)
+        time.sleep(0.02)
     raise AssertionError(f"the router did not start:\n{log.read_text()}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+async def health_of(address: str) -> int:
+    """The status that the standard health service tells."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+        return int(answer.status)

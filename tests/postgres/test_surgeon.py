@@ -1,0 +1,162 @@
+"""The surgeon on real servers, with the rights of the control role only."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from router.devcluster import DevCluster
+from router.model.observation import AttemptFailed, FaultKind
+from router.model.topology import Cluster
+from router.postgres.surgeon import PostgresSurgeon
+from tests.postgres.control_cluster import configured, endpoint
+from tests.support.dev_cluster import MakeCluster, make_cluster, on_every_major
+
+__all__ = ["make_cluster"]
+pytestmark = [pytest.mark.pg, pytest.mark.chaos]
+
+
+@asynccontextmanager
+async def surgeon(cluster: Cluster) -> AsyncIterator[PostgresSurgeon]:
+    made = PostgresSurgeon(cluster)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def soon(seconds: float = 5.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+def asked(dev: DevCluster, name: str, query: str) -> object:
+    with dev.servers[name].connect() as connection:
+        row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+        assert row is not None
+        return row[0]
+
+
+async def within(seconds: float, condition: Callable[[], object]) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        await asyncio.sleep(0.02)
+
+
+@on_every_major
+async def test_kill_fence_promote_repoint_verify(make_cluster: MakeCluster, pg_major: int):
+    dev = make_cluster(major=pg_major, tenants=False)
+    cluster = configured(dev)
+    n2, n3 = endpoint(cluster, "n2"), endpoint(cluster, "n3")
+    with dev.servers["n1"].connect() as connection:
+        connection.execute("CREATE TABLE ledger (id integer)")
+        connection.execute("INSERT INTO ledger VALUES (1)")
+    dev.servers["n1"].kill()
+    async with surgeon(cluster) as hands:
+        fenced = [await hands.fence(standby, soon()) for standby in (n2, n3)]
+        for result in fenced:
+            assert result.claim is not None
+            assert (result.claim.fenced, result.claim.receiver_alive, result.claim.timeline) == (True, False, 1)
+            assert result.claim.received_lsn > 0
+        await hands.set_synchronous(n2, "ANY 1 (n1, n3)", soon())
+        promoted = await hands.promote(n2, soon())
+        assert promoted.claim is not None
+        assert (promoted.claim.in_recovery, promoted.claim.timeline) == (False, 2)
+        assert promoted.claim.sync_names == "ANY 1 (n1, n3)"
+        with pytest.raises(AttemptFailed) as unconfirmed:
+            await hands.verify_write(n2, soon(0.3))
+        assert unconfirmed.value.fault.kind is FaultKind.SILENT
+        await hands.repoint(n3, n2, soon())
+        await hands.verify_write(n2, soon())
+    assert asked(dev, "n2", "SELECT count(*) FROM ledger") == 1
+    with dev.servers["n2"].connect() as connection:
+        connection.execute("INSERT INTO ledger VALUES (2)")
+    await within(2, lambda: asked(dev, "n3", "SELECT count(*) FROM ledger") == 2)
+
+
+async def test_a_fenced_quorum_confirms_nothing_more(make_cluster: MakeCluster):
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    async with surgeon(cluster) as hands:
+        for name in ("n2", "n3"):
+            await hands.fence(endpoint(cluster, name), soon())
+            await hands.fence(endpoint(cluster, name), soon())  # twice is as good as once
+        with pytest.raises(AttemptFailed) as silent:
+            await hands.verify_write(endpoint(cluster, "n1"), soon(0.5))
+        assert silent.value.fault.kind is FaultKind.SILENT
+        for name in ("n2", "n3"):
+            await hands.repoint(endpoint(cluster, name), endpoint(cluster, "n1"), soon())
+        await hands.verify_write(endpoint(cluster, "n1"), soon())
+    assert "n2" in str(asked(dev, "n2", "SHOW primary_conninfo")), "the application name is kept"
+
+
+async def test_a_fence_outlives_a_restart_and_the_login_is_still_known(make_cluster: MakeCluster):
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    async with surgeon(cluster) as hands:
+        await hands.fence(endpoint(cluster, "n2"), soon())
+    dev.servers["n2"].stop()
+    dev.servers["n2"].start()
+    await asyncio.sleep(0.3)
+    assert asked(dev, "n2", "SELECT count(*) FROM pg_stat_wal_receiver") == 0
+    async with surgeon(cluster) as hands:
+        await hands.repoint(endpoint(cluster, "n2"), endpoint(cluster, "n1"), soon())
+    assert asked(dev, "n2", "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+
+
+async def test_writes_are_held_and_allowed_again(make_cluster: MakeCluster):
+    dev = make_cluster()
+    cluster = configured(dev)
+    n1 = endpoint(cluster, "n1")
+    writing, reading = psycopg.connect(dev.tenant_dsn("acme")), psycopg.connect(dev.tenant_dsn("acme"), autocommit=True)
+    with writing, reading:
+        writing.execute("CREATE TABLE late (id integer)")
+        async with surgeon(cluster) as hands:
+            held = await hands.hold_writes(n1, soon())
+            assert held.claim is not None
+            assert held.claim.lsn > 0
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                reading.execute("CREATE TABLE later (id integer)")
+            with pytest.raises(psycopg.OperationalError):
+                writing.execute("SELECT 1")
+            await hands.allow_writes(n1, soon())
+        await within(2, lambda: asked(dev, "n1", "SHOW default_transaction_read_only") == "off")
+        reading.execute("CREATE TABLE later (id integer)")
+        writing.close()
+
+
+async def test_promoting_takes_back_a_hold_on_writes(make_cluster: MakeCluster):
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    async with surgeon(cluster) as hands:
+        await hands.hold_writes(endpoint(cluster, "n1"), soon())
+        n2 = endpoint(cluster, "n2")
+        with dev.servers["n2"].connect() as connection:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            connection.execute("SELECT pg_reload_conf()")
+        await hands.fence(n2, soon())
+        promoted = await hands.promote(n2, soon())
+        assert promoted.claim is not None
+        assert not promoted.claim.in_recovery
+        await within(2, lambda: asked(dev, "n2", "SHOW default_transaction_read_only") == "off")
+
+
+async def test_what_cannot_be_done_is_said(make_cluster: MakeCluster):
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    async with surgeon(cluster) as hands:
+        with pytest.raises(AttemptFailed, match="n1: it is not a standby"):
+            await hands.fence(endpoint(cluster, "n1"), soon())
+        dev.servers["n3"].freeze()
+        began = time.monotonic()
+        with pytest.raises(AttemptFailed) as silent:
+            await hands.fence(endpoint(cluster, "n3"), soon(0.3))
+        assert silent.value.fault.kind is FaultKind.SILENT
+        assert time.monotonic() - began < 0.5
+        dev.servers["n3"].thaw()
+        dev.servers["n3"].kill()
+        with pytest.raises(AttemptFailed):
+            await hands.promote(endpoint(cluster, "n3"), soon())
