@@ -11,6 +11,6 @@ psql_here -v ON_ERROR_STOP=1 -v password="$REPLICATION_PASSWORD" <<'SQL'
 CREATE ROLE replication LOGIN REPLICATION PASSWORD :'password';
 SELECT pg_create_physical_replication_slot('replica');
 ALTER SYSTEM SET wal_log_hints = on;
-ALTER SYSTEM SET wal_retrieve_retry_interval = '500ms';
+ALTER SYSTEM SET wal_retrieve_retry_interval = '100ms';
 SQL
 echo 'host replication replication all scram-sha-256' >> "$PGDATA/pg_hba.conf"
