@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, unique
 from typing import assert_never
 
@@ -68,6 +68,8 @@ def gather(seen: Mapping[EndpointName, Seen], primary: EndpointName | None, term
     """The facts now. Only servers that answer make claims; what a silent one said last is history."""
     claims = {name: one.claim for name, one in seen.items() if one.claim is not None and may_claim(one.health)}
     verdict = believe(claims, term, system_id)
+    if not claims:
+        verdict = replace(verdict, detail=explain_silence(seen))
     standbys = tuple(
         Standby(name, one.health.answers, one.claim, one.probed_at)
         for name, one in seen.items()
@@ -80,6 +82,15 @@ def gather(seen: Mapping[EndpointName, Seen], primary: EndpointName | None, term
     health = accepted.health
     sign = read_sign(health, accepted.claim)
     return Facts(verdict, sign, health.answered_at, health.refused_since, accepted.claim, standbys, all_probed)
+
+
+def explain_silence(seen: Mapping[EndpointName, Seen]) -> str:
+    """Why no server makes a claim, for the operator: a refused login is mended otherwise than a dead server."""
+    reasons = {name: one.health.reason for name, one in seen.items()}
+    if reasons and all(reason is HealthReason.LOGIN_REFUSED for reason in reasons.values()):
+        return "every server refuses the router's control login: check the cluster's control user and password"
+    told = ", ".join(f"{name} {reason.value}" for name, reason in reasons.items())
+    return f"no server of the cluster answers ({told})"
 
 
 def may_claim(health: EndpointHealth) -> bool:

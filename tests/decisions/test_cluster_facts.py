@@ -67,3 +67,13 @@ def test_foreign_servers_are_no_standbys():
 
 def test_all_probed_means_every_one():
     assert not gather({N1: Seen(health(Health.UP), WRITES), N2: Seen()}, None, Term(0), 0).all_probed
+
+
+def test_silence_is_explained_by_what_each_server_did() -> None:
+    down = EndpointHealth(Health.DOWN, HealthReason.CONNECT_REFUSED)
+    locked = EndpointHealth(Health.DOWN, HealthReason.LOGIN_REFUSED)
+    a, b = EndpointName("a"), EndpointName("b")
+    mixed = gather({a: Seen(down), b: Seen(locked)}, None, Term(0), 0).verdict.detail
+    assert mixed == "no server of the cluster answers (a connect_refused, b login_refused)"
+    refused = gather({a: Seen(locked), b: Seen(locked)}, None, Term(0), 0).verdict.detail
+    assert "control login" in refused
