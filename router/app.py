@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+import structlog
 from psycopg import pq
 
 import router
@@ -121,6 +122,11 @@ class RouterProcess:
         """Where operators connect."""
         return self._api.admin_address
 
+    @property
+    def running(self) -> int:
+        """Requests of callers under way."""
+        return self._executor.under_way
+
     def _server_view(self) -> ServerView:
         return ServerView(
             router.__version__,
@@ -182,9 +188,9 @@ class RouterProcess:
     async def stop(self) -> None:
         """Drain, then close everything."""
         self._serving = False
+        await self._api.drain()  # health first, so that balancers look away before anyone is refused
         self._executor.drain()
         self._sessions.drain()
-        await self._api.drain()
         for runtime in self._clusters:
             runtime.room.close()
         await self._api.stop()
@@ -253,6 +259,7 @@ class RouterProcess:
 async def run(config: LoadedConfig, ready: Callable[[RouterProcess], None] = lambda _: None) -> None:
     """Run a router until SIGTERM or SIGINT; SIGHUP reloads. RouterError when it cannot start."""
     process = RouterProcess(config)
+    log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     reloading: set[asyncio.Task[ReloadResult]] = set()
@@ -270,7 +277,9 @@ async def run(config: LoadedConfig, ready: Callable[[RouterProcess], None] = lam
         ready(process)
         await ended.wait()
     finally:
+        log.info("router drains", running=process.running, grace_s=config.server.grace_s)
         await process.stop()
+        log.info("router stopped")
 
 
 def serve(path: Path) -> int:
@@ -285,7 +294,7 @@ def serve(path: Path) -> int:
 
     def ready(process: RouterProcess) -> None:
         where = f"{process.public_address}, operators on {process.admin_address}"
-        print(f"pointsman {router.__version__} serves callers on {where}", file=sys.stderr, flush=True)
+        structlog.get_logger("router").info(f"pointsman {router.__version__} serves callers on {where}")
 
     with contextlib.suppress(KeyboardInterrupt):
         try:

@@ -210,7 +210,7 @@ def _ready(directory: Path, process: subprocess.Popen[bytes], tokens: dict[str, 
     log, config = directory / "router.log", directory / "pointsman.yaml"
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"serves callers on (\S+), operators on (\S+)", log.read_text())
+        found = re.search(r"serves callers on ([\w.:]+), operators on ([\w.:]+)", log.read_text())
         if found:
             metrics = yaml.safe_load(config.read_text())["server"]["metrics_listen"]
             return RunningRouter(found[1], found[2], metrics, process, log, config, tokens)
