@@ -6,12 +6,18 @@ BIN := $(VENV)/bin
 PROTO_FILES := $(wildcard protos/pointsman/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint protos bench clean
+.PHONY: help setup run test lint protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'Variables:'
+	@echo '  DATA=DIR    make run: keep the data in DIR; other commands find the router by --dev DIR or POINTSMAN_DEV=DIR'
+	@echo '  ARGS="..."  more arguments: of pointsman dev (make run ARGS="--port 0"), of pytest (make test ARGS="-k lanes")'
+	@echo '  PYTHON=...  the Python that the virtual environments are made with (3.11 or newer)'
 
 setup: $(VENV)/.ready $(PROTOS_VENV)/.ready ## make both virtual environments (quiet when nothing changed)
+	@:
 
 $(VENV)/.ready: pyproject.toml clients/python/pyproject.toml deploy/constraints.txt
 	@echo "setup: installing into $(VENV) (about half a minute, once)"

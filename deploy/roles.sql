@@ -1,13 +1,18 @@
 -- The router's own role in a PostgreSQL cluster. Run it once on the primary, as a superuser, connected to the
 -- database `postgres` (function grants count in one database only, and that is the one the router watches):
 --
---   psql -d postgres -v control_password="$(openssl rand -base64 24)" -f roles.sql
+--   psql -d postgres -v control_password_file=FILE -f roles.sql
 --
+-- FILE holds the password on one line. Where nobody can list this machine's processes (an init container),
+-- -v control_password=... does as well.
 -- It may be run again: it then only sets the password anew. PostgreSQL 15 or newer.
 \set ON_ERROR_STOP on
 \if :{?control_role}
 \else
   \set control_role pointsman_control
+\endif
+\if :{?control_password_file}
+  \set control_password `cat :'control_password_file'`
 \endif
 
 SELECT format('CREATE ROLE %I', :'control_role')

@@ -1,13 +1,17 @@
 -- One tenant: a login role and a database of its own, closed to every other tenant. Run on the primary, as a
 -- superuser, connected to the database `postgres`; it may be run again.
 --
---   psql -d postgres -v tenant=acme -v password="..." -v connection_limit=50 -f tenant.sql
+--   psql -d postgres -v tenant=acme -v password_file=FILE -v connection_limit=50 -f tenant.sql
 --
+-- FILE holds the password on one line; -v password=... does as well, but shows it to whoever may list processes.
 -- connection_limit: the sum of the tenant's connections of all routers to one server, plus 2.
 \set ON_ERROR_STOP on
 \if :{?connection_limit}
 \else
   \set connection_limit 50
+\endif
+\if :{?password_file}
+  \set password `cat :'password_file'`
 \endif
 
 SELECT format('CREATE ROLE %I', :'tenant')

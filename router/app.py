@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-import structlog
 from psycopg import pq
 
 import router
@@ -48,7 +47,7 @@ from router.postgres.endpoint_pool import PsycopgPoolFactory
 from router.sql.inspector import PostgastInspector
 from router.system import SystemChance, SystemClock
 from router.telemetry.event_sink import TelemetrySink
-from router.telemetry.log_setup import set_up
+from router.telemetry.log_setup import process_log, set_up
 from router.telemetry.metrics_server import AddressUnavailable, MetricsServer
 from router.telemetry.state_collector import RouterView
 
@@ -259,7 +258,7 @@ class RouterProcess:
 async def run(config: LoadedConfig, ready: Callable[[RouterProcess], None] = lambda _: None) -> None:
     """Run a router until SIGTERM or SIGINT; SIGHUP reloads. RouterError when it cannot start."""
     process = RouterProcess(config)
-    log = structlog.get_logger("router")
+    log = process_log()
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     reloading: set[asyncio.Task[ReloadResult]] = set()
@@ -294,7 +293,7 @@ def serve(path: Path) -> int:
 
     def ready(process: RouterProcess) -> None:
         where = f"{process.public_address}, operators on {process.admin_address}"
-        structlog.get_logger("router").info(f"pointsman {router.__version__} serves callers on {where}")
+        process_log().info(f"pointsman {router.__version__} serves callers on {where}")
 
     with contextlib.suppress(KeyboardInterrupt):
         try:

@@ -26,13 +26,32 @@ _UNBOUNDED = 10_000
 RUN, ASK, OPERATE, CONFIGURE = "Run a router", "Ask it", "Operate it", "Configure it"
 
 app = typer.Typer(
-    help="A multi-tenant, failover-aware routing pool service for PostgreSQL.\n\nBegin with: pointsman dev",
     epilog="Exit codes: 0 done · 1 could not be done · 2 wrong command line · 3 no router answers",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """A multi-tenant, failover-aware routing pool service for PostgreSQL.
+
+    Begin with: pointsman dev
+    """
+
+
 Dev = Annotated[
     str,
     typer.Option(
@@ -76,6 +95,8 @@ Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, as `pointsm
 
 def main() -> None:
     """Entry point: runs a command, and ends with its exit code."""
+    # gRPC reads it when it is imported: its fork handlers have no use here, and tell of each process that is started.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         app()
     except Trouble as trouble:
@@ -108,6 +129,11 @@ def _console() -> Console:
     return Console(highlight=False, width=wide)
 
 
+def _let_grpc_tell(least: str) -> None:
+    """Before grpc is imported, which reads it once: below this level its own lines tell nobody anything."""
+    os.environ.setdefault("GRPC_VERBOSITY", least)
+
+
 # --- run ---------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +142,7 @@ def serve(
     file: Annotated[Path, typer.Option("--config", "-c", envvar="POINTSMAN_CONFIG", help="Configuration file (YAML).")],
 ) -> None:
     """Run the router. SIGTERM drains and ends it, SIGHUP reads the configuration again."""
+    _let_grpc_tell("ERROR")
     from router.app import serve as run
 
     raise typer.Exit(run(file))
@@ -133,6 +160,7 @@ def dev(
     replicas: Annotated[int, typer.Option(min=1, max=8, help="How many replicas stream from the primary.")] = 2,
 ) -> None:
     """Run everything on this machine: PostgreSQL with replicas, the router, two demo tenants. Ctrl-C ends it all."""
+    _let_grpc_tell("ERROR")
     from router.dev import DevOptions, run
 
     raise typer.Exit(run(DevOptions(data=data, pg_bin=pg_bin, port=port, replicas=replicas)))
@@ -186,7 +214,9 @@ def status(
     from router.console import status_view
 
     with _operator(address, token, development) as client:
-        if watch and not as_json:
+        if watch and as_json:
+            status_view.watch_json(lambda: status_view.look(client), interval)
+        elif watch:
             status_view.watch(lambda: status_view.look(client), _console(), interval)
         elif as_json:
             print(status_view.as_json(status_view.look(client)))

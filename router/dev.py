@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ from router import app
 from router.config import loading
 from router.config.problems import ConfigProblems
 from router.devcluster import DevCluster, DevClusterError, DevTenant, find_binaries, write_dev_json
+from router.devcluster.dev_json import FILE_NAME
 from router.model.errors import RouterError
 from router.telemetry.log_setup import set_up
 from router.telemetry.metrics_server import AddressUnavailable
@@ -68,6 +70,10 @@ class DevOptions:
     replicas: int = 2
 
 
+class PortTaken(Exception):
+    """A port that the router needs is not free. str() says which, and the way out."""
+
+
 class _Secrets:
     """Files under DIR/secrets, made once and kept with the data."""
 
@@ -88,9 +94,6 @@ class _Secrets:
 def run(options: DevOptions) -> int:
     """Run until Ctrl-C. Exit code 0 after an orderly end, 1 when something could not be started."""
     started = time.monotonic()
-    # gRPC reads these when it is first used; servers are started while channels are open, and it notes each one.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     set_up("warning", "auto")
     temporary = options.data is None
     directory = Path(tempfile.mkdtemp(prefix="pointsman-dev-")) if options.data is None else options.data
@@ -98,16 +101,32 @@ def run(options: DevOptions) -> int:
         directory.chmod(0o755)  # as root the servers run as another user, who must reach it
     try:
         _tell("looking for PostgreSQL")
+        _check_ports(options.port)
         binaries = find_binaries(options.pg_bin)
         _tell(f"PostgreSQL {binaries.version} ({binaries.source.value}: {binaries.bin_dir})")
         cluster = DevCluster(directory, options.replicas, binaries, temporary=temporary)
         with cluster:
             return _serve(cluster, directory, options, started)
-    except (DevClusterError, RouterError, AddressUnavailable, ConfigProblems) as error:
+    except (DevClusterError, RouterError, AddressUnavailable, ConfigProblems, PortTaken) as error:
         print(f"pointsman dev: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
+
+
+def _check_ports(first: int) -> None:
+    """PortTaken at once, rather than after the servers have been made; another process may still be quicker."""
+    for port, what in zip(range(first, first + 3), ("callers", "operators", "metrics"), strict=True) if first else ():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                why = (error.strerror or str(error)).lower()
+                raise PortTaken(
+                    f"port {port} (for {what}) cannot be used: {why}\n"
+                    f'take any free ports with --port 0 (make run ARGS="--port 0"), or three others with --port N'
+                ) from None
 
 
 def _serve(cluster: DevCluster, directory: Path, options: DevOptions, started: float) -> int:
@@ -133,6 +152,8 @@ def _serve(cluster: DevCluster, directory: Path, options: DevOptions, started: f
             healing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await healing
+            # It names processes that are about to end.
+            (directory / FILE_NAME).unlink(missing_ok=True)
             _tell("stopping")
 
     asyncio.run(main())

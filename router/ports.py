@@ -92,7 +92,7 @@ class Lane(Protocol):
 
     @property
     def in_transaction(self) -> bool:
-        """libpq's transaction status after the last answer is not idle."""
+        """libpq's transaction status is not known to be idle: also while a unit is in flight."""
         ...
 
     @property

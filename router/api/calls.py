@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -50,10 +50,12 @@ class Identify(Protocol[Proved]):
 class Call(Generic[Caller]):
     """One RPC under way."""
 
-    __slots__ = ("_now", "_remaining_s", "caller", "counted", "method")
+    __slots__ = ("_now", "_remaining_s", "caller", "counted", "method", "prove")
 
-    def __init__(self, caller: Caller, method: str, now: float, remaining_s: float | None) -> None:
-        self.caller = caller
+    def __init__(self, prove: Callable[[], Caller], method: str, now: float, remaining_s: float | None) -> None:
+        self.prove = prove
+        """Who calls, by the configuration in force now: it may change under a long stream. RouterError: nobody."""
+        self.caller = prove()
         self.method = method
         self.counted = False
         """Set when the engine has taken the request, which it then counts by itself."""
@@ -184,21 +186,18 @@ class Gate(Generic[Caller]):
 
     def _admit(self, name: str, context: Context) -> Call[Caller]:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        caller = self._identify_or_refuse(name, metadata)
-        call = Call(caller, name, self._clock.now(), context.time_remaining())
-        if self._drain is not None and self._drain.begun:
-            error = draining_error()
-            self._refused(caller, name, error)
-            call.counted = True
-            raise error
-        return call
-
-    def _identify_or_refuse(self, name: str, metadata: Mapping[str, str]) -> Caller:
+        token, claimed = bearer_token(metadata.get("authorization")), metadata.get("pointsman-tenant")
         try:
-            return self._identify(bearer_token(metadata.get("authorization")), metadata.get("pointsman-tenant"))
+            call = Call(lambda: self._identify(token, claimed), name, self._clock.now(), context.time_remaining())
         except RouterError as error:
             self._refused(None, name, error)
             raise
+        if self._drain is not None and self._drain.begun:
+            draining = draining_error()
+            self._refused(call.caller, name, draining)
+            call.counted = True
+            raise draining
+        return call
 
     async def _fail(self, context: Context, call: Call[Caller] | None, error: RouterError) -> NoReturn:
         if call is not None and not call.counted:

@@ -14,12 +14,18 @@ from router.model.reasons import RefuseReason
 M = TypeVar("M", bound=Message)
 
 
+_OPEN = (("pointsman-stream", "open"),)
+"""Tells headers of ours from the empty ones that gRPC makes of a refusal."""
+
+
 class Context(Protocol):
     """What we use of grpc.aio.ServicerContext, with raw messages."""
 
     def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]] | None: ...
 
     def time_remaining(self) -> float | None: ...
+
+    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None: ...
 
     async def read(self) -> Any: ...
 
@@ -72,6 +78,10 @@ class MessageStream(Generic[M]):
     def time_remaining(self) -> float | None:
         """Seconds until the RPC's own deadline; None without one."""
         return self._context.time_remaining()
+
+    async def let_in(self) -> None:
+        """Send the headers now and not with the first answer: the caller then knows that it was not refused."""
+        await self._context.send_initial_metadata(_OPEN)
 
     async def read(self) -> M | None:
         """The next message; None when the caller has ended its side. RouterError when it is no message at all."""

@@ -19,6 +19,7 @@ from router.api import translate
 from router.api.answering import Answering
 from router.api.calls import (
     MAX_REPLY_BYTES,
+    Call,
     draining_error,
     handler_failed,
     reply_too_large,
@@ -56,9 +57,10 @@ class Multiplexing:
     max_calls: int
     """Calls of one stream under way or not yet read by the caller; more are refused."""
 
-    async def serve(self, tenant: Tenant, stream: MessageStream[pb.MultiplexRequest]) -> None:
+    async def serve(self, call: Call[Tenant], stream: MessageStream[pb.MultiplexRequest]) -> None:
         """Serve one stream until the caller ends or drops it."""
-        await _Conversation(self, tenant, stream).run()
+        await stream.let_in()
+        await _Conversation(self, call, stream).run()
 
 
 @dataclass(slots=True)
@@ -75,9 +77,11 @@ class _Running:
 class _Conversation:
     """One stream. Its handler's task writes, a second task reads, and each call has one of its own."""
 
-    def __init__(self, shared: Multiplexing, tenant: Tenant, stream: MessageStream[pb.MultiplexRequest]) -> None:
+    def __init__(self, shared: Multiplexing, call: Call[Tenant], stream: MessageStream[pb.MultiplexRequest]) -> None:
         self._shared = shared
-        self._tenant = tenant
+        self._prove = call.prove
+        self._tenant = call.caller
+        self._denied: RouterError | None = None
         self._stream = stream
         self._outbox = Outbox()
         self._running: dict[int, _Running] = {}
@@ -118,6 +122,7 @@ class _Conversation:
         while (message := await self._stream.read()) is not None:
             now = self._shared.clock.now()
             remaining_s = self._stream.time_remaining()
+            self._prove_again()
             for number, call in enumerate(message.calls, 1):
                 if call.WhichOneof("call") == "cancel":
                     self._cancel(call.id)
@@ -126,6 +131,13 @@ class _Conversation:
                 if number % STARTS_PER_TURN == 0:
                     await asyncio.sleep(0)
             await self._outbox.wait_below()
+
+    def _prove_again(self) -> None:
+        """A reload may have changed the tenant, or taken its token away, since the stream was opened."""
+        try:
+            self._tenant, self._denied = self._prove(), None
+        except RouterError as error:
+            self._denied = error
 
     def _take(self, call: pb.MultiplexCall, now: float, remaining_s: float | None) -> None:
         """Start a call, or refuse it in-band."""
@@ -145,6 +157,8 @@ class _Conversation:
 
     def _accepted(self, call: pb.MultiplexCall, now: float, remaining_s: float | None) -> _Running:
         check_size(self._stream.last_bytes, self._stream.max_bytes)
+        if self._denied is not None:
+            raise self._denied
         if self._shared.drain.begun:
             raise draining_error()
         if call.id in self._running:

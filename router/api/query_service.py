@@ -68,7 +68,7 @@ class QueryService:
     ) -> None:
         """Many requests over one stream."""
         call.counted = True
-        await self._multiplexing.serve(call.caller, stream)
+        await self._multiplexing.serve(call, stream)
 
     async def cancel_query(self, call: TenantCall, message: pb.CancelQueryRequest) -> pb.CancelQueryResponse:
         """Stop a running request of the same tenant, if it can be stopped."""

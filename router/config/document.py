@@ -32,6 +32,12 @@ class Document:
                 return self.lines[place[:end]]
         return 0
 
+    def is_sound(self, *places: Place) -> bool:
+        """Whether nothing at or in these places, or around them, had to be repaired: only then their values count."""
+        return not any(
+            place[: len(wrong)] == wrong or wrong[: len(place)] == place for wrong in self.settled for place in places
+        )
+
     def report(self, place: Place, message: str) -> None:
         """Note a problem, unless its place, or a section around it, is settled."""
         if any(place[:end] in self.settled for end in range(1, len(place) + 1)):

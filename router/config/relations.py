@@ -1,4 +1,7 @@
-"""What must fit together across the file: names, shares, addresses, logins. Each check reports all it finds."""
+"""What must fit together across the file: names, shares, addresses, logins. Each check reports all it finds.
+
+A value that was wrong by itself has been replaced by a default or a placeholder, so no relation is judged by it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def check(document: Document, config: FileConfig) -> None:
 
 
 def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
-    yield from _listeners(config.server)
+    yield from _listeners(config.server, document)
     if not document.values.get("clusters"):
         yield ("clusters",), "must name at least one cluster"
     if not document.values.get("tenants"):
@@ -29,19 +32,19 @@ def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
     if not config.admin.tokens:
         yield ("admin", "tokens"), "must hold at least one token: nobody could operate the router otherwise"
     for name, cluster in config.clusters.items():
-        yield from _cluster(("clusters", name), cluster)
-    yield from _endpoints_are_unique(config)
+        yield from _cluster(("clusters", name), cluster, document)
+    yield from _endpoints_are_unique(config, document)
     for name, tenant in config.tenants.items():
         yield from _tenant(("tenants", name), tenant, document, config)
-    yield from _databases(config)
-    yield from _logins(config)
+    yield from _databases(config, document)
+    yield from _logins(config, document)
 
 
-def _listeners(server: ServerPolicy) -> Iterator[tuple[Place, str]]:
+def _listeners(server: ServerPolicy, document: Document) -> Iterator[tuple[Place, str]]:
     taken: list[tuple[str, tuple[str, int]]] = []
     for name in ("listen", "admin_listen", "metrics_listen"):
         text: str = getattr(server, name)
-        if name == "metrics_listen" and not text:
+        if (name == "metrics_listen" and not text) or not document.is_sound(("server", name)):
             continue
         try:
             address = parse_address(text)
@@ -54,23 +57,31 @@ def _listeners(server: ServerPolicy) -> Iterator[tuple[Place, str]]:
         taken.append((name, address))
 
 
-def _cluster(place: Place, cluster: ClusterSection) -> Iterator[tuple[Place, str]]:
-    count = len(cluster.endpoints)
+def _cluster(place: Place, cluster: ClusterSection, document: Document) -> Iterator[tuple[Place, str]]:
+    count = len(_written_endpoints(document.values["clusters"][place[-1]]))
     if not count:
         yield (*place, "endpoints"), "must name at least one endpoint"
-    elif sum(endpoint.weight for endpoint in cluster.endpoints.values()) == 0:
+    elif _weights_are_sound(place, cluster, document) and not sum(
+        endpoint.weight for endpoint in cluster.endpoints.values()
+    ):
         yield (*place, "endpoints"), "has no endpoint with a weight above 0: no balanced read could go anywhere"
     if cluster.mode is FailoverMode.PROMOTE and count == 1:
         yield (*place, "mode"), "promote needs at least two endpoints: with one there is nothing to promote"
     for name, endpoint in cluster.endpoints.items():
         tls = (*place, "endpoints", name, "tls")
-        if endpoint.tls.mode.value.startswith("verify") and endpoint.tls.root_cert is None:
+        verifies = endpoint.tls.mode.value.startswith("verify")
+        if verifies and endpoint.tls.root_cert is None and document.is_sound((*tls, "root_cert")):
             yield (*tls, "mode"), f"{endpoint.tls.mode.value} needs root_cert: the authorities to verify against"
-        if (endpoint.tls.cert is None) != (endpoint.tls.key is None):
+        both_or_neither = (endpoint.tls.cert is None) == (endpoint.tls.key is None)
+        if not both_or_neither and document.is_sound((*tls, "cert"), (*tls, "key")):
             yield tls, "must have both cert and key, or neither"
 
 
-def _endpoints_are_unique(config: FileConfig) -> Iterator[tuple[Place, str]]:
+def _weights_are_sound(place: Place, cluster: ClusterSection, document: Document) -> bool:
+    return document.is_sound(*((*place, "endpoints", name, "weight") for name in cluster.endpoints))
+
+
+def _endpoints_are_unique(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
     names: dict[str, str] = {}
     servers: dict[tuple[str, int], str] = {}
     for cluster_name, cluster in config.clusters.items():
@@ -79,6 +90,8 @@ def _endpoints_are_unique(config: FileConfig) -> Iterator[tuple[Place, str]]:
             if name in names:
                 yield place, f"is also the name of an endpoint of cluster {names[name]}: endpoint names are unique"
             names.setdefault(name, cluster_name)
+            if not document.is_sound((*place, "host"), (*place, "port")):
+                continue
             server = (endpoint.host.lower(), endpoint.port)
             if server in servers:
                 yield (
@@ -101,8 +114,12 @@ def _tenant(place: Place, tenant: TenantSection, document: Document, config: Fil
         if name not in endpoints:
             yield (*place, "weights", name), unknown_name(name, endpoints, f"endpoint of cluster {tenant.cluster}")
     if tenant.cluster in config.clusters and tenant.weights:
-        own = config.clusters[tenant.cluster].endpoints
-        if own and sum(tenant.weights.get(name, endpoint.weight) for name, endpoint in own.items()) == 0:
+        cluster = config.clusters[tenant.cluster]
+        own = cluster.endpoints
+        sound = document.is_sound((*place, "weights")) and _weights_are_sound(
+            ("clusters", tenant.cluster), cluster, document
+        )
+        if sound and own and sum(tenant.weights.get(name, endpoint.weight) for name, endpoint in own.items()) == 0:
             yield (*place, "weights"), "leave no endpoint with a weight above 0: no balanced read could go anywhere"
 
 
@@ -112,13 +129,16 @@ def _written_endpoints(cluster: Any) -> tuple[str, ...]:
     return tuple(endpoints) if isinstance(endpoints, dict) else ()
 
 
-def _databases(config: FileConfig) -> Iterator[tuple[Place, str]]:
+def _databases(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
     users: dict[tuple[str, str], list[str]] = {}
     for name, tenant in config.tenants.items():
-        users.setdefault((tenant.cluster, tenant.database), []).append(name)
+        place = ("tenants", name)
+        if document.is_sound((*place, "cluster"), (*place, "database")):
+            users.setdefault((tenant.cluster, tenant.database), []).append(name)
     for (_, database), names in users.items():
         for name in names if len(names) > 1 else ():
-            if not config.tenants[name].shares_database:
+            told = document.is_sound(("tenants", name, "shares_database"))
+            if told and not config.tenants[name].shares_database:
                 yield (
                     ("tenants", name, "database"),
                     f"({database}) is also used by {_others(names, name)}: give it its own database, or set "
@@ -126,9 +146,11 @@ def _databases(config: FileConfig) -> Iterator[tuple[Place, str]]:
                 )
 
 
-def _logins(config: FileConfig) -> Iterator[tuple[Place, str]]:
+def _logins(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
     users: dict[tuple[str, str], list[str]] = {}
     for name, tenant in config.tenants.items():
+        if not document.is_sound(("tenants", name, "cluster"), ("tenants", name, "login", "user")):
+            continue
         users.setdefault((tenant.cluster, tenant.login.user), []).append(name)
         cluster = config.clusters.get(tenant.cluster)
         if cluster is not None and cluster.control.user == tenant.login.user:

@@ -19,7 +19,7 @@ EXAMPLES: Mapping[str, object] = {
     "clusters.NAME.endpoints.NAME.tls.key": "/etc/pointsman/router.key",
     "tenants.NAME.cluster": "main",
     "tenants.NAME.database": "acme",
-    "tenants.NAME.login.user": "acme_app",
+    "tenants.NAME.login.user": "acme",
     "tenants.NAME.login.password": "env:ACME_PASSWORD",
     "tenants.NAME.tokens": ["env:ACME_TOKEN"],
     "tenants.NAME.weights": {"pg1": 50},

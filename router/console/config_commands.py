@@ -24,7 +24,8 @@ def check_config(file: File) -> None:
     config = _load(file)
     topology = config.topology
     endpoints = sum(len(cluster.endpoints) for cluster in topology.clusters.values())
-    print(f"{file}: good ({len(topology.clusters)} clusters, {endpoints} endpoints, {len(topology.tenants)} tenants)")
+    counts = ((len(topology.clusters), "cluster"), (endpoints, "endpoint"), (len(topology.tenants), "tenant"))
+    print(f"{file}: good ({', '.join(_counted(count, noun) for count, noun in counts)})")
 
 
 @app.command("schema")
@@ -98,5 +99,8 @@ def _load(file: Path) -> LoadedConfig:
     except ConfigProblems as problems:
         for line in problems.lines():
             print(line, file=sys.stderr)
-        count = len(problems.problems)
-        raise Trouble(f"{count} problem{'' if count == 1 else 's'} in {file}") from None
+        raise Trouble(f"{_counted(len(problems.problems), 'problem')} in {file}") from None
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -94,9 +94,45 @@ def as_text(value: Any) -> str:
         return _range_text(value)
     if isinstance(value, pointsman.MultiRange):
         return "{" + ",".join(map(_range_text, value)) + "}"
-    if isinstance(value, list | dict):
+    if isinstance(value, pointsman.Json):
+        return json.dumps(value.value, default=as_text, ensure_ascii=False)
+    if isinstance(value, pointsman.Interval):
+        return _interval_text(value.months, value.days, value.microseconds)
+    if isinstance(value, datetime.timedelta):
+        return _interval_text(0, value.days, value.seconds * 1_000_000 + value.microseconds)
+    if isinstance(value, list):
+        return "{" + ",".join(map(_array_item, value)) + "}"
+    if isinstance(value, dict):
         return json.dumps(value, default=as_text, ensure_ascii=False)
     return str(value)
+
+
+def _array_item(item: Any) -> str:
+    if item is None:
+        return "NULL"
+    text = as_text(item)
+    if isinstance(item, list):
+        return text
+    plain = text and text.upper() != "NULL" and not any(mark.isspace() or mark in '{},"\\' for mark in text)
+    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _interval_text(months: int, days: int, microseconds: int) -> str:
+    """As PostgreSQL's IntervalStyle postgres writes it: 1 year 2 mons 3 days 04:05:06.7."""
+    years, months = abs(months) // 12 * (1 if months > 0 else -1), abs(months) % 12 * (1 if months > 0 else -1)
+    parts = []
+    negative_before = False
+    for number, unit in ((years, "year"), (months, "mon"), (days, "day")):
+        if number:
+            sign = "+" if negative_before and number > 0 else ""
+            parts.append(f"{sign}{number} {unit}{'' if number == 1 else 's'}")
+            negative_before = number < 0
+    if microseconds or not parts:
+        seconds, fraction = divmod(abs(microseconds), 1_000_000)
+        sign = "-" if microseconds < 0 else "+" if negative_before else ""
+        rest = f".{fraction:06d}".rstrip("0").rstrip(".")
+        parts.append(f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{rest}")
+    return " ".join(parts)
 
 
 def _range_text(value: pointsman.Range[Any]) -> str:
@@ -111,6 +147,8 @@ def _json_row(fields: Sequence[str], row: Sequence[Any]) -> str:
 
 
 def _json_value(value: Any) -> Any:
+    if isinstance(value, pointsman.Json):
+        return value.value
     if isinstance(value, decimal.Decimal):
         return str(value)  # a JSON number would lose digits in most readers
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):

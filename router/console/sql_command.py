@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pointsman
@@ -9,9 +10,10 @@ from pointsman.options import ReadPreference
 from rich.console import Console
 
 from router.console.admin_client import reach
+from router.console.describing import DESCRIBING, describe
 from router.console.result_output import OutputFormat, write_rows
 from router.console.sql_prompt import SqlPrompt, person, show_outcome
-from router.console.sql_session import SqlSession, trouble_of
+from router.console.sql_session import Outcome, SqlSession, trouble_of
 from router.console.statement_reader import split
 from router.console.targets import Target
 from router.console.trouble import ExitCode, Trouble
@@ -32,19 +34,55 @@ def run(
 
 
 def _run_statements(session: SqlSession, text: str, output: OutputFormat, console: Console) -> None:
+    if text.lstrip().startswith("\\"):
+        for outcome in _described(session, text.strip().rstrip(";")):
+            _write(outcome, output, console)
+        return
     statements = [statement.strip() for statement in split(text) if statement.strip()]
     if not statements:
         raise Trouble("there is no statement to run", 'such as: pointsman sql "select 1"', ExitCode.USAGE)
+    outcomes = []
     for statement in statements:
         try:
             outcome = session.run(statement)
         except pointsman.Error as error:
-            raise trouble_of(error, session.target.address) from None
-        if output in (OutputFormat.JSON, OutputFormat.CSV):
-            if outcome.names:
-                write_rows(output, outcome.names, outcome.rows, console, sys.stdout)
-        else:
-            show_outcome(outcome, output, console)
+            raise trouble_of(error, session.target.address, statement) from None
+        _write(outcome, output, console)
+        outcomes.append(outcome)
+    if output is OutputFormat.JSON and not any(outcome.names for outcome in outcomes):
+        print(_done_json(outcomes[-1]))  # no rows at all: what was done is all there is to tell
+
+
+def _write(outcome: Outcome, output: OutputFormat, console: Console) -> None:
+    if output not in (OutputFormat.JSON, OutputFormat.CSV):
+        show_outcome(outcome, output, console)
+    elif outcome.names:
+        write_rows(output, outcome.names, outcome.rows, console, sys.stdout)
+
+
+def _done_json(outcome: Outcome) -> str:
+    receipt = outcome.receipt
+    done = {
+        "command": outcome.command_tag,
+        "rows": outcome.rowcount,
+        "endpoint": receipt.endpoint if receipt is not None else "",
+        "attempts": receipt.attempts if receipt is not None else 0,
+    }
+    return json.dumps(done, ensure_ascii=False)
+
+
+def _described(session: SqlSession, command: str) -> list[Outcome]:
+    name, _, argument = command.partition(" ")
+    if name not in DESCRIBING:
+        raise Trouble(
+            f"{name} works at the prompt only",
+            "here there are \\d and \\d NAME; for a prompt: pointsman sql",
+            ExitCode.USAGE,
+        )
+    try:
+        return describe(session, argument.strip())
+    except pointsman.Error as error:
+        raise trouble_of(error, session.target.address) from None
 
 
 def output_form(text: str) -> OutputFormat:

@@ -11,6 +11,7 @@ import pointsman
 from rich.console import Console
 from rich.text import Text
 
+from router.console.describing import DESCRIBING, describe
 from router.console.result_output import OutputFormat, visible, write_rows
 from router.console.sql_session import Outcome, SqlSession, trouble_of
 from router.console.statement_reader import StatementReader
@@ -25,23 +26,6 @@ everything else goes to the primary. BEGIN ... COMMIT runs a transaction on one 
   \\read WHERE   reads go to primary, replica or any
   \\?            this help                  \\q            leave (also Ctrl-D)
 """
-_TABLES = """\
-select n.nspname as schema, c.relname as name,
-       case c.relkind when 'r' then 'table' when 'p' then 'partitioned table' when 'v' then 'view'
-                      when 'm' then 'materialized view' when 'f' then 'foreign table' else 'sequence' end as kind,
-       pg_get_userbyid(c.relowner) as owner, pg_size_pretty(pg_relation_size(c.oid)) as size
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
- order by 1, 2"""
-_COLUMNS = """\
-select a.attname as column, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable,
-       pg_get_expr(d.adbin, d.adrelid) as default
-  from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
- where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped
- order by a.attnum"""
-_INDEXES = """\
-select pg_get_indexdef(indexrelid) as index from pg_index where indrelid = to_regclass($1) order by 1"""
-
 Ask = Callable[[str], str]
 
 
@@ -76,16 +60,20 @@ class SqlPrompt:
                 self._statements(self._reader.feed(line))
 
     def _prompt(self) -> str:
-        mark = "*" if self._session.in_transaction else ""
+        session = self._session
+        mark = "*" if session.in_transaction and not session.failed else ""
         more = "-" if self._reader.pending else "="
-        return f"{self._session.target.tenant or 'pointsman'}{mark}{more}> "
+        return f"{session.target.tenant or 'pointsman'}{mark}{more}{'!' if session.failed else ''}> "
 
     def _statements(self, statements: list[str]) -> None:
         for statement in statements:
             try:
                 self._show(self._session.run(statement))
             except pointsman.Error as error:
-                show_trouble(trouble_of(error, self._session.target.address), self._console)
+                show_trouble(trouble_of(error, self._session.target.address, statement), self._console)
+                return
+            except Trouble as trouble:
+                show_trouble(trouble, self._console)
                 return
             except KeyboardInterrupt:
                 self._say("interrupted", "yellow")
@@ -109,9 +97,7 @@ class SqlPrompt:
             case ("\\read", "primary" | "replica" | "any" as where):
                 self._session.read = where
                 self._say(f"reads go to {where}", "dim")
-            case ("\\d" | "\\dt" | "\\dv", ""):
-                self._statements([_TABLES])
-            case ("\\d", relation):
+            case (name, relation) if name in DESCRIBING:
                 self._describe(relation)
             case _:
                 self._say(f"unknown command {name}: \\? shows what there is", "yellow")
@@ -119,16 +105,12 @@ class SqlPrompt:
 
     def _describe(self, relation: str) -> None:
         try:
-            columns = self._session.run_with(_COLUMNS, relation)
-            if not columns.rows:
-                self._say(f"there is no table or view {relation} in the search path", "yellow")
-                return
-            self._show(columns)
-            indexes = self._session.run_with(_INDEXES, relation)
-            if indexes.rows:
-                self._show(indexes)
+            for outcome in describe(self._session, relation):
+                self._show(outcome)
         except pointsman.Error as error:
             show_trouble(trouble_of(error, self._session.target.address), self._console)
+        except Trouble as trouble:
+            show_trouble(trouble, self._console)
 
     def _show(self, outcome: Outcome) -> None:
         show_outcome(outcome, self._form, self._console, timing=self._timing)

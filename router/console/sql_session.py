@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pointsman
 from pointsman.options import Isolation, ReadPreference
+from rich.cells import cell_len
 
 from router.console.admin_client import unreachable
 from router.console.statement_reader import first_word, looks_like_a_read
@@ -17,9 +19,16 @@ from router.console.trouble import ExitCode, Trouble
 
 TIMEOUT_S = 30.0
 _LEVELS: tuple[Isolation, ...] = ("serializable", "repeatable read", "read committed")
+_JSON_OIDS = frozenset({114, 3802})
+"""json and jsonb."""
 _BEGIN = frozenset({"begin", "start"})
 _COMMIT = frozenset({"commit", "end"})
 _ROLLBACK = frozenset({"rollback", "abort"})
+_NO_TRANSACTION = "there is no transaction: BEGIN starts one"
+_INSIDE_ONLY: Mapping[str, str] = {
+    **dict.fromkeys((*_COMMIT, *_ROLLBACK, "savepoint", "release"), _NO_TRANSACTION),
+    "set": "SET works inside BEGIN … COMMIT only: connections are shared, so a setting ends with its transaction",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class SqlSession:
         self._timeout_s = timeout_s
         self._db = pointsman.sync.connect(target.address, tenant=target.tenant, token=target.token, timeout=timeout_s)
         self._transaction: Any = None
+        self._failed = False
 
     def __enter__(self) -> SqlSession:
         return self
@@ -59,8 +69,14 @@ class SqlSession:
         """Whether BEGIN was said, and neither COMMIT nor ROLLBACK."""
         return self._transaction is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether a statement of the open transaction has failed, so that it can only be rolled back."""
+        return self._transaction is not None and self._failed
+
     def run(self, sql: str) -> Outcome:
-        """Run one statement, in the open transaction if there is one. pointsman.Error when it fails."""
+        """Run one statement, in the open transaction if there is one. pointsman.Error when it fails, Trouble when it
+        has no place here."""
         started = time.perf_counter()
         word = first_word(sql)
         if self._transaction is not None:
@@ -68,6 +84,8 @@ class SqlSession:
         elif word in _BEGIN:
             self._begin(sql)
             answer = None
+        elif word in _INSIDE_ONLY:
+            raise Trouble(_INSIDE_ONLY[word], "such as: BEGIN; ... COMMIT;")
         elif looks_like_a_read(sql):
             answer = self._read(sql)
         else:
@@ -92,6 +110,7 @@ class SqlSession:
 
     def _begin(self, sql: str) -> None:
         words = " ".join(sql.lower().split())
+        self._failed = False
         self._transaction = self._db.transaction(
             isolation=next((level for level in _LEVELS if level in words), None),
             read_only="read only" in words,
@@ -100,14 +119,22 @@ class SqlSession:
 
     def _in_transaction(self, sql: str, word: str) -> Any:
         transaction = self._transaction
-        to_savepoint = " to " in f" {' '.join(sql.lower().split())} "
-        if word in _COMMIT or (word in _ROLLBACK and not to_savepoint):
+        if word in _BEGIN:
+            raise Trouble("already in a transaction", "end it with COMMIT or ROLLBACK")
+        to_savepoint = word in _ROLLBACK and " to " in f" {' '.join(sql.lower().split())} "
+        if to_savepoint or word in ("savepoint", "release"):
+            raise Trouble("there are no savepoints here", "programs have them: db.transaction(), then tx.savepoint()")
+        if word in _COMMIT or word in _ROLLBACK:
             self._transaction = None
             return transaction.commit() if word in _COMMIT else transaction.rollback()
         try:
             return transaction.execute(sql)
         except (pointsman.TransactionLost, pointsman.Unavailable, pointsman.ClientClosed):
             self._transaction = None
+            raise
+        except pointsman.Error as error:
+            # PostgreSQL refuses everything but ROLLBACK now; what the router itself refused has not reached it.
+            self._failed = self._failed or bool(error.sqlstate)
             raise
 
     def _end_quietly(self) -> None:
@@ -132,15 +159,36 @@ def _outcome(answer: Any, word: str, took_s: float) -> Outcome:
     if isinstance(answer, pointsman.Result):
         names = tuple(column.name for column in answer.rows.columns)
         return Outcome(
-            names, list(answer.rows), answer.command_tag, answer.rowcount, answer.receipt, answer.notices, took_s
+            names,
+            _rows(answer.rows, answer.rows.columns),
+            answer.command_tag,
+            answer.rowcount,
+            answer.receipt,
+            answer.notices,
+            took_s,
         )
-    rows = answer.rows if isinstance(answer, _Streamed) else list(answer)
+    rows = _rows(answer.rows if isinstance(answer, _Streamed) else answer, answer.columns)
     names = tuple(column.name for column in answer.columns)
     return Outcome(names, rows, f"SELECT {len(rows)}", len(rows), answer.receipt, answer.notices, took_s)
 
 
-def trouble_of(error: pointsman.Error, address: str) -> Trouble:
-    """An SDK error as what ends a command: one line, and the way out that PostgreSQL or the router knows."""
+def _rows(rows: Iterable[Any], columns: Sequence[Any]) -> list[Any]:
+    """The rows, JSON values marked as such: a JSON array and an array of PostgreSQL are both lists otherwise."""
+    marked = [column.type_oid in _JSON_OIDS for column in columns]
+    if not any(marked):
+        return list(rows)
+    return [
+        tuple(
+            pointsman.Json(value) if is_json and value is not None else value
+            for value, is_json in zip(row, marked, strict=True)
+        )
+        for row in rows
+    ]
+
+
+def trouble_of(error: pointsman.Error, address: str, sql: str = "") -> Trouble:
+    """An SDK error as what ends a command: one line, and the way out that PostgreSQL or the router knows. With the
+    statement also the line of it that PostgreSQL stumbled over, and a mark below the place."""
     if isinstance(error, pointsman.Unavailable) and error.reason in ("", "NOT_CONNECTED"):
         return unreachable(address)
     facts = [error.sqlstate or error.reason.lower()]
@@ -148,14 +196,29 @@ def trouble_of(error: pointsman.Error, address: str) -> Trouble:
         facts.append(f"executed: {error.executed.value}")
     told = ", ".join(fact for fact in facts if fact)
     line = f"{error.message} ({told})" if told else error.message
-    return Trouble(line, _way_out(error), ExitCode.PROBLEM)
+    return Trouble(line, _way_out(error, sql), ExitCode.PROBLEM)
 
 
-def _way_out(error: pointsman.Error) -> str:
+def _way_out(error: pointsman.Error, sql: str) -> str:
     if isinstance(error, pointsman.Unauthenticated | pointsman.PermissionDenied) and not error.sqlstate:
         return "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)"
     if error.pg is None:
         return ""
-    lines = [f"detail: {error.pg.detail}"] if error.pg.detail else []
-    lines += [f"hint: {error.pg.hint}"] if error.pg.hint else []
+    lines = _marked(sql, error.pg.position)
+    lines += [f"DETAIL: {error.pg.detail}"] if error.pg.detail else []
+    lines += [f"HINT: {error.pg.hint}"] if error.pg.hint else []
     return "\n".join(lines)
+
+
+def _marked(sql: str, position: int) -> list[str]:
+    """The line of the statement that holds a position (from 1), and a caret below it; none for a position outside."""
+    if not 0 < position <= len(sql) + 1:
+        return []
+    before = sql[: position - 1]
+    number = before.count("\n") + 1
+    line = sql.splitlines()[number - 1] if number <= len(sql.splitlines()) else ""
+    start = f"LINE {number}: "
+    column = len(before) - (before.rfind("\n") + 1)
+    # Wide characters take two cells, tabs up to eight: the same white space, and two spaces for a wide one.
+    lead = "".join(mark if mark == "\t" else " " * cell_len(mark) for mark in line[:column])
+    return [f"{start}{line}", f"{' ' * len(start)}{lead}^"]

@@ -11,11 +11,12 @@ from typing import Any
 from pointsman.v1 import admin_service_pb2 as pb
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from router.console.admin_client import AdminClient
+from router.console.fitting_table import Column, FittingTable
 from router.console.message_values import plain, word
+from router.console.result_output import visible
 
 _GOOD = frozenset({"steady", "up", "primary"})
 _BAD = frozenset({"stuck", "down", "quarantined", "holding"})
@@ -42,8 +43,8 @@ def look(client: AdminClient) -> Status:
     )
 
 
-def as_json(status: Status) -> str:
-    """Everything, for scripts. The form is that of the messages in admin_service.proto."""
+def as_json(status: Status, *, compact: bool = False) -> str:
+    """Everything, for scripts. The form is that of the messages in admin_service.proto. compact: on one line."""
     return json.dumps(
         {
             "server": plain(status.server),
@@ -51,7 +52,8 @@ def as_json(status: Status) -> str:
             "tenants": [plain(tenant) for tenant in status.tenants],
             "pools": [plain(pool) for pool in status.pools],
         },
-        indent=2,
+        indent=None if compact else 2,
+        separators=(",", ":") if compact else None,
     )
 
 
@@ -59,7 +61,7 @@ def as_tables(status: Status) -> RenderableType:
     """Everything, for people."""
     parts: list[RenderableType] = [_server_line(status.server)]
     for cluster in status.clusters:
-        parts += [Text(), _cluster_line(cluster), _endpoints(cluster)]
+        parts += [Text(), _cluster_line(cluster), _endpoints(cluster), *_messages(cluster)]
     parts += [Text(), _tenants(status.tenants)]
     if status.pools:
         parts += [Text(), _pools(status.pools)]
@@ -72,6 +74,13 @@ def watch(read: Callable[[], Status], console: Console, interval_s: float) -> No
         while True:
             time.sleep(interval_s)
             live.update(as_tables(read()), refresh=True)
+
+
+def watch_json(read: Callable[[], Status], interval_s: float) -> None:
+    """The same for programs: one line of JSON for each look (JSON Lines)."""
+    while True:
+        print(as_json(read(), compact=True), flush=True)
+        time.sleep(interval_s)
 
 
 def _server_line(server: Any) -> Text:
@@ -97,18 +106,29 @@ def _cluster_line(cluster: Any) -> Text:
     return line
 
 
-def _endpoints(cluster: Any) -> Table:
+def _endpoints(cluster: Any) -> FittingTable:
     zones = any(end.zone for end in cluster.endpoints)
-    zone = ["zone"] if zones else []
-    table = _table("endpoint", "address", *zone, "role", "health", ">lag", ">weight", ">running", ">conns", ">probe")
+    table = FittingTable(
+        Column("endpoint"),
+        Column("address"),
+        *([Column("zone", spare=4)] if zones else []),
+        Column("role"),
+        Column("health", wraps=True),
+        Column("lag", right=True),
+        Column("weight", right=True, spare=2),
+        Column("running", right=True, spare=5),
+        Column("conns", right=True, spare=3),
+        Column("probe", right=True, spare=1),
+    )
     for end in cluster.endpoints:
         role, health = word(end, "role"), word(end, "health")
         state = coloured(health)
-        if health != "up" and end.health_reason:
-            state.append(f" ({end.health_reason})", style="dim")
+        reason, _ = _reason(end)
+        if reason:
+            state.append(f" ({reason})", style="dim")
         if end.draining:
             state.append(" draining", style="yellow")
-        table.add_row(
+        table.add(
             Text(end.name),
             Text(f"{end.host}:{end.port}"),
             *([Text(end.zone)] if zones else []),
@@ -123,22 +143,32 @@ def _endpoints(cluster: Any) -> Table:
     return table
 
 
+def _reason(end: Any) -> tuple[str, str]:
+    """Why an endpoint is not up: the code, and in words, as far as the router knows."""
+    if word(end, "health") == "up":
+        return "", ""
+    code, _, message = end.health_reason.partition(": ")
+    return code, visible(" ".join(message.split()))
+
+
+def _messages(cluster: Any) -> list[RenderableType]:
+    """Below the table, not in it: an error of libpq is longer than all columns together."""
+    told = [(end.name, _reason(end)[1]) for end in cluster.endpoints]
+    return [Text(f"  {name}: ", style="dim").append(message, style="yellow") for name, message in told if message]
+
+
 def _tenants(tenants: list[Any]) -> RenderableType:
-    table = _table(
-        "tenant",
-        "cluster",
-        "database",
-        ">running",
-        ">queued",
-        ">held",
-        ">served",
-        ">failed",
-        ">refused",
-        ">cancelled",
+    spare = {"refused": 3, "cancelled": 1}
+    numbers = ("running", "queued", "held", "served", "failed", "refused", "cancelled")
+    table = FittingTable(
+        Column("tenant"),
+        Column("cluster", spare=4),
+        Column("database", spare=2),
+        *(Column(name, right=True, spare=spare.get(name, 0)) for name in numbers),
     )
     busy_first = sorted(tenants, key=lambda one: (-one.in_flight - one.held - one.queued, -one.served, one.name))
     for tenant in busy_first[:_SHOWN_TENANTS]:
-        table.add_row(
+        table.add(
             Text(tenant.name),
             Text(tenant.cluster),
             Text(tenant.database),
@@ -155,12 +185,16 @@ def _tenants(tenants: list[Any]) -> RenderableType:
     return table
 
 
-def _pools(pools: list[Any]) -> Table:
-    table = _table(
-        "pool", "endpoint", "access", ">size", ">idle", ">leased", ">opening", ">waiting", ">lanes", ">running"
+def _pools(pools: list[Any]) -> FittingTable:
+    numbers = (("size", 0), ("idle", 3), ("leased", 2), ("opening", 1), ("waiting", 0), ("lanes", 4), ("running", 0))
+    table = FittingTable(
+        Column("pool"),
+        Column("endpoint"),
+        Column("access"),
+        *(Column(name, right=True, spare=spare) for name, spare in numbers),
     )
     for pool in sorted(pools, key=lambda one: (-one.in_flight, one.tenant, one.endpoint, one.access))[:_SHOWN_TENANTS]:
-        table.add_row(
+        table.add(
             Text(pool.tenant),
             Text(pool.endpoint),
             Text(pool.access.replace("_", " ")),
@@ -182,13 +216,6 @@ def _lag(end: Any, role: str) -> Text:
         return Text("unknown", style="dim")
     size = f" {end.lag_bytes / 1024:.0f} KiB" if end.lag_bytes >= 1024 else ""
     return Text(f"{end.lag_s:.1f} s{size}", style="yellow" if end.lag_s >= 1 else "")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
-    return table
 
 
 def coloured(state: str) -> Text:

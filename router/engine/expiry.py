@@ -21,10 +21,6 @@ async def wait_until(future: asyncio.Future[_T], deadline: float) -> _T:
     timer = asyncio.get_running_loop().call_at(deadline, _expire, future)
     try:
         return await future
-    except asyncio.CancelledError:
-        if future.done() and not future.cancelled():
-            future.exception()  # nobody will ask any more; an exception that nobody asked for is logged as lost
-        raise
     finally:
         timer.cancel()
 

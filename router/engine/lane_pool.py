@@ -227,7 +227,7 @@ class LanePool:
         Synchronous, so that no cancellation can come between the end of the work and the return of its lane.
         """
         lane = slot.lane
-        if slot.units or slot.stopping is not None or (lane.in_transaction and lane.usable and not slot.tainted):
+        if slot.units or slot.stopping is not None or (lane.in_transaction and lane.usable):
             return self._places.spawn(self._clean_up(slot))
         slot.pinned = False
         self._places.put_back(slot)
@@ -240,7 +240,7 @@ class LanePool:
         if slot.units and not await self._answered(slot.units[-1], COMMIT_LINGER_S):
             # A COMMIT was neither used nor cut until now.
             lane.abandon(CloseReason.ABANDONED)
-        if lane.in_transaction and lane.usable and not slot.tainted:
+        if lane.in_transaction and lane.usable:
             rollback = Unit((_ROLLBACK,), lambda _: None, commits=False)
             self.submit(slot, rollback)
             await self._answered(rollback, ROLLBACK_S)

@@ -259,6 +259,7 @@ class Session:
         """Everything at once, without waiting, so that no cancellation can leave half of it; the task is ROLLBACK."""
         if self._over:
             return None
+        error = self._expired or error
         self._over = True
         self._ended = error
         self._age_timer.cancel()

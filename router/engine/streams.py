@@ -65,7 +65,7 @@ class RowStream:
 
     def _on_deadline(self) -> None:
         self._expired = True
-        self.stop()
+        self.close()  # here, as nobody knows when its reader will look again
         self._notify()
 
     def _notify(self) -> None:
@@ -84,8 +84,8 @@ class RowStream:
         while not self._chunks and not self._done:
             self._check_deadline()
             await self._next_event()
-        if not self._chunks and self._unit.fault is not None:
-            raise AttemptFailed(self._unit.fault)
+        if not self._chunks:
+            self._check_end()
 
     async def next_chunk(self) -> Cells | None:
         """The next chunk, None after the last. AttemptFailed when the rest does not come."""
@@ -100,19 +100,28 @@ class RowStream:
             self._delivered = True
             return cells
         self._check_deadline()
-        if self._unit.fault is not None:
-            raise AttemptFailed(self._unit.fault)
+        self._check_end()
         return None
 
     def _check_deadline(self) -> None:
         if self._expired:
-            stage = Stage.STREAM if self._delivered else Stage.EXECUTE
-            raise AttemptFailed(Fault(FaultKind.SILENT, stage, message="the deadline passed"))
+            raise AttemptFailed(Fault(FaultKind.SILENT, self._stage, message="the deadline passed"))
+
+    def _check_end(self) -> None:
+        if self._unit.fault is not None:
+            raise AttemptFailed(self._unit.fault)
+        if self._dropping:
+            # It was faster than its cancel; but rows are missing, so this is no answer.
+            raise AttemptFailed(Fault(FaultKind.CANCELLED, self._stage, message="stopped"))
+
+    @property
+    def _stage(self) -> Stage:
+        return Stage.STREAM if self._delivered else Stage.EXECUTE
 
     def stop(self) -> bool:
         """Have PostgreSQL stop, and drop what is still on its way. False when it has ended already."""
-        if self._done:
-            return False
+        if self._done or self._dropping:
+            return not self._done  # once: by now the lane may be someone else's
         self._dropping = True
         self._chunks.clear()
         self._slot.lane.resume_reading()

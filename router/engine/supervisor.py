@@ -128,8 +128,10 @@ class ClusterSupervisor:
 
     def report_fault(self, fault: Fault) -> None:
         """Tell what the data path saw. Cheap when it brings nothing new, so every failed attempt may report."""
-        if fault.endpoint not in self._observed.seen or 0 < fault.generation < self._machine.generation:
+        if fault.endpoint not in self._observed.seen:
             return
+        if 0 < fault.generation < self._machine.generation and fault.endpoint == self._machine.primary:
+            return  # of its life before it was primary; other servers' pools outlive a change of the primary
         if fault.kind in WORTH_A_PROBE:
             self._watching.probe_now(fault.endpoint)
         elif fault.sqlstate == READ_ONLY_TRANSACTION:

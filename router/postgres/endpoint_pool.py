@@ -24,12 +24,14 @@ from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, Tenant
 from router.ports import Chance, EventSink, PoolStatistics
 from router.postgres import conninfo, faults
+from router.postgres.greeting import ask_at_the_door
 from router.postgres.lane import PipelineLane
 from router.postgres.liveness import has_ended, shut_socket
 from router.postgres.prepared import PreparedStatements
 
 _RECONNECT_S = 5.0
 _LIFETIME_JITTER = 0.1
+_DOOR_S = 0.2
 
 
 class _Born:
@@ -219,8 +221,8 @@ class PsycopgEndpointPool:
         return connection
 
     async def _tell_failure(self, error: BaseException) -> None:
-        refused = await faults.is_refused(self._endpoint.host, self._endpoint.port)
-        fault = faults.from_connect(error, refused=refused)
+        door = await ask_at_the_door(self._kwargs, asyncio.get_running_loop().time() + _DOOR_S)
+        fault = faults.from_connect(error, door, proven=self.statistics().size > 0)
         self._failing = True
         self._events.emit(ConnectFailed(self._tenant.name, self._endpoint.name, fault.message))
         for waiter in self._waiters:

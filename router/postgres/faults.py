@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.pq import DiagnosticField
 
-from router.model.observation import Fault, FaultKind, PgError, Stage
+from router.model.observation import Fault, FaultKind, PgError, ProbeOutcome, Stage
 from router.model.result import PgNotice
 
 if TYPE_CHECKING:
@@ -87,36 +85,30 @@ def says_local_commit(result: PGresult) -> bool:
     return result.error_field(DiagnosticField.SOURCE_FUNCTION) == _SYNC_WAIT
 
 
-def from_connect(error: BaseException, *, refused: bool) -> Fault:
-    """A failure to connect. psycopg gives no SQLSTATE there, so the phase and the socket's errno tell the kind."""
-    kind = FaultKind.CONNECT_REFUSED if refused else FaultKind.CONNECT_FAILED
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    return Fault(kind=kind, stage=Stage.CONNECT, sqlstate=sqlstate, message=first_line(error))
+LOGIN_FAILED = "28000"
+"""invalid_authorization_specification: stands for every way in which a server refuses a login."""
+
+
+def from_connect(error: BaseException, door: ProbeOutcome, *, proven: bool) -> Fault:
+    """A failure to connect. psycopg gives no SQLSTATE there, so the phase tells the kind.
+
+    door: what the server said when asked right afterwards. proven: the same login holds connections there. Without
+    them, an open server that had come to the password refuses the login itself: its password, database or grant.
+    """
+    refused = door is ProbeOutcome.REFUSED
+    asked = getattr(getattr(error, "pgconn", None), "used_password", False)
+    login = asked and not proven and door is ProbeOutcome.LOGIN_REFUSED
+    return Fault(
+        kind=FaultKind.CONNECT_REFUSED if refused else FaultKind.CONNECT_FAILED,
+        stage=Stage.CONNECT,
+        sqlstate=getattr(error, "sqlstate", None) or (LOGIN_FAILED if login else ""),
+        message=first_line(error),
+    )
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, for a log line."""
     return (str(error) or type(error).__name__).strip().split("\n", 1)[0]
-
-
-async def is_refused(host: str, port: int, timeout_s: float = 0.2) -> bool:
-    """Whether nothing listens there: by errno of a plain TCP connect, as libpq only gives localized text."""
-    import asyncio
-
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(host, port)
-    except OSError as error:
-        return error.errno == errno.ECONNREFUSED or "[Errno 111]" in str(error)
-    except TimeoutError:
-        return False
-    writer.close()
-    return False
-
-
-def is_unresolved(error: BaseException) -> bool:
-    """Whether the host name has no address."""
-    return isinstance(error, socket.gaierror) or isinstance(error.__cause__, socket.gaierror)
 
 
 CLIENT_ERRORS = (psycopg.Error, OSError, TimeoutError)

@@ -110,7 +110,9 @@ class PipelineLane:
 
     @property
     def in_transaction(self) -> bool:
-        return self._closed is None and self._pgconn.transaction_status != TransactionStatus.IDLE
+        if self._closed is not None:
+            return False
+        return bool(self._inbox) or self._pgconn.transaction_status != TransactionStatus.IDLE
 
     @property
     def in_failed_transaction(self) -> bool:

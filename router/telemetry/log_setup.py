@@ -80,6 +80,11 @@ def set_up(level: str = "info", form: str = "auto", stream: TextIO | None = None
     set_level(level)
 
 
+def process_log() -> Any:
+    """The logger of the process itself: start, drain, end."""
+    return structlog.get_logger("router")
+
+
 def set_level(level: str) -> None:
     """Change the level of the whole log."""
     threshold = threshold_of(level)

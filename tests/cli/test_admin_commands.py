@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from pointsman.v1 import admin_service_pb2 as pb
+from pointsman.v1 import types_pb2
+from rich.console import Console
 
 from router.console import status_view
 from router.console.admin_client import AdminClient
@@ -67,8 +70,6 @@ def test_watch_looks_again_and_again(admin: FakeAdmin, monkeypatch: pytest.Monke
             if len(looks) == 3:
                 raise KeyboardInterrupt
             return status_view.look(client)
-
-        from rich.console import Console
 
         with pytest.raises(KeyboardInterrupt):
             status_view.watch(read, Console(quiet=True), 0.5)
@@ -215,3 +216,95 @@ def test_durations_are_said_as_people_say_them():
     assert [status_view.duration(s) for s in (0.04, 59, 90, 7100, 7200, 200_000)] == [
         "0.0 s", "59.0 s", "2 min", "118 min", "2 h", "2 d",
     ]  # fmt: skip
+
+
+LIBPQ = (
+    'refused: connection failed: connection to server at "10.20.30.41", port 5432 failed: Connection refused\n'
+    "\tIs the server running on that host and accepting TCP/IP connections?\n" + "x" * 300
+)
+
+
+def rendered(width: int, *, failing: bool) -> str:
+    """The status of a cluster of three as a terminal of that width shows it, all well or in a failover."""
+    health = pb.ENDPOINT_HEALTH_DOWN if failing else pb.ENDPOINT_HEALTH_UP
+    first = pb.EndpointState(
+        name="pg1",
+        cluster="main",
+        host="pg1.db.example.net",
+        port=5432,
+        zone="eu-1a",
+        weight=100,
+        connections=40,
+        role=types_pb2.ENDPOINT_ROLE_PRIMARY,
+        health=health,
+        health_reason=LIBPQ if failing else "",
+        in_flight=17,
+    )
+    others = [
+        pb.EndpointState(
+            name=name,
+            cluster="main",
+            host=f"{name}.db.example.net",
+            port=5432,
+            zone="eu-1b",
+            lag_s=12.5,
+            weight=100,
+            role=types_pb2.ENDPOINT_ROLE_REPLICA,
+            health=pb.ENDPOINT_HEALTH_UP,
+            lag_bytes=4 << 20,
+            probe_ms=0.6,
+        )
+        for name in ("pg2", "pg3")
+    ]
+    cluster = pb.ClusterState(
+        name="main", phase=pb.CLUSTER_PHASE_STEADY, primary="" if failing else "pg1", term=3, generation=2,
+        mode="promote", held=4 if failing else 0, phase_age_s=12, endpoints=[first, *others],
+    )  # fmt: skip
+    tenant = pb.TenantState(name="a-tenant-name", cluster="main", database="a_database", served=123456789)
+    pool = pb.PoolState(tenant="a-tenant-name", endpoint="pg1", access="read_write", size=3, max_size=8, lanes=2)
+    server = pb.GetServerInfoResponse(version="0.1.0", config_path="/etc/pointsman/pointsman.yaml")
+    out = io.StringIO()
+    status = status_view.Status(server, [cluster], [tenant], [pool])
+    Console(file=out, width=width, highlight=False).print(status_view.as_tables(status))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("width", [80, 110])
+def test_status_can_be_read_in_a_narrow_terminal(width: int, failing: bool):
+    text = rendered(width, failing=failing)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    for name, role in (("pg1", "primary"), ("pg2", "replica"), ("pg3", "replica")):
+        assert f"{name}.db.example.net:5432" in rows[name]
+        assert f" {role} " in rows[name]
+    assert "12.5 s 4096 KiB" in rows["pg2"]
+    assert "3/8" in rows["a-tenant-name"] or "123456789" in rows["a-tenant-name"]
+    assert "123456789" in text
+    assert "read write" in text
+    columns = next(line for line in text.splitlines() if line.startswith("endpoint")).split()
+    assert ("weight" in columns) == (width == 110), "what one needs least goes first"
+
+
+def test_the_words_of_an_error_stand_below_the_table():
+    text = rendered(110, failing=True)
+    rows = [line for line in text.splitlines() if line.startswith("pg1 ")]
+    assert "down (refused)" in rows[0]
+    below = text.partition("pg3.db.example.net")[2]
+    assert "pg1: connection failed: connection to server" in below
+    assert "x" * 300 in "".join(line.strip() for line in below.splitlines())
+
+
+def test_status_again_and_again_as_json_is_one_line_a_look(ask: Ask, monkeypatch: pytest.MonkeyPatch):
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_view.time, "sleep", sleep)
+    ended = ask("status", "--watch", "--json", "--interval", "0.5")
+    assert ended.code == 130
+    assert [json.loads(line)["server"]["version"] for line in ended.out.splitlines()] == ["9.9", "9.9"]

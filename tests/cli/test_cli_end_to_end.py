@@ -41,7 +41,18 @@ async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster):
         assert len(big.out.splitlines()) == 20001, "what does not fit one answer is streamed"
 
         wrong = await run("sql", "select nowhere", *caller)
-        assert (wrong.code, wrong.err) == (1, 'pointsman: column "nowhere" does not exist (42703)\n')
+        assert wrong.code == 1
+        assert wrong.err.splitlines() == [
+            'pointsman: column "nowhere" does not exist (42703)', "LINE 1: select nowhere", "               ^",
+        ]  # fmt: skip
+        failed = await run("sql", "begin; select nowhere; commit", *caller)
+        assert (failed.code, "nowhere" in failed.err) == (1, True)
+        values = "select array['a', null, 'b c'] as a, '[1, null]'::jsonb as j, interval '1 mon 2 days 03:00' as i"
+        told = (await run("sql", values, "--csv", *caller)).out
+        assert told == 'a,j,i\n"{a,NULL,""b c""}","[1, null]",1 mon 2 days 03:00:00\n'
+        described = await run("sql", "\\d pg_class", *caller)
+        assert (described.code, "relname" in described.out) == (0, True)
+        assert (await run("sql", "\\d nowhere", *caller)).code == 1
 
         status = json.loads((await run("status", "--json", *operator)).out)
         assert [cluster["phase"] for cluster in status["clusters"]] == ["steady"]

@@ -26,7 +26,7 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_good_file_is_summed_up(command: Command, good: Path):
     ended = command("check-config", str(good))
-    assert (ended.code, ended.out) == (0, f"{good}: good (1 clusters, 2 endpoints, 2 tenants)\n")
+    assert (ended.code, ended.out) == (0, f"{good}: good (1 cluster, 2 endpoints, 2 tenants)\n")
 
 
 def test_every_mistake_is_printed_with_its_line(command: Command, good: Path):

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from pointsman.v1 import errors_pb2
 from pointsman.v1 import query_service_pb2 as pb
+from pointsman.v1 import transaction_service_pb2 as tx_pb
 from pointsman.v1 import types_pb2 as types
 from rich.console import Console
 
@@ -81,6 +82,21 @@ async def test_json_and_csv_write_nothing_but_the_rows(command: Command, fake: F
     assert (await sql(command, fake, "select 1", "--csv")).out == "n\n1\n"
 
 
+async def test_json_tells_what_was_done_when_there_are_no_rows(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "insert into t values (1)", "--json")
+    assert json.loads(ended.out) == {"command": "INSERT 0 1", "rows": 1, "endpoint": "one", "attempts": 1}
+    mixed = await sql(command, fake, "insert into t values (1); select 1", "--json")
+    assert json.loads(mixed.out) == [{"n": 1}]
+
+
+async def test_a_table_is_described_without_a_prompt(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "\\d accounts", "--csv")
+    assert (ended.code, ended.out) == (0, "n\n1\nn\n1\n")
+    assert len(fake.calls) == 2, "columns, and indexes"
+    unknown = await sql(command, fake, "\\timing")
+    assert (unknown.code, "works at the prompt only" in unknown.err) == (2, True)
+
+
 async def test_several_statements_run_in_their_order_until_one_fails(command: Command, fake: FakeRouter):
     ended = await sql(command, fake, "select 1; insert into t values (';'); select 2")
     assert ended.code == 0
@@ -89,14 +105,17 @@ async def test_several_statements_run_in_their_order_until_one_fails(command: Co
 
 async def test_a_sql_error_is_one_line_with_its_way_out(command: Command, fake: FakeRouter):
     pg = errors_pb2.PgErrorDetail(
-        sqlstate="42703", message='column "foo" does not exist', hint='Perhaps you meant "f00".'
+        sqlstate="42703", message='column "foo" does not exist', hint='Perhaps you meant "f00".', position=9
     )
     fake.on_call = failing(
         grpc.StatusCode.INVALID_ARGUMENT, 'column "foo" does not exist', reason="BAD_SQL", pg=pg, executed="rolled_back"
     )
-    ended = await sql(command, fake, "select foo")
+    ended = await sql(command, fake, "select\n foo")
     assert ended.code == 1
-    assert ended.err == 'pointsman: column "foo" does not exist (42703)\nhint: Perhaps you meant "f00".\n'
+    assert (
+        ended.err
+        == 'pointsman: column "foo" does not exist (42703)\nLINE 2:  foo\n         ^\nHINT: Perhaps you meant "f00".\n'
+    )
 
 
 async def test_a_wrong_token_tells_which_options_to_check(command: Command, fake: FakeRouter):
@@ -219,6 +238,37 @@ class TestPrompt:
         fake.on_call = nothing
         shown, _ = await prompted(fake, "\\d nowhere")
         assert "there is no table or view nowhere" in shown
+
+    async def test_a_failed_transaction_shows_in_the_prompt(self, fake: FakeRouter):
+        async def answer(message: tx_pb.TransactRequest) -> tx_pb.TransactResponse:
+            return tx_pb.TransactResponse(
+                tag=message.tag,
+                failed=status(
+                    grpc.StatusCode.INVALID_ARGUMENT, "no", reason="BAD_SQL",
+                    pg=errors_pb2.PgErrorDetail(sqlstate="42601"), executed="rolled_back",
+                )
+            )  # fmt: skip
+
+        fake.on_transact = answer
+        _, prompts = await prompted(fake, "begin;", "selec 1;", "\\q")
+        assert prompts == ["acme=> ", "acme*=> ", "acme=!> "]
+
+    @pytest.mark.parametrize(
+        ("lines", "words"),
+        [
+            (("begin;", "begin;"), "already in a transaction"),
+            (("begin;", "savepoint a;"), "there are no savepoints here"),
+            (("set work_mem = '1MB';",), "SET works inside BEGIN … COMMIT only"),
+            (("commit;",), "there is no transaction"),
+        ],
+    )
+    async def test_what_has_no_place_is_told_in_words_of_sql(
+        self, fake: FakeRouter, lines: tuple[str, ...], words: str
+    ):
+        shown, prompts = await prompted(fake, *lines, "\\q")
+        assert words in shown
+        assert len(prompts) == len(lines) + 1
+        assert fake.calls == []
 
     async def test_tables_are_listed(self, fake: FakeRouter):
         fake.on_call = one_row

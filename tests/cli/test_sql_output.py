@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pointsman import Interval, MultiRange, Range
+from pointsman import Interval, Json, MultiRange, Range
 from rich.console import Console
 
 from router.console.result_output import NULL, OutputFormat, as_csv, as_text, unique_names, visible, write_rows
@@ -152,11 +152,18 @@ def test_many_columns_that_do_not_fit_are_shown_one_a_line():
         (Range(date(2026, 1, 2), date(2026, 1, 3), "[]"), "[2026-01-02,2026-01-03]"),
         (Range(empty=True), "empty"),
         (MultiRange([Range(1, 2), Range(4, 5)]), "{[1,2),[4,5)}"),
-        (Interval(1, 2, 0), "P1M2DT0.000000S"),
+        (Interval(1, 2, 0), "1 mon 2 days"),
+        (Interval(-14, 1, -1_500_000), "-1 years -2 mons +1 day -00:00:01.5"),
+        (timedelta(days=1, hours=30, microseconds=250), "2 days 06:00:00.00025"),
+        (timedelta(0), "00:00:00"),
         (True, "true"),
         (1.5, "1.5"),
         (b"\x01", "\\x01"),
-        ([1, None], "[1, null]"),
+        ([1, None], "{1,NULL}"),
+        (["a", None, "b c", "", "null", 'say "hi"\\'], r'{a,NULL,"b c","","null","say \"hi\"\\"}'),
+        ([[1, 2], [3, 4]], "{{1,2},{3,4}}"),
+        ([timedelta(days=1)], '{"1 day"}'),
+        (Json([1, None, {"a": "é"}]), '[1, null, {"a": "é"}]'),
         ({"a": "é"}, '{"a": "é"}'),
     ],
 )

@@ -211,6 +211,35 @@ def test_each_relation_and_form_is_checked(old: str, new: str, path: str, words:
     assert any(words in message for message in found), problems_of(GOOD.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("changes", "paths"),
+    [
+        (
+            (("{host: one.example, zone: a}", "{host: two.example, port: abc}"), ("port: 5433", "port: 5432")),
+            ["clusters.main.endpoints.pg1.port"],
+        ),
+        ((("admin: {", "server: {listen: 1, admin_listen: '127.0.0.1:7432'}\nadmin: {"),), ["server.listen"]),
+        ((("zone: a", "tls: {mode: verify-full, root_cert: 7}"),), ["clusters.main.endpoints.pg1.tls.root_cert"]),
+        ((("zone: a", "weight: x"), ("weight: 300", "weight: x"), ("{pg2: 200}", "{pg1: 0, pg2: 0}")),
+         ["clusters.main.endpoints.pg1.weight", "clusters.main.endpoints.pg2.weight"]),
+        ((("{host: two.example, port: 5433, weight: 300}", "7"),), ["clusters.main.endpoints.pg2"]),
+        (
+            (("database: acme", "database: one\n    shares_database: maybe"),
+             ("database: beta", "database: one\n    shares_database: true")),
+            ["tenants.acme.shares_database"],
+        ),
+    ],
+)  # fmt: skip
+def test_no_relation_is_judged_by_a_value_that_was_wrong_by_itself(
+    changes: tuple[tuple[str, str], ...], paths: list[str]
+):
+    text = GOOD
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    assert [path for _, path, _ in problems_of(text)] == paths
+
+
 @pytest.mark.parametrize("address", ["7432", "localhost", "::1:7432", "host:70000", "host:x", ":7432", "unix:"])
 def test_addresses_that_cannot_be_listened_on(address: str):
     ((_, path, _),) = problems_of(f"server: {{listen: '{address}'}}\n{GOOD}")

@@ -20,12 +20,17 @@ from router.model.policy import ServerPolicy
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = sorted(path.name for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
+EXAMPLE = "secret.example.yaml"
 REFERENCE = re.compile(r"\benv:([A-Z_]+)")
 
 
 def manifest(name: str) -> dict[str, Any]:
     (document,) = yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text())
     return document
+
+
+def readme() -> str:
+    return (DEPLOY / "README.md").read_text()
 
 
 def loaded(text: str) -> tuple[LoadedConfig, set[str]]:
@@ -51,14 +56,26 @@ class TestKubernetes:
             kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
 
     def test_the_kustomization_names_every_manifest(self):
-        assert sorted(manifest("kustomization.yaml")["resources"]) == MANIFESTS
+        assert sorted([*manifest("kustomization.yaml")["resources"], EXAMPLE]) == MANIFESTS
+
+    def test_applying_it_never_replaces_the_secret(self):
+        kinds = {manifest(name)["kind"] for name in manifest("kustomization.yaml")["resources"]}
+        assert "Deployment" in kinds
+        assert "Secret" not in kinds
+
+    def test_the_stated_version_of_kubernetes_suffices(self):
+        stated = set(re.findall(r"Kubernetes (1\.\d+)", readme()))
+        assert stated == set(re.findall(r"Kubernetes (1\.\d+)", (DEPLOY / "kubernetes/deployment.yaml").read_text()))
+        (oldest,) = stated
+        for name in MANIFESTS:
+            kubernetes_validate.validate(manifest(name), oldest, strict=True)
 
     def test_the_configuration_is_good_and_its_secrets_are_in_the_secret(self):
         _, names = loaded(manifest("configmap.yaml")["data"]["pointsman.yaml"])
-        assert names == set(manifest("secret.yaml")["stringData"])
+        assert names == set(manifest(EXAMPLE)["stringData"])
 
     def test_no_secret_is_committed(self):
-        for value in manifest("secret.yaml")["stringData"].values():
+        for value in manifest(EXAMPLE)["stringData"].values():
             assert value.startswith("change-me")
 
     def test_ports_probes_and_grace_follow_the_configuration(self):
@@ -91,7 +108,7 @@ class TestKubernetes:
         assert manifest("poddisruptionbudget.yaml")["spec"]["selector"]["matchLabels"].items() <= labels.items()
         assert manifest("networkpolicy.yaml")["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
         assert pod["volumes"][0]["configMap"]["name"] == manifest("configmap.yaml")["metadata"]["name"]
-        assert pod["containers"][0]["envFrom"][0]["secretRef"]["name"] == manifest("secret.yaml")["metadata"]["name"]
+        assert pod["containers"][0]["envFrom"][0]["secretRef"]["name"] == manifest(EXAMPLE)["metadata"]["name"]
         assert pod["serviceAccountName"] == manifest("serviceaccount.yaml")["metadata"]["name"]
         assert manifest("poddisruptionbudget.yaml")["spec"]["minAvailable"] < deployment["spec"]["replicas"]
 
@@ -138,7 +155,7 @@ class TestCompose:
 
     def test_the_readme_makes_every_secret(self):
         wanted = set(re.findall(r"\$\{([A-Z_]+):\?", (DEPLOY / "compose.yaml").read_text()))
-        block = (DEPLOY / "README.md").read_text().partition("for name in")[2].partition("; do")[0]
+        block = readme().partition("## Docker Compose")[2].partition("for name in")[2].partition("; do")[0]
         assert set(re.findall(r"[A-Z_]{6,}", block)) == wanted
 
     def test_stopping_takes_longer_than_draining(self):
@@ -158,7 +175,10 @@ class TestCompose:
 
     def test_the_init_script_gives_the_sql_what_it_asks_for(self):
         script = (DEPLOY / "compose" / "primary-init.sh").read_text()
-        for name, optional in (("roles", {"control_role"}), ("tenant", {"connection_limit"})):
+        for name, optional in (
+            ("roles", {"control_role", "control_password_file"}),
+            ("tenant", {"connection_limit", "password_file"}),
+        ):
             asked = set(re.findall(r"(?<![:\w]):['\"]?(?:\{\?)?([a-z_]+)", (DEPLOY / f"{name}.sql").read_text()))
             (line,) = (line for line in script.splitlines() if f"/sql/{name}.sql" in line)
             assert asked - optional <= set(re.findall(r"-v ([a-z_]+)=", line)), line

@@ -324,3 +324,22 @@ async def test_a_refused_connection_is_told_at_once(pg_cluster: DevCluster) -> N
     lane = await pool.open_lane(soon(1))  # at once: not after the pool's own growing pauses
     await lane.give_back()
     await pool.close(CloseReason.SHUTDOWN)
+
+
+async def test_a_connection_that_died_idle_is_not_lent(pool: PsycopgEndpointPool, pg_cluster: DevCluster) -> None:
+    """A write sent on it would count as sent, and its outcome as open."""
+    lane, other = await pool.open_lane(soon()), await pool.open_lane(soon())
+    pid, done = unit("select pg_backend_pid()")
+    lane.submit(pid)
+    await done
+    await lane.give_back()
+    kill, killed = unit(f"select pg_terminate_backend({(values(pid)[0][0] or b'').decode()}, 1000)")
+    other.submit(kill)
+    await killed
+    fresh = await pool.open_lane(soon())
+    write, done = unit("select 1")
+    fresh.submit(write)
+    await done
+    assert write.fault is None
+    await fresh.give_back()
+    await other.give_back()

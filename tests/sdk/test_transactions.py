@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -175,14 +176,24 @@ async def test_a_silent_router_costs_the_timeout_and_the_transaction(
     router: FakeRouter, db: pointsman.Client, server: Server
 ) -> None:
     begun = time.monotonic()
-    async with db.transaction(timeout=0.2) as tx:
-        with pytest.raises(pointsman.DeadlineExceeded) as caught:
-            await tx.execute("hang")
-        assert 0.19 < time.monotonic() - begun < 0.45
-        assert caught.value.executed is pointsman.Executed.ROLLED_BACK
-        with pytest.raises(pointsman.TransactionLost):
-            await tx.execute("a")
+    tx = db.transaction(timeout=0.2)
+    with pytest.raises(pointsman.DeadlineExceeded) as caught:
+        await tx.execute("hang")
+    assert 0.19 < time.monotonic() - begun < 0.45
+    assert caught.value.executed is pointsman.Executed.ROLLED_BACK
+    with pytest.raises(pointsman.TransactionLost):
+        await tx.execute("a")
     await until(lambda: router.transact_ends == 1)
+
+
+async def test_a_body_that_overlooks_the_loss_is_told_at_its_end(db: pointsman.Client, server: Server) -> None:
+    async def body() -> None:
+        async with db.transaction(timeout=0.1) as tx:
+            with contextlib.suppress(pointsman.Error):
+                await tx.execute("hang")
+
+    with pytest.raises(pointsman.TransactionLost):
+        await body()
 
 
 async def test_a_commit_without_an_answer_may_have_been_done(
@@ -278,9 +289,8 @@ async def test_statements_of_several_tasks_go_one_after_the_other(
 async def test_no_router_is_unavailable_after_the_timeout(unused_tcp_port: int) -> None:
     async with pointsman.connect(f"127.0.0.1:{unused_tcp_port}") as db:
         begun = time.monotonic()
-        async with db.transaction(timeout=0.3) as tx:
-            with pytest.raises(pointsman.Unavailable, match="was not reached") as caught:
-                await tx.execute("a")
+        with pytest.raises(pointsman.Unavailable, match="was not reached") as caught:
+            await db.transaction(timeout=0.3).execute("a")
         assert time.monotonic() - begun < 0.55
     assert caught.value.executed is pointsman.Executed.NO
 

@@ -94,6 +94,7 @@ async def test_it_starts_serves_stops_and_keeps_its_data(data: Path) -> None:
     assert all(alive(pid) for pid in pids)
     await interrupt(process)
     assert not any(alive(pid) for pid in pids)
+    assert not (data / "dev.json").exists(), "it would name processes that are gone"
 
     process, _ = await start(data)
     again = json.loads((data / "dev.json").read_text())

@@ -84,7 +84,7 @@ def request(
 
 
 class Engine:
-    """The request path over scripted servers, wired as app.py wires it. Endpoint a is the primary, the rest replicas."""
+    """The request path over scripted servers, wired as app.py wires it; a is the primary, the rest replicas."""
 
     def __init__(
         self,

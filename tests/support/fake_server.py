@@ -7,7 +7,6 @@ answers it keeps the truth that no client sees: which effects were committed, an
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,40 +15,12 @@ from enum import Enum
 from router.model.observation import PgError
 from router.model.request import Statement
 from router.ports import Unit
+from tests.support.fake_replies import Lost, Reply, Script, understood
 
 CHECKS_CLIENT_S = 1.0
 """client_connection_check_interval: a statement whose client is gone ends after at most this long."""
 BUFFER = 8
 """Messages on their way to a client that does not read; then the backend stands still."""
-
-
-class Lost(Enum):
-    """How a connection ends instead of an answer."""
-
-    BEFORE = "before the statement took effect"
-    AFTER = "after it took effect"
-
-
-@dataclass
-class Reply:
-    """What a statement does."""
-
-    takes: float = 0.0005
-    rows: tuple[tuple[bytes | None, ...], ...] = ()
-    tag: str = ""
-    affected: int | None = None
-    error: str = ""
-    """SQLSTATE; with lost: of the server's last word."""
-    stale: bool = False
-    lost: Lost | None = None
-    silent: bool = False
-    """Runs for ever."""
-    ignores_cancel: bool = False
-    local_commit: bool = False
-    """The commit that follows is not confirmed by the standby."""
-    effect: bool = False
-    """It writes: its text is in the ledger once its transaction commits."""
-    message: str = ""
 
 
 class Status(Enum):
@@ -58,31 +29,6 @@ class Status(Enum):
     IDLE = "I"
     OPEN = "T"
     FAILED = "E"
-
-
-Script = Reply | list[Reply] | Callable[[Statement], Reply]
-"""For a text: always this, these one after the other and then the usual, or what a function says."""
-
-
-def understood(sql: str) -> Reply:
-    """The usual answer to the few texts that tests share with the real server."""
-    text = sql.strip().lower()
-    if match := re.fullmatch(r"select pg_sleep\(([\d.]+)\)", text):
-        return Reply(takes=float(match[1]), rows=((b"",),))
-    if match := re.fullmatch(r"select g from generate_series\(1, ?(\d+)\) g", text):
-        return Reply(rows=tuple((str(n + 1).encode(),) for n in range(int(match[1]))))
-    if match := re.fullmatch(r"select (\d+)", text):
-        return Reply(rows=((match[1].encode(),),))
-    if text == "select 1/0":
-        return Reply(error="22012", message="division by zero")
-    if text.startswith(("insert", "update", "delete")):
-        return Reply(tag="INSERT 0 1" if text.startswith("insert") else f"{text.split()[0].upper()} 1", affected=1,
-                     effect=True)
-    if text.startswith(("create", "drop", "alter")):
-        return Reply(tag=" ".join(text.upper().split()[:2]), affected=0, effect=True)
-    if text.startswith(("select", "show", "with")):
-        return Reply(rows=((b"1",),))
-    return Reply(error="42601", message="syntax error")
 
 
 @dataclass
@@ -292,8 +238,7 @@ class Backend:
         word = statement.sql.upper().split()[0] if statement.sql.strip() else b""
         if word in _CONTROL:
             scripted = self.server.script.get(statement.sql)
-            reply = self.server.reply_to(statement) if scripted is not None and scripted != [] else Reply()
-            return reply
+            return self.server.reply_to(statement) if scripted is not None and scripted != [] else Reply()
         if self.status is Status.FAILED:
             return Reply(error="25P02", message="current transaction is aborted")
         reply = self.server.reply_to(statement)
@@ -340,8 +285,9 @@ class Backend:
     def _fail(self, unit: Unit, reply: Reply) -> None:
         error = PgError("ERROR", reply.error, reply.message or f"error {reply.error}",
                         routine="RevalidateCachedQuery" if reply.stale else "")
-        if self.status is Status.IDLE:
-            self._effects.clear()
+        if self.status is Status.IDLE or (self.current is not None and self.current.sql.upper() == b"COMMIT"):
+            self._effects.clear()  # an error of COMMIT itself ends the transaction
+            self.status = Status.IDLE
         else:
             self.status = Status.FAILED
         self._skipping = True

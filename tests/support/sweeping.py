@@ -38,8 +38,8 @@ class Sweep:
         self.hit = False
         """The task was still running then."""
 
-    async def act(self, work: Awaitable[Any]) -> Any:
-        """The work's result, or the exception it ended with."""
+    async def act(self, work: Awaitable[Any], interrupt: Callable[[], object] | None = None) -> Any:
+        """The work's result, or the exception it ended with. interrupt: what to do instead of cancelling its task."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, TurningLoop)
         task = asyncio.ensure_future(work)
@@ -50,7 +50,7 @@ class Sweep:
             left -= 1
             if left == 0 and not task.done():
                 self.hit = True
-                task.cancel()
+                (interrupt or task.cancel)()
 
         loop.after_turn = after_turn
         try:
@@ -66,7 +66,7 @@ def run_strictly(main: Callable[[], Awaitable[Any]], loop_factory: Callable[[], 
 
     async def whole() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: lost.append(f"{context['message']}: {context.get('exception')!r}"))
+        loop.set_exception_handler(lambda _, told: lost.append(f"{told['message']}: {told.get('exception')!r}"))
         await main()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks left behind: {left}"

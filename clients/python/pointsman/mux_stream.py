@@ -25,6 +25,12 @@ WINDOW = 768
 MAX_CRASHES = 2
 """How often a call is sent again after a stream that ended by a mistake (UNKNOWN, INTERNAL): it may be the cause."""
 
+OPEN_KEY = "pointsman-stream"
+"""The header by which the router says that it has let a stream in."""
+
+LET_IN_S = 0.25
+"""How long a new stream waits for the router's headers. One too busy to send them gets the calls all the same."""
+
 _CANCEL_BODY = pb.MultiplexCall(cancel=pb.MultiplexCancel()).SerializeToString()
 
 _LOST = frozenset(
@@ -239,17 +245,42 @@ class Stream:
 
 
 async def open_stream(connections: Connections, owner: Owner) -> Stream:
-    """A stream whose headers are sent. AioRpcError when the router cannot be reached."""
+    """A stream that the router has let in. AioRpcError when it cannot be reached or refuses."""
     link = connections.acquire()
     try:
         start: aio.StreamStreamMultiCallable[bytes, pb.MultiplexResponse] = link.channel.stream_stream(
             METHOD, request_serializer=None, response_deserializer=pb.MultiplexResponse.FromString
         )
         rpc = await connected(start(metadata=connections.metadata()))
-    except BaseException:
+        await _let_in(rpc)
+    except BaseException as error:
+        if isinstance(error, aio.AioRpcError) and drained(error_from_rpc(error, writes=False)):
+            link.retire()  # the next attempt shall not meet the same router, if there is another one
         link.release()
         raise
     return Stream(rpc, link, owner)
+
+
+async def _let_in(rpc: aio.StreamStreamCall[bytes, pb.MultiplexResponse]) -> None:
+    """Waits until the router's headers say that the stream is open; AioRpcError when it ends the stream instead.
+
+    Without this, a write could cross the refusal, and grpc.aio then forgets the refusal's status (it says INTERNAL):
+    a write that no router has touched would have to be answered with "outcome unknown".
+    """
+    opened = asyncio.ensure_future(_opened(rpc))
+    try:
+        await asyncio.wait({opened}, timeout=LET_IN_S)
+    except BaseException:
+        rpc.cancel()
+        raise
+    if opened.done():
+        opened.result()
+
+
+async def _opened(rpc: aio.StreamStreamCall[bytes, pb.MultiplexResponse]) -> None:
+    if (await rpc.initial_metadata()).get(OPEN_KEY) is None:
+        await rpc.code()  # a refusal, whose empty headers may come a moment before its status
+        await rpc.read()
 
 
 def after_break(call: Call, failure: aio.AioRpcError | None, *, answered: bool) -> Error | None:

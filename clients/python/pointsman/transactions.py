@@ -129,6 +129,8 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._over:
+            if error is None and self._over == "lost":
+                raise over_error("lost")  # the body went on as if nothing had happened, and believes in its commit
             return
         if error is None:
             try:
@@ -165,9 +167,12 @@ class Transaction:
                 self._break("lost")
                 raise self._loss(error, committing, timeout_s) from None
         if answer.WhichOneof("event") == "failed":
+            failure = error_from_status(answer.failed, writes=True)
             if request.end:
                 self._end("ended")
-            raise error_from_status(answer.failed, writes=True)
+            elif isinstance(failure, TransactionLost):
+                self._break("lost")
+            raise failure
         return answer
 
     async def _send(self, request: pb.TransactRequest, deadline: float) -> pb.TransactResponse:
@@ -177,14 +182,17 @@ class Transaction:
         pauses = Pauses()
         while True:
             self._rpc, self._link = await self._connections.open_until(self._start, deadline)
-            answer = await self._send_once(request, deadline)
-            if answer.WhichOneof("event") != "failed" or not drained(error_from_status(answer.failed, writes=True)):
-                return answer
-            # A router that goes away has not begun; another one will.
+            try:
+                answer = await self._send_once(request, deadline)
+                if answer.WhichOneof("event") != "failed" or not drained(error_from_status(answer.failed, writes=True)):
+                    return answer
+            except aio.AioRpcError as failure:
+                if not _worth_another_router(error_from_rpc(failure, writes=True)):
+                    raise
             pauses.failed()
             pause_s = pauses.next_s()
             if self._loop.time() + pause_s >= deadline:
-                return answer
+                raise self._connections.unavailable(self._timeout_s, "the router is going away")
             self._link.retire()
             self._drop()
             await asyncio.sleep(pause_s)
@@ -295,6 +303,14 @@ class Savepoint:
             await self._transaction._act("release", self._name)
         elif isinstance(error, Exception):
             await self._transaction._act("rollback_to", self._name)
+
+
+def _worth_another_router(error: Error) -> bool:
+    """Whether a transaction that was answered nothing yet can begin anew: the old one can only be rolled back.
+
+    A drain says so; a connection that broke says nothing at all.
+    """
+    return drained(error) or (error.code is grpc.StatusCode.UNAVAILABLE and not error.reason)
 
 
 async def _wind_up(rpc: Rpc, link: Link) -> None:

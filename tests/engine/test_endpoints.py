@@ -1,0 +1,137 @@
+"""The live pools: made on first use, kept apart, fenced, cut, closed when unused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from router.engine.endpoints import Pools
+from router.model.events import Health
+from router.model.identity import EndpointName, Generation
+from router.model.policy import PoolPolicy
+from router.model.reasons import CloseReason
+from router.model.request import Access, Method, Options, ReadFrom
+from tests.support.builders import Engine, tenant
+from tests.support.talk import refusal, rest
+from tests.support.virtual_time import settle, virtual
+
+REPLICA = Options(read=ReadFrom.REPLICA)
+
+
+@virtual
+async def test_tenants_endpoints_and_accesses_never_share_a_connection() -> None:
+    engine = Engine()
+    await engine.run(Method.QUERY, "select 1")
+    await engine.run(Method.EXECUTE, "insert a")
+    await engine.run(Method.QUERY, "select 1", options=REPLICA)
+    engine.tenant = tenant("globex")
+    await engine.run(Method.QUERY, "select 1")
+    assert len(engine.pools) == len(engine.inner_pools()) == 4
+    assert [(key.tenant, key.endpoint, key.access) for key, _ in engine.pools] == [
+        ("acme", "a", Access.READ_ONLY), ("acme", "a", Access.READ_WRITE), ("acme", "b", Access.READ_ONLY),
+        ("globex", "a", Access.READ_ONLY)]
+    assert engine.pools.connections(EndpointName("a")) == 3
+    await rest(engine)
+
+
+@virtual
+async def test_a_reload_that_changes_nothing_keeps_the_connections() -> None:
+    engine = Engine()
+    await engine.run(Method.EXECUTE, "insert a")
+    engine.tenant = replace(engine.tenant)
+    await engine.run(Method.EXECUTE, "insert a")
+    assert len(engine.inner_pools()) == 1
+    engine.tenant = replace(engine.tenant, pool=PoolPolicy(max_size=1))
+    running = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(1)"))
+    await settle()
+    assert len(engine.inner_pools()) == 2
+    await running
+    await rest(engine)
+    assert engine.inner_pools()[0].destroyed == {CloseReason.DRAIN: 1}
+
+
+@virtual
+async def test_a_retired_pool_finishes_what_it_has() -> None:
+    engine = Engine()
+    running = engine.start(engine.run(Method.EXECUTE, "insert a"))
+    engine.server().script[b"insert a"] = [*engine.server().script.get(b"insert a", [])]  # type: ignore[misc]
+    await settle()
+    engine.pools.forget_tenants({engine.tenant.name})
+    assert (await running).results
+    await rest(engine)
+
+
+@virtual
+async def test_a_new_primary_fences_the_old_ones_writers_and_leaves_the_replicas_alone() -> None:
+    engine = Engine("a", "b", "c")
+    writing = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(60)", timeout=70))
+    reading = engine.start(
+        engine.run(Method.QUERY, "select pg_sleep(1)", options=Options(read=ReadFrom.REPLICA))
+    )
+    await asyncio.sleep(0.1)
+    replica = next(key.endpoint for key, _ in engine.pools if key.access is Access.READ_ONLY)
+    engine.supervisor.promote("c" if replica == "b" else "b")
+    error = await refusal(writing)
+    assert error.executed.value == "maybe"
+    assert (await reading).receipt.attempts == 1
+    assert engine.supervisor.faults == [], "a fence is no evidence"
+    generations = {key.access: pool.generation for key, pool in engine.pools}
+    assert generations == {Access.READ_WRITE: Generation(2), Access.READ_ONLY: Generation(1)}
+    await rest(engine)
+
+
+@virtual
+async def test_a_server_that_is_gone_is_cut_once_and_its_reads_go_elsewhere() -> None:
+    engine = Engine("a", "b", "c")
+    slow = "select pg_sleep(1)"
+    reads = [engine.start(engine.run(Method.QUERY, slow, options=REPLICA)) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    engine.supervisor.set_health("b", Health.DOWN)
+    answers = await asyncio.gather(*reads)
+    assert {one.receipt.endpoint for one in answers} == {"c"}
+    assert sorted(one.receipt.attempts for one in answers) == [1, 1, 2, 2]
+    await rest(engine)
+
+
+@virtual
+async def test_an_endpoint_that_left_the_configuration_loses_its_pools() -> None:
+    engine = Engine()
+    await engine.run(Method.QUERY, "select 1", options=REPLICA)
+    endpoints = {name: one for name, one in engine.supervisor.state.endpoints.items() if name != "b"}
+    engine.supervisor.publish(endpoints=endpoints)
+    assert len(engine.pools) == 0
+    await rest(engine)
+
+
+@virtual
+async def test_the_sweep_gives_idle_lanes_back_and_closes_unused_pools() -> None:
+    engine = Engine(pool=PoolPolicy(close_after_s=10.0))
+    sweeping = engine.start(engine.pools.sweep())
+    await engine.run(Method.QUERY, "select 1")
+    await engine.quiet(5)
+    (inner,) = engine.inner_pools()
+    assert (inner.statistics().leased, inner.statistics().idle) == (0, 1)
+    await engine.quiet(10)
+    assert len(engine.pools) == 0
+    assert inner.statistics().size == 0
+    sweeping.cancel()
+    await asyncio.wait({sweeping})
+    await rest(engine)
+
+
+@virtual
+async def test_closing_ends_what_runs_and_what_is_being_closed() -> None:
+    engine = Engine()
+    running = engine.start(engine.run(Method.QUERY, "select pg_sleep(60)", timeout=70))
+    await asyncio.sleep(0.1)
+    engine.pools.forget_tenants({engine.tenant.name})
+    other = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(60)", timeout=70))
+    await asyncio.sleep(0.1)
+    engine.supervisor.lose_primary()
+    engine.room.close()
+    await engine.pools.close()
+    await refusal(running)
+    await refusal(other)
+    for inner in engine.inner_pools():
+        inner.check_conserved(leased=0)
+    assert isinstance(engine.pools, Pools)
