@@ -31,6 +31,8 @@ def _single(field: Any, value: Any) -> Any:
 
 
 def _word(field: Any, number: int) -> str:
+    if number == 0:
+        return "unknown"  # "unspecified" is protobuf's word, not an operator's
     known = field.enum_type.values_by_number.get(number)
     if known is None:
         return str(number)

@@ -37,8 +37,8 @@ def make_pool(
 
 
 @pytest.fixture
-async def pool(pg_cluster: DevCluster) -> AsyncIterator[PsycopgEndpointPool]:
-    pool = make_pool(pg_cluster)
+async def pool(pg_cluster_each: DevCluster) -> AsyncIterator[PsycopgEndpointPool]:
+    pool = make_pool(pg_cluster_each)
     yield pool
     await pool.close(CloseReason.SHUTDOWN)
 
@@ -248,7 +248,7 @@ async def test_what_is_not_proven_idle_is_destroyed(pool: PsycopgEndpointPool, l
     await fresh.give_back()
 
 
-async def test_a_killed_backend_fails_every_unit_on_it(pool: PsycopgEndpointPool, pg_cluster: DevCluster) -> None:
+async def test_a_killed_backend_fails_every_unit_on_it(pool: PsycopgEndpointPool, pg_cluster_each: DevCluster) -> None:
     lane = await pool.open_lane(soon())
     pid, done = unit("select pg_backend_pid()")
     lane.submit(pid)
@@ -284,8 +284,8 @@ async def test_fencing_destroys_older_connections_and_lends_new_ones(pool: Psyco
     await fresh.give_back()
 
 
-async def test_read_only_connections_refuse_writes(pg_cluster: DevCluster) -> None:
-    pool = make_pool(pg_cluster, Access.READ_ONLY)
+async def test_read_only_connections_refuse_writes(pg_cluster_each: DevCluster) -> None:
+    pool = make_pool(pg_cluster_each, Access.READ_ONLY)
     lane = await pool.open_lane(soon())
     one, done = unit("create table never (n int)")
     lane.submit(one)
@@ -307,12 +307,12 @@ async def test_a_full_pool_says_so_by_the_deadline(pool: PsycopgEndpointPool) ->
         await lane.give_back()
 
 
-async def test_a_refused_connection_is_told_at_once(pg_cluster: DevCluster) -> None:
+async def test_a_refused_connection_is_told_at_once(pg_cluster_each: DevCluster) -> None:
     from dataclasses import replace
 
     from router.devcluster.server import free_port
 
-    pool = make_pool(pg_cluster)
+    pool = make_pool(pg_cluster_each)
     pool._kwargs["port"] = free_port()
     pool._endpoint = replace(pool._endpoint, port=pool._kwargs["port"])
     started = time.perf_counter()
@@ -320,13 +320,13 @@ async def test_a_refused_connection_is_told_at_once(pg_cluster: DevCluster) -> N
         await pool.open_lane(soon(10))
     assert time.perf_counter() - started < 1
     assert failure.value.fault.kind is FaultKind.CONNECT_REFUSED
-    pool._kwargs["port"] = pg_cluster.primary().port
+    pool._kwargs["port"] = pg_cluster_each.primary().port
     lane = await pool.open_lane(soon(1))  # at once: not after the pool's own growing pauses
     await lane.give_back()
     await pool.close(CloseReason.SHUTDOWN)
 
 
-async def test_a_connection_that_died_idle_is_not_lent(pool: PsycopgEndpointPool, pg_cluster: DevCluster) -> None:
+async def test_a_connection_that_died_idle_is_not_lent(pool: PsycopgEndpointPool, pg_cluster_each: DevCluster) -> None:
     """A write sent on it would count as sent, and its outcome as open."""
     lane, other = await pool.open_lane(soon()), await pool.open_lane(soon())
     pid, done = unit("select pg_backend_pid()")
