@@ -52,7 +52,7 @@ def test_status_as_json_is_the_whole_state_in_plain_values(ask: Ask):
     assert [(end["name"], end["role"], end["health"]) for end in cluster["endpoints"]] == [
         ("pg1", "primary", "up"),
         ("pg2", "replica", "down"),
-        ("pg3", "replica", "unspecified"),
+        ("pg3", "replica", "unknown"),
     ]
     assert [(tenant["name"], tenant["served"]) for tenant in status["tenants"]] == [
         ("acme", 2**40),

@@ -30,6 +30,7 @@ class Load:
 
     async def setup(self) -> None:
         await self.db.execute("create table if not exists ledger (id int primary key, kind text)")
+        await self.db.execute("truncate ledger")
 
     async def read(self) -> None:
         await self.db.query("select count(*) from accounts", read="any", timeout=10)

@@ -34,6 +34,7 @@ async def test_the_primary_is_killed_under_load(fresh_cluster: DevCluster) -> No
         assert not lost, f"{len(lost)} acknowledged writes lost of {len(load.acknowledged)}"
         assert len(load.unknown) <= 24, says(load, router)
         assert cluster.primary().name != old.name
+        assert '"after": "promoting"' in router.log.read_text()
 
         # The old primary comes back as it was, writable on its old timeline: nobody may write to it.
         before = len(load.acknowledged)

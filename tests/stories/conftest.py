@@ -29,6 +29,19 @@ CREATE TABLE IF NOT EXISTS marks (id int PRIMARY KEY, note text);
 """
 
 
+def furnished(cluster: DevCluster) -> DevCluster:
+    """The same cluster, with the stories' tables in acme's database."""
+    with psycopg.connect(cluster.tenant_dsn("acme"), autocommit=True) as connection:
+        connection.execute(SCHEMA)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def pg_cluster(pg_clusters: Callable[[int], DevCluster]) -> DevCluster:
+    """The shared cluster of the newest PostgreSQL here, with the stories' tables."""
+    return furnished(pg_clusters(DEFAULT_MAJOR))
+
+
 @pytest.fixture(scope="session")
 def story_routers(pg_clusters: Callable[[int], DevCluster]) -> Iterator[Callable[[int], RunningRouter]]:
     """The shared router in front of the shared cluster of a major version."""
@@ -37,9 +50,7 @@ def story_routers(pg_clusters: Callable[[int], DevCluster]) -> Iterator[Callable
 
         def of(major: int) -> RunningRouter:
             if major not in running:
-                cluster = pg_clusters(major)
-                with psycopg.connect(cluster.tenant_dsn("acme"), autocommit=True) as connection:
-                    connection.execute(SCHEMA)
+                cluster = furnished(pg_clusters(major))
                 running[major] = stack.enter_context(started_router(cluster))
             return running[major]
 
