@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, OrderedDict
 
 from router.decisions.balancing import BALANCERS
+from router.decisions.fairness import Admit, admit
+from router.decisions.refusal import Refuse
 from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
 from router.engine.expiry import Expired, wait_until
@@ -35,16 +38,20 @@ class Admission:
 
     def try_enter(self) -> bool:
         """Enter at once when there is room and nobody waits."""
-        if self._queue or self.in_flight >= self.tenant.policy.max_in_flight:
+        if self._judge() is not Admit.GO:
             return False
         self.in_flight += 1
         return True
 
+    def _judge(self) -> Admit | Refuse:
+        # How long the queue will take is not measured yet, so no deadline is hopeless on arrival.
+        return admit(self.in_flight, len(self._queue), self.tenant.policy, math.inf)
+
     async def enter(self, deadline: float) -> None:
         """Wait in turn. RouterError RESOURCE_EXHAUSTED when the queue is full or the deadline passes first."""
-        policy = self.tenant.policy
-        if len(self._queue) >= policy.max_queue:
-            raise self._refused(RefuseReason.QUEUE_FULL, f"{len(self._queue)} requests already wait")
+        verdict = self._judge()
+        if isinstance(verdict, Refuse):
+            raise self._refused(verdict.reason, f"{len(self._queue)} requests already wait")
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue[place] = None
         try:
