@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO_FILES := $(wildcard protos/pointsman/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint protos clean
+.PHONY: help setup run test bench lint protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,7 @@ help: ## what there is
 	@echo 'Variables:'
 	@echo '  DATA=DIR    make run: keep the data in DIR; other commands find the router by --dev DIR or POINTSMAN_DEV=DIR'
 	@echo '  ARGS="..."  more arguments: of pointsman dev (make run ARGS="--port 0"), of pytest (make test ARGS="-k lanes")'
+	@echo '              or of the benchmark (make bench ARGS="--quick --cases point_read"; ARGS=--help lists them)'
 	@echo '  PYTHON=...  the Python that the virtual environments are made with (3.11 or newer)'
 
 setup: $(VENV)/.ready $(PROTOS_VENV)/.ready ## make both virtual environments (quiet when nothing changed)
@@ -38,6 +39,14 @@ run: setup ## start PostgreSQL (one primary, two replicas), the router and two d
 
 test: setup ## run all tests
 	@$(BIN)/python -m pytest -q -rs --durations=10 $(ARGS)
+
+$(VENV)/.bench-ready: $(VENV)/.ready
+	@echo "setup: installing the benchmark's peers into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[bench]'
+	@touch $@
+
+bench: setup $(VENV)/.bench-ready ## the router beside PgBouncer, psycopg, asyncpg and pgbench on this machine (about 25 minutes)
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lint: setup ## ruff, mypy strict, buf
 	@$(BIN)/ruff check router clients tests

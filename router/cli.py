@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import router
-from router.console import config_commands
+from router import interpreter
+from router.console import config_commands, copy_commands, worker_commands
 from router.console.trouble import ExitCode, Trouble
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ CallerAddress = Annotated[
     ),
 ]
 app.command("check-config", rich_help_panel=CONFIGURE)(config_commands.check_config)
+app.add_typer(copy_commands.app, name="copy", rich_help_panel=ASK)
 app.add_typer(config_commands.app, name="config", rich_help_panel=CONFIGURE)
+app.add_typer(worker_commands.app, name="workers", rich_help_panel=OPERATE)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, as `pointsman status` shows it.")]
@@ -140,12 +143,17 @@ def _let_grpc_tell(least: str) -> None:
 @app.command(rich_help_panel=RUN)
 def serve(
     file: Annotated[Path, typer.Option("--config", "-c", envvar="POINTSMAN_CONFIG", help="Configuration file (YAML).")],
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Processes for callers. [default: server.workers]", show_default=False),
+    ] = None,
 ) -> None:
-    """Run the router. SIGTERM drains and ends it, SIGHUP reads the configuration again."""
+    """Run the router. SIGTERM drains it, SIGHUP reads the configuration again, SIGUSR1 restarts its workers."""
     _let_grpc_tell("ERROR")
+    interpreter.begin()
     from router.app import serve as run
 
-    raise typer.Exit(run(file))
+    raise typer.Exit(run(file, workers))
 
 
 @app.command(rich_help_panel=RUN)
@@ -161,6 +169,7 @@ def dev(
 ) -> None:
     """Run everything on this machine: PostgreSQL with replicas, the router, two demo tenants. Ctrl-C ends it all."""
     _let_grpc_tell("ERROR")
+    interpreter.begin()
     from router.dev import DevOptions, run
 
     raise typer.Exit(run(DevOptions(data=data, pg_bin=pg_bin, port=port, replicas=replicas)))

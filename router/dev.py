@@ -141,7 +141,7 @@ def _serve(cluster: DevCluster, directory: Path, options: DevOptions, started: f
         healing = asyncio.create_task(_heal(cluster, lambda: _write_dev_json(cluster, kept, directory, addresses)))
         addresses: list[str] = []
 
-        def ready(process: app.RouterProcess) -> None:
+        def ready(process: app.Running) -> None:
             addresses[:] = [process.public_address, process.admin_address]
             path = _write_dev_json(cluster, kept, directory, addresses)
             _welcome(cluster, kept, directory, path, addresses, time.monotonic() - started)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from router.model.copying import CopyLayout
 from router.model.events import Event
 from router.model.identity import Generation
 from router.model.observation import Fault, ProbeResult
@@ -71,6 +72,45 @@ class Unit:
     """When the unit became final; 0 before. done is called in the same loop turn or the next."""
 
 
+class CopyChannel(Protocol):
+    """The COPY that a unit is: its data, to or from PostgreSQL. How it ended is in the unit, once that is done.
+
+    All methods may be called at any time, also after the end; one of the waiting ones at a time.
+    """
+
+    @property
+    def layout(self) -> CopyLayout | None:
+        """Set once PostgreSQL has begun to copy."""
+        ...
+
+    async def started(self) -> None:
+        """Wait until PostgreSQL has begun to copy, or the unit is done."""
+        ...
+
+    async def read(self) -> bytes:
+        """From PostgreSQL: the next piece, at most 128 KiB; b"" when the unit is done and all was read. Who does not
+        call it stops PostgreSQL after a few pieces."""
+        ...
+
+    def drop(self) -> None:
+        """From PostgreSQL: the rest of the data is not wanted; so that PostgreSQL, which may be waiting for us to
+        read, comes to hear a cancel request."""
+        ...
+
+    async def write(self, data: bytes) -> bool:
+        """To PostgreSQL: waits while it does not take the data before. False when it takes no more: see the unit."""
+        ...
+
+    def finish(self) -> None:
+        """To PostgreSQL: all data was written. Sets unit.commits: from here on a lost answer leaves the outcome
+        open."""
+        ...
+
+    def fail(self, why: str) -> None:
+        """To PostgreSQL: undo it, unless finish was called. The answer is SQLSTATE 57014."""
+        ...
+
+
 class Lane(Protocol):
     """A connection in pipeline mode. Answers come in the order of submission.
 
@@ -100,6 +140,11 @@ class Lane(Protocol):
 
     def submit(self, unit: Unit) -> None:
         """Queue a unit; bytes leave at the end of this loop turn. On a broken lane the unit fails at once, unsent."""
+        ...
+
+    def open_copy(self, unit: Unit) -> CopyChannel:
+        """Send a unit of one COPY statement, with commits False; the lane must have nothing in flight, and is the
+        copy's alone until the unit is done. Otherwise the unit is one like any other."""
         ...
 
     def abandon(self, reason: CloseReason) -> None:
@@ -155,6 +200,82 @@ class EndpointPool(Protocol):
     async def close(self, reason: CloseReason) -> None: ...
 
     def statistics(self) -> PoolStatistics: ...
+
+
+class BudgetHolder(Protocol):
+    """A pool, as the budget of its endpoint sees it. All of it is synchronous and cheap."""
+
+    @property
+    def waiting(self) -> int:
+        """Borrowers that wait for a connection."""
+        ...
+
+    @property
+    def leaving(self) -> int:
+        """Permits that are on their way back: connections being closed, and lanes asked to run dry a moment ago."""
+        ...
+
+    @property
+    def keeps(self) -> int:
+        """Permits it holds and was not asked to give up."""
+        ...
+
+    def idle_since(self, *, below_min: bool) -> float | None:
+        """When the connection that has been idle longest was last used; None when it has none to spare. below_min:
+        also those that min_size keeps."""
+        ...
+
+    def close_idle(self) -> None:
+        """Begin to close that connection; its permit comes back when the server has let go of it."""
+        ...
+
+    def retire_lane(self) -> bool:
+        """Ask the lane that has been lent longest to take nothing new and to end with its last answer. False when
+        there is none left to ask."""
+        ...
+
+
+class ConnectionBudget(Protocol):
+    """How many connections this process may have open to one endpoint, over all pools. A permit is one of them: taken
+    before a connection is opened, given back when the server has let go of it."""
+
+    @property
+    def granted(self) -> int:
+        """Most connections open now."""
+        ...
+
+    @property
+    def in_use(self) -> int:
+        """Permits that are out."""
+        ...
+
+    def join(self, holder: BudgetHolder) -> None:
+        """From now on this pool takes permits, and is asked for what it does not use."""
+        ...
+
+    def leave(self, holder: BudgetHolder) -> None:
+        """The pool is closed: no longer asked for anything. Permits that are on their way back still count."""
+        ...
+
+    def try_take(self, holder: BudgetHolder) -> bool:
+        """Take a permit if one is free and nobody waits for it."""
+        ...
+
+    async def take(self, holder: BudgetHolder) -> bool:
+        """Take a permit in one's turn; False after withdraw(). May be cancelled at any time: no permit is lost."""
+        ...
+
+    def withdraw(self, holder: BudgetHolder) -> None:
+        """Nobody in this pool needs a connection any more: its take() returns False."""
+        ...
+
+    def give_back(self, holder: BudgetHolder) -> None:
+        """A permit is free again."""
+        ...
+
+    def look_again(self) -> None:
+        """Something became idle; if somebody waits, it may be what they wait for."""
+        ...
 
 
 class PoolFactory(Protocol):
@@ -249,3 +370,8 @@ class StatementInspector(Protocol):
     """Reads statements; the answer for a text is computed once and kept in a bounded cache."""
 
     def inspect(self, sql: bytes) -> StatementTraits: ...
+
+    def inspect_nested(self, sql: bytes) -> StatementTraits:
+        """The same of a text that is to stand between the parentheses of COPY (...): refused unless it is one query,
+        whole in itself, so that it cannot close them."""
+        ...

@@ -16,7 +16,8 @@ __all__ = ["fresh_cluster", "make_cluster", "pg_cluster", "pg_cluster_each", "pg
 
 _FLOORS = (
     *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "contracts", "api"),
-    *("sdk", "telemetry", "topology", "cli", "deploy", "postgres", "devcluster", "stories", "failover"),
+    *("sdk", "telemetry", "topology", "cli", "deploy", "bench", "postgres", "devcluster", "stories", "workers"),
+    "failover",
 )
 
 

@@ -8,7 +8,17 @@ from pointsman.v1 import types_pb2
 from router.model.events import Health, Phase
 from router.model.identity import lsn_to_text
 from router.model.topology import Role
-from router.model.views import ClusterView, EndpointView, PoolView, SwitchoverProgress, TenantView, WaiterView
+from router.model.views import (
+    ClusterView,
+    EndpointView,
+    PoolView,
+    RestartProgress,
+    SwitchoverProgress,
+    TenantView,
+    WaiterView,
+    WorkerState,
+    WorkerView,
+)
 
 ROLES = {
     Role.PRIMARY: types_pb2.ENDPOINT_ROLE_PRIMARY,
@@ -17,6 +27,8 @@ ROLES = {
 }
 HEALTHS = {health: pb.EndpointHealth.Value(f"ENDPOINT_HEALTH_{health.name}") for health in Health}
 PHASES = {phase: pb.ClusterPhase.Value(f"CLUSTER_PHASE_{phase.name}") for phase in Phase}
+
+WORKER_STATES = {state: pb.WorkerState.Value(f"WORKER_STATE_{state.name}") for state in WorkerState}
 
 
 def tenant_message(view: TenantView) -> pb.TenantState:
@@ -56,6 +68,10 @@ def endpoint_message(view: EndpointView) -> pb.EndpointState:
         draining=state.draining,
         in_flight=view.in_flight,
         connections=view.connections,
+        connections_cap=view.cap,
+        connections_granted=view.granted,
+        connections_in_use=view.permits,
+        connections_wanted=view.wanted,
         probe_ms=state.probe_s * 1000,
         server_version=version_text(state.version),
     )
@@ -122,4 +138,25 @@ def progress_message(view: SwitchoverProgress) -> pb.SwitchoverResponse:
         done=view.done,
         primary=view.primary or "",
         pause_s=view.pause_s,
+    )
+
+
+def worker_message(view: WorkerView) -> pb.Worker:
+    """One row of ListWorkers."""
+    return pb.Worker(
+        number=view.number,
+        pid=view.pid,
+        state=WORKER_STATES[view.state],
+        uptime_s=view.uptime_s,
+        in_flight=view.in_flight,
+        connections=view.connections,
+        restarts=view.restarts,
+        version=view.version,
+    )
+
+
+def restart_message(view: RestartProgress) -> pb.RestartWorkersResponse:
+    """One step of RestartWorkers."""
+    return pb.RestartWorkersResponse(
+        worker=view.worker, step=view.step, detail=view.detail, elapsed_s=view.elapsed_s, done=view.done
     )

@@ -13,7 +13,7 @@ from router.api import admin_messages as messages
 from router.api.admin_identity import OperatorIdentity
 from router.api.calls import Call
 from router.api.drain import Drain
-from router.api.surface import Operator, Overview
+from router.api.surface import Operator, Overview, Workers
 from router.model.errors import bad_request
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.reasons import RefuseReason
@@ -32,10 +32,16 @@ class AdminService:
     """pointsman.v1.AdminService."""
 
     def __init__(
-        self, overview: Overview, operator: Operator, server_view: Callable[[], ServerView], drain: Drain
+        self,
+        overview: Overview,
+        operator: Operator,
+        workers: Workers,
+        server_view: Callable[[], ServerView],
+        drain: Drain,
     ) -> None:
         self._overview = overview
         self._operator = operator
+        self._workers = workers
         self._server_view = server_view
         self._drain = drain
 
@@ -54,6 +60,7 @@ class AdminService:
 
     async def list_tenants(self, call: AdminCall, message: pb.ListTenantsRequest) -> pb.ListTenantsResponse:
         """Tenants by name, a page at a time."""
+        await self._workers.refresh()
         after = _page_start(message.page_token)
         size = min(message.page_size or DEFAULT_PAGE, MAX_PAGE)
         rest = sorted((view for view in self._overview.tenants() if view.name > after), key=lambda view: view.name)
@@ -65,16 +72,19 @@ class AdminService:
 
     async def list_endpoints(self, call: AdminCall, message: pb.ListEndpointsRequest) -> pb.ListEndpointsResponse:
         """Endpoints of one cluster or of all."""
+        await self._workers.refresh()
         views = self._overview.endpoints(ClusterName(message.cluster) if message.cluster else None)
         return pb.ListEndpointsResponse(endpoints=[messages.endpoint_message(view) for view in views])
 
     async def list_pools(self, call: AdminCall, message: pb.ListPoolsRequest) -> pb.ListPoolsResponse:
         """Pools of one tenant or of all."""
+        await self._workers.refresh()
         views = self._overview.pools(TenantName(message.tenant) if message.tenant else None)
         return pb.ListPoolsResponse(pools=[messages.pool_message(view) for view in views])
 
     async def list_waiters(self, call: AdminCall, message: pb.ListWaitersRequest) -> pb.ListWaitersResponse:
         """Requests under way, the longest wait first."""
+        await self._workers.refresh()
         views = self._overview.waiters(TenantName(message.tenant) if message.tenant else None)
         ordered = sorted(views, key=lambda view: view.waited_s, reverse=True)
         return pb.ListWaitersResponse(waiters=[messages.waiter_message(view) for view in ordered])
@@ -84,18 +94,20 @@ class AdminService:
     ) -> AsyncGenerator[pb.WatchTopologyResponse, None]:
         """The whole state now and after each change; ends with the operator."""
         async with _closing(self._overview.subscribe()) as changes:
-            yield self._topology()
+            yield await self._topology()
             async for _ in changes:
-                yield self._topology()
+                yield await self._topology()
 
     async def drain_endpoint(self, call: AdminCall, message: pb.DrainEndpointRequest) -> pb.DrainEndpointResponse:
         """Give an endpoint no new work."""
-        return pb.DrainEndpointResponse(in_flight=self._operator.drain(_endpoint(message.endpoint)))
+        await self._workers.refresh()
+        in_flight = self._operator.drain(_endpoint(message.endpoint))
+        return pb.DrainEndpointResponse(in_flight=in_flight, behind=await self._workers.behind())
 
     async def resume_endpoint(self, call: AdminCall, message: pb.ResumeEndpointRequest) -> pb.ResumeEndpointResponse:
         """End a drain."""
         self._operator.resume(_endpoint(message.endpoint))
-        return pb.ResumeEndpointResponse()
+        return pb.ResumeEndpointResponse(behind=await self._workers.behind())
 
     async def set_endpoint_weight(
         self, call: AdminCall, message: pb.SetEndpointWeightRequest
@@ -106,7 +118,7 @@ class AdminService:
                 RefuseReason.BAD_REQUEST, f"weight must be at most {MAX_WEIGHT}, not {message.weight}", limit=MAX_WEIGHT
             )
         previous = self._operator.set_weight(_endpoint(message.endpoint), message.weight)
-        return pb.SetEndpointWeightResponse(previous=previous)
+        return pb.SetEndpointWeightResponse(previous=previous, behind=await self._workers.behind())
 
     async def switchover(
         self, call: AdminCall, message: pb.SwitchoverRequest
@@ -124,9 +136,26 @@ class AdminService:
     async def reload_config(self, call: AdminCall, message: pb.ReloadConfigRequest) -> pb.ReloadConfigResponse:
         """Read the configuration again."""
         result = await self._operator.reload()
-        return pb.ReloadConfigResponse(applied=result.applied, changes=result.changes, problems=result.problems)
+        behind = await self._workers.behind() if result.applied else ()
+        return pb.ReloadConfigResponse(
+            applied=result.applied, changes=result.changes, problems=result.problems, behind=behind
+        )
 
-    def _topology(self) -> pb.WatchTopologyResponse:
+    async def list_workers(self, call: AdminCall, message: pb.ListWorkersRequest) -> pb.ListWorkersResponse:
+        """The processes that serve callers."""
+        await self._workers.refresh()
+        return pb.ListWorkersResponse(workers=[messages.worker_message(view) for view in self._workers.views()])
+
+    async def restart_workers(
+        self, call: AdminCall, message: pb.RestartWorkersRequest
+    ) -> AsyncGenerator[pb.RestartWorkersResponse, None]:
+        """Replace them one by one, and tell each step."""
+        async with _closing(self._workers.restart_workers()) as steps:
+            async for step in steps:
+                yield messages.restart_message(step)
+
+    async def _topology(self) -> pb.WatchTopologyResponse:
+        await self._workers.refresh()
         return pb.WatchTopologyResponse(
             topology=self._server_view().topology,
             clusters=[messages.cluster_message(view) for view in self._overview.clusters()],

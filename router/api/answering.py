@@ -8,20 +8,21 @@ from contextlib import aclosing
 from pointsman.v1 import query_service_pb2 as pb
 
 from router.api import translate
+from router.api.reply_bytes import ReplyBytes
 from router.api.results import (
     ResultEncoder,
     ResultWriter,
     WhenTooLarge,
     limits_from,
     notices,
-    row_batches,
     write_receipt,
 )
+from router.api.row_messages import row_messages
 from router.api.surface import Executor
 from router.model.errors import Code, Executed, RouterError
 from router.model.reasons import RefuseReason
-from router.model.request import Options, Request
-from router.model.result import Answer, Cells, StatementResult
+from router.model.request import DEFAULT_OPTIONS, Options, Request
+from router.model.result import Answer, StatementResult
 from router.model.topology import Tenant
 from router.ports import Chance
 
@@ -32,18 +33,27 @@ class Answering:
     def __init__(self, executor: Executor, encoder: ResultEncoder, chance: Chance) -> None:
         self.executor = executor
         self._encoder = encoder
+        self._replies = ReplyBytes(encoder)
         self._chance = chance
 
     def request_id(self, chosen: str) -> str:
         """The caller's request id, or a new one that nobody can guess."""
         return translate.request_id_from(chosen) or self._chance.identifier()
 
-    async def query(self, tenant: Tenant, request: Request) -> pb.QueryResponse:
-        """Run a read."""
-        answer = await self.executor.run(tenant, request)
+    async def query(self, tenant: Tenant, request: Request) -> bytes:
+        """Run a read; a serialised QueryResponse."""
+        return self.query_bytes(tenant, request, await self.executor.run(tenant, request))
+
+    def query_bytes(self, tenant: Tenant, request: Request, answer: Answer) -> bytes:
+        """A serialised QueryResponse. RouterError RESULT_TOO_LARGE."""
+        options = request.options
+        if options is DEFAULT_OPTIONS:
+            quick = self._replies.query_response(_only_result(answer), answer.receipt, tenant.policy.max_result_bytes)
+            if quick is not None:
+                return quick
         response = pb.QueryResponse()
-        self._fill_single(answer, response, self._writer(tenant, request.options, WhenTooLarge.REFUSE))
-        return response
+        self._fill_single(answer, response, self._writer(tenant, options, WhenTooLarge.REFUSE))
+        return response.SerializeToString()
 
     async def execute(self, tenant: Tenant, request: Request) -> pb.ExecuteResponse:
         """Run a write."""
@@ -66,8 +76,11 @@ class Answering:
         write_receipt(answer.receipt, response.receipt)
         return response
 
-    async def stream(self, tenant: Tenant, request: Request) -> AsyncGenerator[pb.StreamQueryResponse, None]:
-        """Run a read whose rows leave as they come; the first message holds the columns, the last one the end."""
+    async def stream(self, tenant: Tenant, request: Request) -> AsyncGenerator[bytes, None]:
+        """Run a read whose rows leave as they come: serialised StreamQueryResponses.
+
+        The first message holds the columns, the last one the end.
+        """
         rows = 0
         schema_sent = False
         async with aclosing(self.executor.stream(tenant, request)) as items:
@@ -76,19 +89,13 @@ class Answering:
                     yield self._stream_end(item, rows, schema_sent=schema_sent)
                     return
                 rows += item.ntuples
-                for message in self._chunk(item, schema_sent=schema_sent):
+                schema = None if schema_sent else self._encoder.encode_schema(item)
+                schema_sent = True
+                for message in row_messages(self._encoder, item, schema):
                     yield message
-                    schema_sent = True
         raise _no_answer()
 
-    def _chunk(self, cells: Cells, *, schema_sent: bool) -> list[pb.StreamQueryResponse]:
-        messages = [pb.StreamQueryResponse(batch=batch) for batch in row_batches(self._encoder, cells)]
-        if not schema_sent:
-            messages = messages or [pb.StreamQueryResponse()]
-            messages[0].schema.CopyFrom(self._encoder.encode_schema(cells))
-        return messages
-
-    def _stream_end(self, answer: Answer, rows: int, *, schema_sent: bool) -> pb.StreamQueryResponse:
+    def _stream_end(self, answer: Answer, rows: int, *, schema_sent: bool) -> bytes:
         result = _only_result(answer)
         message = pb.StreamQueryResponse()
         if not schema_sent and result.cells is not None:
@@ -97,7 +104,7 @@ class Answering:
         message.end.rows = rows
         message.end.notices.extend(notices(result.notices))
         write_receipt(answer.receipt, message.end.receipt)
-        return message
+        return message.SerializeToString()
 
     def _fill_single(
         self, answer: Answer, response: pb.QueryResponse | pb.ExecuteResponse, writer: ResultWriter

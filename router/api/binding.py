@@ -13,16 +13,18 @@ from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
 
 
-async def bind(server: grpc.aio.Server, address: str, setting: str) -> str:
+async def bind(server: grpc.aio.Server, address: str, setting: str, *, shared: bool = False) -> str:
     """Listen on "host:port" (port 0: any free one) and return the address with the real port.
 
-    setting: the name of the setting that the address comes from. RouterError CONFIG_INVALID when it cannot be had.
+    setting: the name of the setting that the address comes from. shared: others of this router listen there, too, and
+    whoever reserved the port has made sure that nobody else does. RouterError CONFIG_INVALID when it cannot be had.
     """
     host, separator, _ = address.rpartition(":")
     if not address.startswith("unix:"):
         if not separator:
             raise _refused(address, setting, "it has no port; write HOST:PORT")
-        await _check(address, setting)
+        if not shared:
+            await _check(address, setting)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

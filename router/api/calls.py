@@ -7,6 +7,7 @@ RPC cannot be added without passing through here.
 from __future__ import annotations
 
 import asyncio
+import math
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -72,10 +73,14 @@ def timeout_s(policy: TenantPolicy, rpc_remaining_s: float | None, *timeouts_ms:
 
     A timeout of 0 ms is no wish.
     """
-    wishes = [ms / 1000 for ms in timeouts_ms if ms > 0]
+    least = math.inf
+    for ms in timeouts_ms:
+        if 0 < ms < least:
+            least = ms
+    least /= 1000
     if rpc_remaining_s is not None:
-        wishes.append(rpc_remaining_s - min(_ANSWER_RESERVE_S, rpc_remaining_s / 10))
-    return min(*wishes, policy.max_timeout_s) if wishes else policy.default_timeout_s
+        least = min(least, rpc_remaining_s - min(_ANSWER_RESERVE_S, rpc_remaining_s / 10))
+    return policy.default_timeout_s if least == math.inf else min(least, policy.max_timeout_s)
 
 
 class Gate(Generic[Caller]):
@@ -120,6 +125,8 @@ class Gate(Generic[Caller]):
         function = getattr(implementation, _snake_case(method.name))
         message_class: type[Message] = GetMessageClass(method.input_type)
         name = method.full_name
+        if method.client_streaming and not method.server_streaming:
+            return grpc.stream_unary_rpc_method_handler(self._collection(name, function, message_class))
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._conversation(name, function, message_class))
         if method.server_streaming:
@@ -129,7 +136,7 @@ class Gate(Generic[Caller]):
     def _unary(self, name: str, function: Any, message_class: type[Message]) -> Handler:
         async def handle(raw: bytes, context: Context) -> bytes:
             async def run(call: Call[Caller]) -> bytes:
-                message: Message = await function(call, parse(message_class, raw, self._max_message_bytes))
+                message: Message | bytes = await function(call, parse(message_class, raw, self._max_message_bytes))
                 return serialized(message)
 
             return await self._run(name, context, run)
@@ -153,6 +160,17 @@ class Gate(Generic[Caller]):
                 await function(call, MessageStream(message_class, context, self._max_message_bytes))
 
             await self._run(name, context, run)
+
+        return handle
+
+    def _collection(self, name: str, function: Any, message_class: type[Message]) -> Handler:
+        async def handle(_: object, context: Context) -> bytes:
+            async def run(call: Call[Caller]) -> bytes:
+                stream = MessageStream(message_class, context, self._max_message_bytes)
+                message: Message | bytes = await function(call, stream)
+                return serialized(message)
+
+            return await self._run(name, context, run)
 
         return handle
 
@@ -192,7 +210,7 @@ class Gate(Generic[Caller]):
         except RouterError as error:
             self._refused(None, name, error)
             raise
-        if self._drain is not None and self._drain.begun:
+        if self._drain is not None and self._drain.refuses(name):
             draining = draining_error()
             self._refused(call.caller, name, draining)
             call.counted = True
@@ -217,9 +235,9 @@ def tenant_name_of(caller: object) -> TenantName | None:
     return caller.name if isinstance(caller, Tenant) else None
 
 
-def serialized(message: Message) -> bytes:
+def serialized(message: Message | bytes) -> bytes:
     """The message's bytes, if a client with gRPC's default limit can take them."""
-    raw = message.SerializeToString()
+    raw = message if isinstance(message, bytes) else message.SerializeToString()
     if len(raw) > MAX_REPLY_BYTES:
         raise reply_too_large(len(raw))
     return raw

@@ -16,6 +16,7 @@ M = TypeVar("M", bound=Message)
 
 _OPEN = (("pointsman-stream", "open"),)
 """Tells headers of ours from the empty ones that gRPC makes of a refusal."""
+_PROCESSES = "pointsman-workers"
 
 
 class Context(Protocol):
@@ -79,9 +80,10 @@ class MessageStream(Generic[M]):
         """Seconds until the RPC's own deadline; None without one."""
         return self._context.time_remaining()
 
-    async def let_in(self) -> None:
+    async def let_in(self, processes: int = 1) -> None:
         """Send the headers now and not with the first answer: the caller then knows that it was not refused."""
-        await self._context.send_initial_metadata(_OPEN)
+        headers = _OPEN if processes == 1 else (*_OPEN, (_PROCESSES, str(processes)))
+        await self._context.send_initial_metadata(headers)
 
     async def read(self) -> M | None:
         """The next message; None when the caller has ended its side. RouterError when it is no message at all."""

@@ -8,11 +8,8 @@ ends its side still gets its answers; one that goes away has everything of it ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
 
-from google.protobuf.message import Message
 from pointsman.v1 import query_service_pb2 as pb
 
 from router.api import translate
@@ -30,6 +27,7 @@ from router.api.drain import Drain
 from router.api.message_stream import MessageStream, check_size
 from router.api.outbox import Outbox, reply_frame
 from router.api.status import status_of
+from router.api.surface import ReadUnderWay
 from router.model.errors import Code, Executed, RouterError, bad_request
 from router.model.reasons import RefuseReason
 from router.model.request import CancelOutcome, Method, Request
@@ -56,10 +54,12 @@ class Multiplexing:
     events: EventSink
     max_calls: int
     """Calls of one stream under way or not yet read by the caller; more are refused."""
+    processes: int = 1
+    """Processes behind the port: a caller with much to do spreads over them by more connections."""
 
     async def serve(self, call: Call[Tenant], stream: MessageStream[pb.MultiplexRequest]) -> None:
         """Serve one stream until the caller ends or drops it."""
-        await stream.let_in()
+        await stream.let_in(self.processes)
         await _Conversation(self, call, stream).run()
 
 
@@ -84,7 +84,7 @@ class _Conversation:
         self._denied: RouterError | None = None
         self._stream = stream
         self._outbox = Outbox()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, _Running | ReadUnderWay] = {}
         self._closing = False
 
     async def run(self) -> None:
@@ -124,10 +124,7 @@ class _Conversation:
             remaining_s = self._stream.time_remaining()
             self._prove_again()
             for number, call in enumerate(message.calls, 1):
-                if call.WhichOneof("call") == "cancel":
-                    self._cancel(call.id)
-                else:
-                    self._take(call, now, remaining_s)
+                self._take(call, call.WhichOneof("call"), now, remaining_s)
                 if number % STARTS_PER_TURN == 0:
                     await asyncio.sleep(0)
             await self._outbox.wait_below()
@@ -139,41 +136,56 @@ class _Conversation:
         except RouterError as error:
             self._denied = error
 
-    def _take(self, call: pb.MultiplexCall, now: float, remaining_s: float | None) -> None:
+    def _take(
+        self, call: pb.MultiplexCall, kind: str | None, now: float, remaining_s: float | None
+    ) -> None:
         """Start a call, or refuse it in-band."""
+        call_id = call.id
+        if kind == "cancel":
+            self._cancel(call_id)
+            return
         try:
-            running = self._accepted(call, now, remaining_s)
+            known = self._acceptable(call_id, kind)
+            self._start(call_id, known, self._request(call, known, now, remaining_s))
         except RouterError as error:
-            method = _METHODS.get(call.WhichOneof("call") or "")
+            method = _METHODS.get(kind or "")
             if method is not None:
                 self._shared.answering.executor.refused(self._tenant.name, method, error)
-            self._reply_failure(call.id, error)
+            self._reply_failure(call_id, error)
         except Exception as error:
             self._shared.events.emit(handler_failed(METHOD_NAME, error))
-            self._reply_failure(call.id, unexpected_error())
-        else:
-            self._running[call.id] = running
-            running.task = asyncio.create_task(self._serve(call.id, running))
+            self._reply_failure(call_id, unexpected_error())
 
-    def _accepted(self, call: pb.MultiplexCall, now: float, remaining_s: float | None) -> _Running:
+    def _start(self, call_id: int, kind: str, request: Request) -> None:
+        if kind == "query":
+            read = self._shared.answering.executor.start(self._tenant, request, call_id, self._read_ended)
+            if read is not None:
+                self._running[call_id] = read
+                return
+        running = _Running(kind, request)
+        self._running[call_id] = running
+        running.task = asyncio.create_task(self._serve(call_id, running))
+
+    def _acceptable(self, call_id: int, kind: str | None) -> str:
+        """The call's kind; RouterError when it cannot be taken."""
         check_size(self._stream.last_bytes, self._stream.max_bytes)
         if self._denied is not None:
             raise self._denied
         if self._shared.drain.begun:
             raise draining_error()
-        if call.id in self._running:
-            raise bad_request(RefuseReason.BAD_REQUEST, f"call {call.id} is already in flight on this stream")
+        if call_id in self._running:
+            raise bad_request(RefuseReason.BAD_REQUEST, f"call {call_id} is already in flight on this stream")
         in_use = len(self._running) + len(self._outbox)
         if in_use >= self._shared.max_calls:
             raise _stream_full(in_use, self._shared.max_calls)
-        kind = call.WhichOneof("call")
         if kind is None:
             raise bad_request(RefuseReason.BAD_REQUEST, "the call is empty, or of a kind unknown to this router")
-        return _Running(kind, self._request(call, kind, now, remaining_s))
+        return kind
 
     def _request(self, call: pb.MultiplexCall, kind: str, now: float, remaining_s: float | None) -> Request:
         message = getattr(call, kind)
-        deadline = now + timeout_s(self._tenant.policy, remaining_s, call.timeout_ms, message.options.timeout_ms)
+        wish_ms = message.options.timeout_ms if message.HasField("options") else 0
+        deadline = now + timeout_s(self._tenant.policy, remaining_s, call.timeout_ms, wish_ms)
         request_id = self._shared.answering.request_id(message.request_id)
         if kind == "query":
             return translate.query_request(message, deadline, request_id)
@@ -181,13 +193,31 @@ class _Conversation:
             return translate.execute_request(message, deadline, request_id)
         return translate.batch_request(message, deadline, request_id)
 
+    def _read_ended(self, read: ReadUnderWay) -> None:
+        """Called by the engine, once, for a read that runs without a task of ours."""
+        call_id = read.tag
+        del self._running[call_id]
+        try:
+            if read.error is not None:
+                raise read.error
+            body = self._shared.answering.query_bytes(self._tenant, read.request, read.answer)
+            if len(body) > MAX_REPLY_BYTES:
+                raise reply_too_large(len(body))
+        except RouterError as error:
+            self._reply_failure(call_id, error)
+        except Exception as error:
+            self._shared.events.emit(handler_failed(METHOD_NAME, error))
+            self._reply_failure(call_id, unexpected_error())
+        else:
+            self._outbox.add(reply_frame(call_id, "query", body))
+
     async def _serve(self, call_id: int, running: _Running) -> None:
         """Run one call and queue its reply; ends without one only when the stream is closing."""
         running.started = True
         try:
             if running.cancelled:
                 raise _cancelled(Executed.NO)
-            body = (await self._answer(running)).SerializeToString()
+            body = await self._answer(running)
             if len(body) > MAX_REPLY_BYTES:
                 raise reply_too_large(len(body))
         except RouterError as error:
@@ -204,18 +234,21 @@ class _Conversation:
         finally:
             del self._running[call_id]
 
-    def _answer(self, running: _Running) -> Coroutine[Any, Any, Message]:
+    async def _answer(self, running: _Running) -> bytes:
         answering = self._shared.answering
         if running.kind == "query":
-            return answering.query(self._tenant, running.request)
+            return await answering.query(self._tenant, running.request)
         if running.kind == "execute":
-            return answering.execute(self._tenant, running.request)
-        return answering.batch(self._tenant, running.request)
+            return (await answering.execute(self._tenant, running.request)).SerializeToString()
+        return (await answering.batch(self._tenant, running.request)).SerializeToString()
 
     def _cancel(self, call_id: int) -> None:
         """Stop a call; it answers by itself, with CANCELLED or with its result when that was faster."""
         running = self._running.get(call_id)
         if running is None:
+            return
+        if not isinstance(running, _Running):
+            running.cancel()
             return
         outcome = self._shared.answering.executor.cancel(self._tenant.name, running.request.request_id)
         if outcome is not CancelOutcome.NOT_FOUND:
@@ -232,9 +265,13 @@ class _Conversation:
         """Cancel all that is left and wait until it has cleaned up."""
         self._closing = True
         reader.cancel()
-        tasks = [running.task for running in self._running.values() if running.task is not None]
-        for task in tasks:
-            task.cancel()
+        tasks = []
+        for running in list(self._running.values()):
+            if not isinstance(running, _Running):
+                running.abandon()
+            elif running.task is not None:
+                tasks.append(running.task)
+                running.task.cancel()
         await asyncio.gather(reader, *tasks, return_exceptions=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from pointsman.v1 import query_service_pb2 as pb
@@ -10,12 +10,16 @@ from pointsman.v1 import query_service_pb2 as pb
 from router.api import translate
 from router.api.answering import Answering
 from router.api.calls import Call
+from router.api.copying import Copying
 from router.api.message_stream import MessageStream
 from router.api.multiplex import Multiplexing
+from router.model.identity import TenantName
 from router.model.request import CancelOutcome
 from router.model.topology import Tenant
 
 TenantCall = Call[Tenant]
+CancelElsewhere = Callable[[TenantName, str], Awaitable[CancelOutcome]]
+"""Asks the other processes of this router to cancel a request, by its tenant and id."""
 
 _CANCEL_RESULTS = {
     CancelOutcome.CANCELLING: pb.CANCEL_RESULT_CANCELLING,
@@ -27,12 +31,20 @@ _CANCEL_RESULTS = {
 class QueryService:
     """pointsman.v1.QueryService."""
 
-    def __init__(self, answering: Answering, multiplexing: Multiplexing) -> None:
+    def __init__(
+        self,
+        answering: Answering,
+        multiplexing: Multiplexing,
+        copying: Copying,
+        cancel_elsewhere: CancelElsewhere | None = None,
+    ) -> None:
         self._answering = answering
+        self._copying = copying
         self._multiplexing = multiplexing
+        self._cancel_elsewhere = cancel_elsewhere
 
-    async def query(self, call: TenantCall, message: pb.QueryRequest) -> pb.QueryResponse:
-        """One read."""
+    async def query(self, call: TenantCall, message: pb.QueryRequest) -> bytes:
+        """One read; a serialised QueryResponse."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.query_request(message, deadline, self._answering.request_id(message.request_id))
         call.counted = True
@@ -40,8 +52,8 @@ class QueryService:
 
     async def stream_query(
         self, call: TenantCall, message: pb.StreamQueryRequest
-    ) -> AsyncGenerator[pb.StreamQueryResponse, None]:
-        """One read of any size."""
+    ) -> AsyncGenerator[bytes, None]:
+        """One read of any size; serialised StreamQueryResponses."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.stream_request(message, deadline, self._answering.request_id(message.request_id))
         call.counted = True
@@ -70,7 +82,19 @@ class QueryService:
         call.counted = True
         await self._multiplexing.serve(call, stream)
 
+    async def copy_out(self, call: TenantCall, message: pb.CopyOutRequest) -> AsyncGenerator[bytes, None]:
+        """A table, or what a query returns, as COPY data; serialised CopyOutResponses."""
+        async with aclosing(self._copying.out(call, message)) as responses:
+            async for response in responses:
+                yield response
+
+    async def copy_in(self, call: TenantCall, stream: MessageStream[pb.CopyInRequest]) -> pb.CopyInResponse:
+        """COPY data into a table, as a whole or not at all."""
+        return await self._copying.into(call, stream)
+
     async def cancel_query(self, call: TenantCall, message: pb.CancelQueryRequest) -> pb.CancelQueryResponse:
         """Stop a running request of the same tenant, if it can be stopped."""
         outcome = self._answering.executor.cancel(call.caller.name, message.request_id)
+        if outcome is CancelOutcome.NOT_FOUND and self._cancel_elsewhere is not None:
+            outcome = await self._cancel_elsewhere(call.caller.name, message.request_id)
         return pb.CancelQueryResponse(result=_CANCEL_RESULTS[outcome])

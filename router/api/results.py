@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
 from typing import Protocol
@@ -18,8 +18,8 @@ from router.model.topology import Role
 
 MAX_RESULT_BYTES = 3 << 20
 """A plain stub takes messages of 4 MiB; the rest is left for the schema, receipt and notices."""
-CHUNK_BYTES = 64 << 10
-"""A stream's message has about this many bytes."""
+_HOPELESS = 8
+"""A result whose first row says that it is so many times too long is not encoded to find out."""
 MAX_NOTICES = 100
 _MAX_NOTICE_CHARS = 1000
 
@@ -39,8 +39,16 @@ class ResultEncoder(Protocol):
         """The rows from first_row up to, and without, last_row."""
         ...
 
+    def encode_into(self, batch: types_pb2.RowBatch, cells: Cells, first_row: int, last_row: int) -> None:
+        """The same, into an empty message."""
+        ...
+
     def estimate_bytes(self, cells: Cells) -> int:
         """About how many bytes all rows will take."""
+        ...
+
+    def result_bytes(self, cells: Cells) -> bytes | None:
+        """The fields schema and batch of a ResultSet on the wire, with all rows; None when the result is not small."""
         ...
 
 
@@ -88,18 +96,30 @@ class ResultWriter:
         cells = result.cells
         if cells is None or not rows:
             return
-        size = self._encoder.estimate_bytes(cells)
         count = cells.ntuples
-        if count == 0 or (count <= self._rows_left and size <= self._bytes_left):
-            target.batch.CopyFrom(self._encoder.encode_batch(cells, 0, count))
-            self._bytes_left = max(0, self._bytes_left - size)
-        elif self._when_too_large is WhenTooLarge.TRUNCATE:
+        if not self._write_whole(cells, target):
+            size = self._encoder.estimate_bytes(cells)
+            if self._when_too_large is not WhenTooLarge.TRUNCATE:
+                raise self._too_large(count, size)
             target.truncated = True
             count = self._cut_off(cells, size, target)
-        else:
-            raise self._too_large(count, size)
         self._rows_left -= count
         target.schema.CopyFrom(self._encoder.encode_schema(cells))
+
+    def _write_whole(self, cells: Cells, target: types_pb2.ResultSet) -> bool:
+        """Encode all rows, if they fit. Their message says best how long they are: to look at every cell before costs
+        half as much as to encode it."""
+        count = cells.ntuples
+        if count > self._rows_left or _row_bytes(cells) * count > _HOPELESS * self._bytes_left:
+            return False
+        self._encoder.encode_into(target.batch, cells, 0, count)
+        target.batch.SetInParent()
+        size = target.batch.ByteSize()
+        if count and size > self._bytes_left:
+            target.ClearField("batch")
+            return False
+        self._bytes_left = max(0, self._bytes_left - size)
+        return True
 
     def _cut_off(self, cells: Cells, size: int, target: types_pb2.ResultSet) -> int:
         """Encode as many of the first rows as fit; how many."""
@@ -137,13 +157,11 @@ class ResultWriter:
         )
 
 
-def row_batches(encoder: ResultEncoder, cells: Cells) -> Iterator[types_pb2.RowBatch]:
-    """The rows of one chunk in messages of about 64 KiB."""
-    count = cells.ntuples
-    pieces = max(1, encoder.estimate_bytes(cells) // CHUNK_BYTES)
-    step = max(1, -(-count // pieces))
-    for first in range(0, count, step):
-        yield encoder.encode_batch(cells, first, min(first + step, count))
+def _row_bytes(cells: Cells) -> int:
+    """Bytes of the first row's cells."""
+    if not cells.ntuples:
+        return 0
+    return sum([len(cells.get_value(0, column) or b"") for column in range(cells.nfields)])
 
 
 def notices(found: Sequence[PgNotice]) -> list[types_pb2.Notice]:

@@ -17,11 +17,13 @@ from router.api.admin_service import AdminService
 from router.api.answering import Answering
 from router.api.binding import bind
 from router.api.calls import Gate
+from router.api.copying import Copying
 from router.api.drain import Drain
+from router.api.listening import stop_listening
 from router.api.multiplex import Multiplexing
-from router.api.query_service import QueryService
+from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
-from router.api.surface import Directory, Executor, Operator, Overview, Sessions
+from router.api.surface import Copies, Directory, Executor, Operator, Overview, Sessions, Workers
 from router.api.transaction_service import TransactionService
 from router.model.errors import RouterError
 from router.model.identity import TenantName
@@ -39,9 +41,11 @@ PUBLIC_SERVICES = (QUERY_SERVICE, TRANSACTION_SERVICE)
 STOP_GRACE_S = 0.1
 """For bytes already written to leave; what still runs then is cancelled."""
 
+LINGER_S = 0.2
+"""How long a drained process of several still refuses in words what was on its way."""
+
 # No grpc.max_connection_age: it would cut Multiplex streams and transactions in mid-flight.
 LIMITS = (
-    ("grpc.so_reuseport", 0),  # else any process of the same user could take a share of the port's connections
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.absolute_max_metadata_size", 16 << 10),
     ("grpc.max_concurrent_streams", 256),
@@ -59,92 +63,103 @@ _METHODS = {
     "pointsman.v1.QueryService.StreamQuery": Method.STREAM_QUERY,
     "pointsman.v1.QueryService.Execute": Method.EXECUTE,
     "pointsman.v1.QueryService.ExecuteBatch": Method.EXECUTE_BATCH,
+    "pointsman.v1.QueryService.CopyOut": Method.COPY_OUT,
+    "pointsman.v1.QueryService.CopyIn": Method.COPY_IN,
     "pointsman.v1.TransactionService.Transact": Method.TRANSACT,
 }
+
+_SHORT = frozenset(
+    method.full_name
+    for method in QUERY_SERVICE.methods
+    if not method.client_streaming and not method.server_streaming
+)
+"""Plain calls of a stub, which knows nothing of a drain before its connection ends: served until then. Longer ones are
+refused, and go to another process."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True)
-class ApiParts:
-    """What the servers put in front of callers, and the ports they need."""
+class PublicParts:
+    """What stands behind the callers' port."""
 
     directory: Directory
     executor: Executor
     sessions: Sessions
-    overview: Overview
-    operator: Operator
-    server_view: Callable[[], ServerView]
+    copies: Copies
     encoder: ResultEncoder
     clock: Clock
     chance: Chance
     events: EventSink
-    admin_tokens: Sequence[Secret] = ()
+    cancel_elsewhere: CancelElsewhere | None = None
 
 
-class ApiServer:
-    """Start, set_serving, then drain and stop. To be made inside the running event loop."""
+@dataclass(frozen=True, slots=True)
+class AdminParts:
+    """What stands behind the operators' port."""
 
-    def __init__(self, policy: ServerPolicy, parts: ApiParts) -> None:
+    overview: Overview
+    operator: Operator
+    workers: Workers
+    server_view: Callable[[], ServerView]
+    clock: Clock
+    events: EventSink
+    tokens: Sequence[Secret] = ()
+
+
+class PublicServer:
+    """The callers' port. Start, set_serving, then drain and stop. To be made inside the running event loop."""
+
+    def __init__(self, policy: ServerPolicy, parts: PublicParts, drain: Drain, *, processes: int = 1) -> None:
+        """processes: how many of this router listen on the port; it is reserved by somebody when they are several."""
         self._policy = policy
-        self._drain = Drain(parts.clock)
+        self._drain = drain
+        self._processes = processes
+        self._shared_port = processes > 1
         self._health = health.aio.HealthServicer()
-        self._public_gate = self._make_public_gate(parts)
-        self._public = self._make_server(PUBLIC_SERVICES)
-        self._admin = self._make_server((ADMIN_SERVICE,))
-        self.public_address = policy.listen
+        self._gate = self._make_gate(parts)
+        self._server = make_server(policy, PUBLIC_SERVICES, self._health, shared_port=self._shared_port)
+        self.address = policy.listen
         """After start, with the real port."""
-        self.admin_address = policy.admin_listen
-        self._add_public_services(parts)
-        self._add_admin_service(parts)
+        self._add_services(parts)
 
     async def start(self) -> None:
-        """Take both ports and serve, with health NOT_SERVING for callers. RouterError when a port cannot be had."""
+        """Take the port and serve, with health NOT_SERVING. RouterError when the port cannot be had."""
         await self.set_serving(serving=False)
-        await self._health.set(ADMIN_SERVICE.full_name, _SERVING)
-        self.public_address = await bind(self._public, self._policy.listen, "server.listen")
-        self.admin_address = await bind(self._admin, self._policy.admin_listen, "server.admin_listen")
-        await self._public.start()
-        await self._admin.start()
+        self.address = await bind(self._server, self._policy.listen, "server.listen", shared=self._shared_port)
+        await self._server.start()
 
     async def set_serving(self, *, serving: bool) -> None:
         """Tell health checkers; a drain has the last word."""
-        status = _SERVING if serving and not self._drain.begun else _NOT_SERVING
-        for service in ("", *(descriptor.full_name for descriptor in PUBLIC_SERVICES)):
-            await self._health.set(service, status)
+        await set_health(self._health, serving=serving and not self._drain.begun)
 
     @property
     def running(self) -> int:
         """RPCs of callers under way."""
-        return self._public_gate.running
+        return self._gate.running
 
     async def drain(self, grace_s: float | None = None) -> bool:
         """Take no new work and wait for what runs, for the policy's grace at most; whether all of it has ended."""
         grace_s = self._policy.grace_s if grace_s is None else grace_s
-        self._drain.begin(grace_s)
+        if self._shared_port:
+            stop_listening(self.address)  # first: the port's other processes take whoever comes from now on
+        self._drain.begin(grace_s, _SHORT if self._shared_port else frozenset())
         await self.set_serving(serving=False)
         try:
-            await asyncio.wait_for(self._public_gate.wait_idle(), grace_s)
+            await asyncio.wait_for(self._gate.wait_idle(), grace_s)
         except TimeoutError:
             return False
+        if self._shared_port:
+            # What crosses the end of the server ends without our words; what is refused before that is repeated.
+            await asyncio.sleep(min(LINGER_S, self._drain.remaining_s))
         return True
 
     async def stop(self) -> None:
-        """Cancel what still runs and close both ports. May be called without start, and twice."""
-        await asyncio.gather(self._public.stop(STOP_GRACE_S), self._admin.stop(STOP_GRACE_S))
+        """Cancel what still runs and close the port. May be called without start, and twice."""
+        await self._server.stop(STOP_GRACE_S)
 
-    def _make_server(self, services: Sequence[ServiceDescriptor]) -> grpc.aio.Server:
-        # Twice the limit, so that the wrapper can answer a message that is somewhat too large in words.
-        limit = ("grpc.max_receive_message_length", 2 * self._policy.max_message_bytes)
-        server = grpc.aio.server(options=(*LIMITS, limit))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._policy.reflection:
-            names = [descriptor.full_name for descriptor in services]
-            reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-        return server
-
-    def _make_public_gate(self, parts: ApiParts) -> Gate[Tenant]:
+    def _make_gate(self, parts: PublicParts) -> Gate[Tenant]:
         def refused(tenant: Tenant | None, name: str, error: RouterError) -> None:
             if name in _METHODS:
                 parts.executor.refused(tenant.name if tenant else TenantName(""), _METHODS[name], error)
@@ -158,28 +173,127 @@ class ApiServer:
             max_message_bytes=self._policy.max_message_bytes,
         )
 
-    def _add_public_services(self, parts: ApiParts) -> None:
+    def _add_services(self, parts: PublicParts) -> None:
         answering = Answering(parts.executor, parts.encoder, parts.chance)
-        multiplexing = Multiplexing(answering, self._drain, parts.clock, parts.events, self._policy.max_stream_calls)
+        multiplexing = Multiplexing(
+            answering, self._drain, parts.clock, parts.events, self._policy.max_stream_calls, self._processes
+        )
         transactions = TransactionService(
             parts.sessions, parts.encoder, parts.chance, parts.clock, self._drain, parts.executor.refused
         )
-        gate = self._public_gate
-        self._public.add_generic_rpc_handlers(
+        copying = Copying(parts.copies, parts.chance)
+        queries = QueryService(answering, multiplexing, copying, parts.cancel_elsewhere)
+        gate = self._gate
+        self._server.add_generic_rpc_handlers(
             (
-                gate.service(QUERY_SERVICE, QueryService(answering, multiplexing)),
+                gate.service(QUERY_SERVICE, queries),
                 gate.service(TRANSACTION_SERVICE, transactions),
             )
         )
 
-    def _add_admin_service(self, parts: ApiParts) -> None:
+
+class AdminServer:
+    """The operators' port; it serves to the end, also while callers are drained."""
+
+    def __init__(self, policy: ServerPolicy, parts: AdminParts, drain: Drain) -> None:
+        self._policy = policy
+        self._drain = drain
+        self._health = health.aio.HealthServicer()
+        self._server = make_server(policy, (ADMIN_SERVICE,), self._health)
+        self.address = policy.admin_listen
+        """After start, with the real port."""
         gate: Gate[OperatorIdentity] = Gate(
-            AdminIdentity(parts.admin_tokens),
+            AdminIdentity(parts.tokens),
             lambda caller, name, error: None,
             clock=parts.clock,
             events=parts.events,
             drain=None,
-            max_message_bytes=self._policy.max_message_bytes,
+            max_message_bytes=policy.max_message_bytes,
         )
-        service = AdminService(parts.overview, parts.operator, parts.server_view, self._drain)
-        self._admin.add_generic_rpc_handlers((gate.service(ADMIN_SERVICE, service),))
+        service = AdminService(parts.overview, parts.operator, parts.workers, parts.server_view, drain)
+        self._server.add_generic_rpc_handlers((gate.service(ADMIN_SERVICE, service),))
+
+    async def start(self) -> None:
+        """Take the port and serve. RouterError when it cannot be had."""
+        await self.set_serving(serving=False)
+        await self._health.set(ADMIN_SERVICE.full_name, _SERVING)
+        self.address = await bind(self._server, self._policy.admin_listen, "server.admin_listen")
+        await self._server.start()
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell whoever asks here about the callers' port."""
+        await set_health(self._health, serving=serving and not self._drain.begun)
+
+    async def stop(self) -> None:
+        """Close the port. May be called without start, and twice."""
+        await self._server.stop(STOP_GRACE_S)
+
+
+class ApiServer:
+    """Both ports in one process."""
+
+    def __init__(self, policy: ServerPolicy, public: PublicParts, admin: AdminParts) -> None:
+        drain = Drain(public.clock)
+        self._public = PublicServer(policy, public, drain)
+        self._admin = AdminServer(policy, admin, drain)
+
+    @property
+    def public_address(self) -> str:
+        """After start, with the real port."""
+        return self._public.address
+
+    @property
+    def admin_address(self) -> str:
+        """After start, with the real port."""
+        return self._admin.address
+
+    @property
+    def running(self) -> int:
+        """RPCs of callers under way."""
+        return self._public.running
+
+    async def start(self) -> None:
+        """Take both ports and serve, with health NOT_SERVING for callers. RouterError when a port cannot be had."""
+        await self._public.start()
+        await self._admin.start()
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell health checkers; a drain has the last word."""
+        await asyncio.gather(self._public.set_serving(serving=serving), self._admin.set_serving(serving=serving))
+
+    async def drain(self, grace_s: float | None = None) -> bool:
+        """See PublicServer.drain."""
+        draining = asyncio.create_task(self._public.drain(grace_s))
+        await asyncio.sleep(0)
+        await self._admin.set_serving(serving=False)
+        return await draining
+
+    async def stop(self) -> None:
+        """Cancel what still runs and close both ports. May be called without start, and twice."""
+        await asyncio.gather(self._public.stop(), self._admin.stop())
+
+
+def make_server(
+    policy: ServerPolicy,
+    services: Sequence[ServiceDescriptor],
+    health_servicer: health.aio.HealthServicer,
+    *,
+    shared_port: bool = False,
+) -> grpc.aio.Server:
+    """A server with our limits, health and reflection."""
+    # Twice the limit, so that the wrapper can answer a message that is somewhat too large in words.
+    limit = ("grpc.max_receive_message_length", 2 * policy.max_message_bytes)
+    # Not without need: any process of the same user could take a share of the port's connections.
+    reuse = ("grpc.so_reuseport", int(shared_port))
+    server = grpc.aio.server(options=(*LIMITS, limit, reuse))
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    if policy.reflection:
+        names = [descriptor.full_name for descriptor in services]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return server
+
+
+async def set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
+    """What health checkers are told about the callers' services."""
+    for service in ("", *(descriptor.full_name for descriptor in PUBLIC_SERVICES)):
+        await servicer.set(service, _SERVING if serving else _NOT_SERVING)

@@ -5,9 +5,10 @@ All of these raise RouterError and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.request import (
@@ -26,9 +27,11 @@ from router.model.views import (
     EndpointView,
     PoolView,
     ReloadResult,
+    RestartProgress,
     SwitchoverProgress,
     TenantView,
     WaiterView,
+    WorkerView,
 )
 
 
@@ -40,10 +43,46 @@ class Directory(Protocol):
         ...
 
 
+class ReadUnderWay(Protocol):
+    """A read that runs without a task."""
+
+    @property
+    def tag(self) -> int:
+        """Chosen by whoever started it."""
+        ...
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def answer(self) -> Answer:
+        """Set when it has ended without an error."""
+        ...
+
+    @property
+    def error(self) -> Exception | None:
+        """RouterError, or a mistake of the engine."""
+        ...
+
+    def cancel(self) -> None:
+        """Its caller no longer wants it: it ends by itself, with CANCELLED or with what was faster."""
+        ...
+
+    def abandon(self) -> None:
+        """Its caller has gone: it ends, and nobody is told."""
+        ...
+
+
 class Executor(Protocol):
     """Runs requests."""
 
     async def run(self, tenant: Tenant, request: Request) -> Answer: ...
+
+    def start(
+        self, tenant: Tenant, request: Request, tag: int, told: Callable[[ReadUnderWay], None]
+    ) -> ReadUnderWay | None:
+        """Begin a Query without a task; told is called once, later, when it has ended. None: use run()."""
+        ...
 
     def stream(self, tenant: Tenant, request: Request) -> AsyncGenerator[Cells | Answer, None]:
         """Chunks of rows, then the Answer; its first result may hold the columns when no row came."""
@@ -53,6 +92,21 @@ class Executor(Protocol):
 
     def refused(self, tenant_name: TenantName, method: Method, error: RouterError) -> None:
         """Count a request that never reached run() or stream()."""
+        ...
+
+
+class Copies(Protocol):
+    """Runs copies."""
+
+    def copy_out(
+        self, tenant: Tenant, request: Request
+    ) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
+        """The layout, the data in pieces of at most 128 KiB, the answer."""
+        ...
+
+    async def copy_in(self, tenant: Tenant, request: Request, source: AsyncIterator[bytes]) -> CopyAnswer:
+        """The end of the source commits, an exception of it rolls back; when this returns or raises, no piece of it
+        is being asked for."""
         ...
 
 
@@ -125,3 +179,21 @@ class Operator(Protocol):
     ) -> AsyncIterator[SwitchoverProgress]: ...
 
     async def reload(self) -> ReloadResult: ...
+
+
+class Workers(Protocol):
+    """The processes that serve callers."""
+
+    def views(self) -> Sequence[WorkerView]: ...
+
+    async def refresh(self) -> None:
+        """Ask all for their load, for a short time; who does not answer is marked, and shown as it was."""
+        ...
+
+    async def behind(self) -> Sequence[str]:
+        """Wait a little until all have taken what was ordered; who has not, in words."""
+        ...
+
+    def restart_workers(self) -> AsyncIterator[RestartProgress]:
+        """Replace them one by one, each step as it ends. RouterError when a replacement does not start."""
+        ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pointsman.v1 import query_service_pb2 as query_pb
@@ -59,7 +59,7 @@ def stream_request(message: query_pb.StreamQueryRequest, deadline: float, reques
 def execute_request(message: query_pb.ExecuteRequest, deadline: float, request_id: str) -> Request:
     """The same of an Execute."""
     request = _single(Method.EXECUTE, message, deadline, request_id)
-    request.idempotency_key = _idempotency_key(message.idempotency_key)
+    request.idempotency_key = idempotency_key(message.idempotency_key)
     return request
 
 
@@ -81,8 +81,8 @@ def batch_request(message: query_pb.ExecuteBatchRequest, deadline: float, reques
         options=options_from(message.options) if message.HasField("options") else DEFAULT_OPTIONS,
         request_id=request_id,
         mode=mode_from(message.transaction),
-        idempotency_key=_idempotency_key(message.idempotency_key),
-        size_bytes=_size_bytes(step.statement for step in steps),
+        idempotency_key=idempotency_key(message.idempotency_key),
+        size_bytes=sum(_size_bytes(step.statement) for step in steps),
     )
 
 
@@ -95,14 +95,9 @@ def _single(
     if not message.HasField("statement"):
         raise bad_request(RefuseReason.STATEMENT_MISSING, "the request has no statement")
     statement = statement_from(message.statement)
-    return Request(
-        method=method,
-        steps=(BatchStep(statement, want_rows=True),),
-        deadline=deadline,
-        options=options_from(message.options) if message.HasField("options") else DEFAULT_OPTIONS,
-        request_id=request_id,
-        size_bytes=_size_bytes((statement,)),
-    )
+    options = options_from(message.options) if message.HasField("options") else DEFAULT_OPTIONS
+    step = BatchStep(statement, None, True)
+    return Request(method, (step,), deadline, options, request_id, None, "", _size_bytes(statement))
 
 
 def _batch_step(message: query_pb.BatchStep, number: int) -> BatchStep:
@@ -142,9 +137,10 @@ def statement_from(message: types_pb2.Statement, where: str = "") -> Statement:
         raise bad_request(RefuseReason.STATEMENT_MISSING, f"{where}the statement's sql is empty")
     if "\0" in sql:
         raise bad_request(RefuseReason.BAD_REQUEST, f"{where}the statement's sql contains a NUL character")
-    if not message.params:
+    params = message.params
+    if not params:
         return Statement(sql.encode())
-    return _with_params(sql.encode(), message.params, where)
+    return _with_params(sql.encode(), params, where)
 
 
 def _with_params(sql: bytes, messages: Sequence[types_pb2.Param], where: str) -> Statement:
@@ -157,12 +153,16 @@ def _with_params(sql: bytes, messages: Sequence[types_pb2.Param], where: str) ->
     values: list[bytes | None] = []
     formats: list[int] = []
     oids: list[int] = []
+    typed = False
     for number, message in enumerate(messages, 1):
         value, binary = _param(message, number, where)
         values.append(value)
         formats.append(1 if binary else 0)
-        oids.append(message.type_oid or (BYTEA_OID if binary else 0))
-    return Statement(sql, tuple(values), tuple(formats), tuple(oids) if any(oids) else ())
+        oid = message.type_oid or (BYTEA_OID if binary else 0)
+        oids.append(oid)
+        if oid:
+            typed = True
+    return Statement(sql, tuple(values), tuple(formats), tuple(oids) if typed else ())
 
 
 def _param(message: types_pb2.Param, number: int, where: str) -> tuple[bytes | None, bool]:
@@ -200,8 +200,25 @@ def _real(value: float) -> bytes:
     return repr(value).encode()
 
 
+_options: dict[bytes, Options] = {}
+_KEPT_OPTIONS = 1024
+
+
 def options_from(message: types_pb2.QueryOptions) -> Options:
-    """Options, with every enum known."""
+    """Options, with every enum known; the same object for the same message, as callers have few kinds of them."""
+    key = message.SerializeToString()
+    options = _options.get(key)
+    if options is None:
+        if len(_options) >= _KEPT_OPTIONS:
+            _options.clear()
+        options = _checked_options(message)
+        if options == DEFAULT_OPTIONS:
+            options = DEFAULT_OPTIONS
+        _options[key] = options
+    return options
+
+
+def _checked_options(message: types_pb2.QueryOptions) -> Options:
     if message.after_token:
         raise RouterError(
             Code.FAILED_PRECONDITION,
@@ -251,7 +268,8 @@ def request_id_from(chosen: str) -> str:
     return chosen
 
 
-def _idempotency_key(key: str) -> str:
+def idempotency_key(key: str) -> str:
+    """The caller's idempotency key, checked."""
     if len(key) > MAX_KEY_CHARS or "\0" in key:
         raise bad_request(
             RefuseReason.BAD_REQUEST,
@@ -261,8 +279,12 @@ def _idempotency_key(key: str) -> str:
     return key
 
 
-def _size_bytes(statements: Iterable[Statement]) -> int:
-    return sum(len(s.sql) + sum(len(param) for param in s.params if param is not None) for s in statements)
+def _size_bytes(statement: Statement) -> int:
+    size = len(statement.sql)
+    for param in statement.params:
+        if param is not None:
+            size += len(param)
+    return size
 
 
 _Known = TypeVar("_Known")

@@ -110,6 +110,7 @@ class _Assembly:
             port=section.port,
             zone=section.zone,
             weight=section.weight,
+            max_connections=section.max_connections,
             tls=self._tls((*place, "endpoints", name, "tls"), section.tls),
         )
 

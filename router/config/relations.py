@@ -121,6 +121,24 @@ def _tenant(place: Place, tenant: TenantSection, document: Document, config: Fil
         )
         if sound and own and sum(tenant.weights.get(name, endpoint.weight) for name, endpoint in own.items()) == 0:
             yield (*place, "weights"), "leave no endpoint with a weight above 0: no balanced read could go anywhere"
+    if tenant.cluster in config.clusters:
+        yield from _pool_fits(place, tenant, config.clusters[tenant.cluster], document)
+
+
+def _pool_fits(
+    place: Place, tenant: TenantSection, cluster: ClusterSection, document: Document
+) -> Iterator[tuple[Place, str]]:
+    """A pool that may grow past an endpoint's cap promises what it cannot keep."""
+    if not document.is_sound((*place, "pool")):
+        return
+    for name, endpoint in cluster.endpoints.items():
+        sound = document.is_sound(("clusters", tenant.cluster, "endpoints", name, "max_connections"))
+        if sound and tenant.pool.max_size > endpoint.max_connections:
+            yield (
+                (*place, "pool", "max_size"),
+                f"({tenant.pool.max_size}) exceeds max_connections of endpoint {name} ({endpoint.max_connections}), "
+                "which all tenants share: lower it, or raise the endpoint's",
+            )
 
 
 def _written_endpoints(cluster: Any) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ _STRICT: dict[str, object] = {"use_attribute_docstrings": True, "extra": "forbid
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Weight = Annotated[int, Field(ge=0, le=1_000_000)]
+Connections = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -108,6 +109,9 @@ class EndpointSection(_Section):
     """Where it stands (an availability zone, a rack)."""
     weight: Weight = Endpoint.weight
     """Share of balanced reads relative to the other endpoints; 0 takes none by choice."""
+    max_connections: Connections = Endpoint.max_connections
+    """Most connections of the whole router to it, over all tenants, both accesses and all workers; the probes' own two
+    come on top. PostgreSQL's own max_connections is 100 unless set, of which some are reserved and some for others."""
     tls: TlsSection = TlsSection()
     """How the connections to it are protected."""
 

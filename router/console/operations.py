@@ -39,20 +39,27 @@ def switchover(client: AdminClient, cluster: str, to: str, timeout_s: float, con
 
 def drain(client: AdminClient, endpoint: str) -> str:
     """Give an endpoint no new work."""
-    running = client.call("DrainEndpoint", pb.DrainEndpointRequest(endpoint=endpoint)).in_flight
-    return f"{endpoint} takes no new work; {running} request{'' if running == 1 else 's'} still run there"
+    answer = client.call("DrainEndpoint", pb.DrainEndpointRequest(endpoint=endpoint))
+    running = answer.in_flight
+    words = f"{endpoint} takes no new work; {running} request{'' if running == 1 else 's'} still run there"
+    return words + _behind(answer)
 
 
 def resume(client: AdminClient, endpoint: str) -> str:
     """End a drain."""
-    client.call("ResumeEndpoint", pb.ResumeEndpointRequest(endpoint=endpoint))
-    return f"{endpoint} takes work again"
+    answer = client.call("ResumeEndpoint", pb.ResumeEndpointRequest(endpoint=endpoint))
+    return f"{endpoint} takes work again" + _behind(answer)
 
 
 def set_weight(client: AdminClient, endpoint: str, weight: int) -> str:
     """Change an endpoint's weight until the next reload or restart."""
     answer = client.call("SetEndpointWeight", pb.SetEndpointWeightRequest(endpoint=endpoint, weight=weight))
-    return f"{endpoint}: weight {answer.previous} → {weight}, until the next reload or restart"
+    return f"{endpoint}: weight {answer.previous} → {weight}, until the next reload or restart" + _behind(answer)
+
+
+def _behind(answer: Any) -> str:
+    """Workers that have yet to take an order: a line for each."""
+    return "".join(f"\n{words}; it takes the order as soon as it answers" for words in answer.behind)
 
 
 def reload(client: AdminClient, console: Console) -> None:
@@ -66,6 +73,8 @@ def reload(client: AdminClient, console: Console) -> None:
     for change in answer.changes:
         console.print(Text(change))
     console.print(Text("applied" if answer.changes else "applied: nothing had changed", style="green"))
+    for words in answer.behind:
+        console.print(Text(f"{words}; it takes the configuration as soon as it answers", style="yellow"))
 
 
 def waiters(client: AdminClient, tenant: str) -> list[Any]:

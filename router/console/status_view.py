@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pointsman.v1 import admin_service_pb2 as pb
@@ -13,13 +13,14 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from router.console import worker_commands
 from router.console.admin_client import AdminClient
 from router.console.fitting_table import Column, FittingTable
 from router.console.message_values import plain, word
 from router.console.result_output import visible
 
-_GOOD = frozenset({"steady", "up", "primary"})
-_BAD = frozenset({"stuck", "down", "quarantined", "holding"})
+_GOOD = frozenset({"steady", "up", "primary", "serving"})
+_BAD = frozenset({"stuck", "down", "quarantined", "holding", "silent"})
 _SHOWN_TENANTS = 30
 
 
@@ -31,6 +32,7 @@ class Status:
     clusters: list[Any]
     tenants: list[Any]
     pools: list[Any]
+    workers: list[Any] = field(default_factory=list)
 
 
 def look(client: AdminClient) -> Status:
@@ -40,6 +42,7 @@ def look(client: AdminClient) -> Status:
         client.clusters(),
         client.tenants(),
         list(client.call("ListPools", pb.ListPoolsRequest()).pools),
+        list(client.call("ListWorkers", pb.ListWorkersRequest()).workers),
     )
 
 
@@ -51,6 +54,7 @@ def as_json(status: Status, *, compact: bool = False) -> str:
             "clusters": [plain(cluster) for cluster in status.clusters],
             "tenants": [plain(tenant) for tenant in status.tenants],
             "pools": [plain(pool) for pool in status.pools],
+            "workers": [plain(worker) for worker in status.workers],
         },
         indent=None if compact else 2,
         separators=(",", ":") if compact else None,
@@ -60,6 +64,8 @@ def as_json(status: Status, *, compact: bool = False) -> str:
 def as_tables(status: Status) -> RenderableType:
     """Everything, for people."""
     parts: list[RenderableType] = [_server_line(status.server)]
+    if len(status.workers) > 1:
+        parts += [Text(), worker_commands.table(status.workers)]
     for cluster in status.clusters:
         parts += [Text(), _cluster_line(cluster), _endpoints(cluster), *_messages(cluster)]
     parts += [Text(), _tenants(status.tenants)]
@@ -137,10 +143,18 @@ def _endpoints(cluster: Any) -> FittingTable:
             _lag(end, role),
             str(end.weight),
             str(end.in_flight),
-            str(end.connections),
+            _connections(end),
             f"{end.probe_ms:.1f} ms",
         )
     return table
+
+
+def _connections(end: Any) -> Text:
+    """Of the cap; and how many more are wanted than it allows."""
+    text = Text(f"{end.connections}/{end.connections_cap}" if end.connections_cap else str(end.connections))
+    if end.connections_wanted:
+        text.append(f" +{end.connections_wanted}", style="yellow")
+    return text
 
 
 def _reason(end: Any) -> tuple[str, str]:

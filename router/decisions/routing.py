@@ -10,7 +10,7 @@ that a request costs a dictionary hit and the balancer's pick.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.decisions.balancing.contract import Balancer, Weighted
 from router.decisions.refusal import Refuse
@@ -37,6 +37,15 @@ class Want:
     """The tenant's limit (seconds)."""
     fallback: Fallback = Fallback.TO_PRIMARY
     on_failover: OnFailover = OnFailover.WAIT
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Kept per tenant and kind of request, looked up with every request (see Options).
+        facts = (self.access, self.read, self.max_staleness_s, self.lag_limit_s, self.fallback, self.on_failover)
+        object.__setattr__(self, "_hash", hash(facts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def limit_s(self) -> float:

@@ -8,7 +8,7 @@ line in ENCODERS; tests/encoding then runs its contract over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum, unique
 
 from router.encoding.typed_columns import TypedColumns
@@ -23,5 +23,5 @@ class Encoding(Enum):
     TYPED_COLUMNS = "typed_columns"
 
 
-ENCODERS: Mapping[Encoding, Callable[[], TypedColumns]] = {Encoding.TYPED_COLUMNS: TypedColumns}
-"""Makes an encoder; it belongs to one event loop."""
+ENCODERS: Mapping[Encoding, type[TypedColumns]] = {Encoding.TYPED_COLUMNS: TypedColumns}
+"""Makes an encoder, with a RowLoader where there is one; it belongs to one event loop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import Outcome, RequestAdmitted, RequestFinished
@@ -24,8 +25,16 @@ _WAITS_FOR = {
 }
 
 
+class Stoppable(Protocol):
+    """A read that runs without a task."""
+
+    def cancel(self) -> None:
+        """Give it up; whoever started it is told that it was cancelled."""
+        ...
+
+
 class Call:
-    """One request under way. Written by the task that runs it, read by operators."""
+    """One request under way. Written by what runs it, read by operators."""
 
     __slots__ = (
         "acquired_s",
@@ -34,6 +43,7 @@ class Call:
         "attempts",
         "cancel_asked",
         "committing",
+        "copied_bytes",
         "endpoint",
         "executed_s",
         "held_s",
@@ -42,6 +52,7 @@ class Call:
         "phase",
         "phase_since",
         "queued_s",
+        "read",
         "released",
         "request",
         "role",
@@ -57,7 +68,9 @@ class Call:
         "tried",
     )
 
-    def __init__(self, tenant: Tenant, request: Request, now: float) -> None:
+    def __init__(
+        self, tenant: Tenant, request: Request, now: float, task: asyncio.Task[object] | None
+    ) -> None:
         self.tenant = tenant
         self.request = request
         self.started = now
@@ -66,7 +79,7 @@ class Call:
         self.admitted = False
         self.attempts = 0
         self.queued_s = self.held_s = self.acquired_s = self.executed_s = self.streamed_s = 0.0
-        self.rows = 0
+        self.rows = self.copied_bytes = 0
         self.hold_until = 0.0
         self.pause_s = 0.0
         """Before the next attempt (seconds)."""
@@ -83,7 +96,9 @@ class Call:
         self.answered = False
         """A stream's last item is ready: what its reader does from then on does not change how it ended."""
         self.cancel_asked = False
-        self.task = asyncio.current_task()
+        self.task = task
+        self.read: Stoppable | None = None
+        """Set instead of task while it is a read that needs none."""
         self.task_cancelled = False
         """The task was cancelled by us, because someone asked for that by the request's id."""
 
@@ -121,11 +136,18 @@ class Register:
         return len(self._calls)
 
     def enter(self, tenant: Tenant, request: Request) -> Call:
-        """A request begins."""
-        call = Call(tenant, request, self._clock.now())
+        """A request begins, run by the current task."""
+        return self._enter(Call(tenant, request, self._clock.now(), asyncio.current_task()))
+
+    def enter_without_task(self, tenant: Tenant, request: Request) -> Call:
+        """A read begins that no task runs."""
+        return self._enter(Call(tenant, request, self._clock.now(), None))
+
+    def _enter(self, call: Call) -> Call:
         self._calls.add(call)
+        request = call.request
         if request.request_id:
-            self._by_id[tenant.name, request.request_id] = call
+            self._by_id[call.tenant.name, request.request_id] = call
         return call
 
     def admit(self, call: Call) -> None:
@@ -158,6 +180,7 @@ class Register:
                 streamed_s=call.streamed_s,
                 total_s=self._clock.now() - call.started,
                 rows=call.rows,
+                copied_bytes=call.copied_bytes,
             )
         )
 
@@ -172,6 +195,11 @@ class Register:
             counts = self._counts[tenant] = Counter()
         counts[outcome] += 1
 
+    @property
+    def known(self) -> set[TenantName]:
+        """Tenants whose requests have been counted."""
+        return set(self._counts)
+
     def counts(self, tenant: TenantName) -> Counter[Outcome]:
         """How the tenant's requests have ended since the start."""
         return self._counts.get(tenant, Counter())
@@ -179,7 +207,12 @@ class Register:
     def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
         """Ask a running request to stop. What runs alone in PostgreSQL is cancelled there, so its end is definite."""
         call = self._by_id.get((tenant, request_id))
-        if call is None or call.task is None:
+        if call is None:
+            return CancelOutcome.NOT_FOUND
+        if call.read is not None:
+            call.read.cancel()
+            return CancelOutcome.CANCELLING
+        if call.task is None:
             return CancelOutcome.NOT_FOUND
         if call.committing:
             return CancelOutcome.NOT_CANCELLABLE

@@ -1,22 +1,51 @@
-"""The clusters of this router: each one's supervisor and waiting room, found by name."""
+"""The clusters that requests run on: each one's published state and waiting room, found by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from router.engine.holding import HoldingRoom
-from router.engine.supervisor import ClusterSupervisor
 from router.model.errors import Code, RouterError
-from router.model.identity import ClusterName, EndpointName
+from router.model.identity import ClusterName
+from router.model.observation import Fault
 from router.model.reasons import RefuseReason
+from router.model.state import ClusterState
+from router.model.topology import Cluster
+
+
+class ClusterSource(Protocol):
+    """Where a cluster's state comes from: its supervisor, or in a worker the mirror of one in another process."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The configuration in force."""
+        ...
+
+    @property
+    def state(self) -> ClusterState:
+        """The newest snapshot."""
+        ...
+
+    def subscribe(self, callback: Callable[[ClusterState], None]) -> Callable[[], None]:
+        """Be called, synchronously and in the order of subscription, with each new snapshot."""
+        ...
+
+    def report_fault(self, fault: Fault) -> None:
+        """Tell what the data path saw."""
+        ...
+
+    def report_drained(self) -> None:
+        """Tell that no request is held here any more."""
+        ...
 
 
 @dataclass(slots=True)
 class ClusterRuntime:
     """One cluster at work."""
 
-    supervisor: ClusterSupervisor
+    supervisor: ClusterSource
     room: HoldingRoom
 
 
@@ -40,22 +69,17 @@ class Clusters:
     def __getitem__(self, name: ClusterName) -> ClusterRuntime:
         runtime = self._runtimes.get(name)
         if runtime is None:
-            known = ", ".join(sorted(self._runtimes)) or "none"
-            raise RouterError(
-                Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"no cluster named {name!r}; configured: {known}"
-            )
+            raise unknown("cluster", name, self._runtimes)
         return runtime
 
     def get(self, name: ClusterName) -> ClusterRuntime | None:
         """The cluster, None when it is not configured."""
         return self._runtimes.get(name)
 
-    def of_endpoint(self, endpoint: EndpointName) -> ClusterRuntime:
-        """The cluster that an endpoint belongs to."""
-        for runtime in self._runtimes.values():
-            if endpoint in runtime.supervisor.state.endpoints:
-                return runtime
-        known = ", ".join(sorted(name for one in self for name in one.supervisor.state.endpoints)) or "none"
-        raise RouterError(
-            Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"no endpoint named {endpoint!r}; configured: {known}"
-        )
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> RouterError:
+    """For a name that is not configured."""
+    configured = ", ".join(sorted(known)) or "none"
+    return RouterError(
+        Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"no {kind} named {name!r}; configured: {configured}"
+    )

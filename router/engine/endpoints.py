@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.engine.lane_pool import LanePool
 from router.model.events import Health
@@ -19,11 +19,14 @@ from router.model.topology import Cluster, Role, Tenant
 from router.ports import Clock, PoolFactory
 
 _SWEEP_S = 1.0
+SPARE_LANE_S = 0.02
+"""A lane unused for this long is given up when another pool waits for a connection; less is a pause between
+statements."""
+_QUIET_S = 0.1
 _GONE = (Health.DOWN, Health.QUARANTINED)
 
 
-@dataclass(frozen=True, slots=True)
-class PoolKey:
+class PoolKey(NamedTuple):
     """What a pool's connections may be used for; nothing else ever is."""
 
     tenant: TenantName
@@ -41,6 +44,8 @@ class Pools:
         self._pools: dict[PoolKey, LanePool] = {}
         self._owners: dict[PoolKey, Tenant] = {}
         self._states: dict[ClusterName, ClusterState] = {}
+        self._retired: dict[LanePool, EndpointName] = {}
+        """Out of use, but something still runs on them."""
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -95,6 +100,25 @@ class Pools:
         """Connections to an endpoint, of all tenants."""
         return sum(pool.statistics().size for key, pool in self._pools.items() if key.endpoint == endpoint)
 
+    def free_lanes(self, endpoint: EndpointName) -> None:
+        """Of the lanes to an endpoint that nobody has used for a moment, give back those unused longest. Of pools
+        that are about to close, all."""
+        for pool, name in self._retired.items():
+            if name == endpoint:
+                pool.give_back_idle(0.0)
+        now = self._clock.now()
+        idle = [
+            (now - since, pool)
+            for key, pool in self._pools.items()
+            if key.endpoint == endpoint
+            and (since := pool.idle_since) is not None
+            and now - since >= SPARE_LANE_S
+            and pool.statistics().size > self._owners[key].pool.min_size
+        ]
+        if idle:
+            unused_s, pool = max(idle, key=lambda one: one[0])
+            pool.give_back_idle(unused_s)
+
     def forget_tenants(self, gone: set[TenantName]) -> None:
         """Close the pools of tenants that were removed from the configuration."""
         for key in [key for key in self._pools if key.tenant in gone]:
@@ -108,7 +132,8 @@ class Pools:
     def _retire(self, key: PoolKey) -> None:
         pool = self._pools.pop(key)
         self._owners.pop(key)
-        task = asyncio.get_running_loop().create_task(_close_when_quiet(pool, self._clock))
+        self._retired[pool] = key.endpoint
+        task = asyncio.get_running_loop().create_task(self._close_when_quiet(pool))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -132,10 +157,11 @@ class Pools:
         if self._closing:
             await asyncio.wait(set(self._closing))
 
-
-async def _close_when_quiet(pool: LanePool, clock: Clock) -> None:
-    try:
-        while pool.busy:
-            await clock.sleep(0.1)
-    finally:
-        await pool.close(CloseReason.DRAIN)
+    async def _close_when_quiet(self, pool: LanePool) -> None:
+        try:
+            while pool.busy:
+                pool.give_back_idle(0.0)  # its successor may be in need of the connections
+                await self._clock.sleep(_QUIET_S)
+        finally:
+            del self._retired[pool]
+            await pool.close(CloseReason.DRAIN)

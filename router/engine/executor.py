@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from router.engine.attempts import Attempts, at_route
 from router.engine.batches import check_guards, run_batch
@@ -13,6 +13,7 @@ from router.engine.calls import Call, Register, stopped_by_id
 from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement
+from router.engine.quick_reads import QuickRead, QuickReads
 from router.engine.streams import RowStream
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Code, Executed, RouterError
@@ -46,6 +47,7 @@ class Executor:
         self._attempts = attempts
         self._inspector = inspector
         self._clock = clock
+        self._reads = QuickReads(self.finish, tenants, register, placement, pools, inspector)
         self._draining = False
 
     # --- one answer --------------------------------------------------------------------------------------------
@@ -53,11 +55,21 @@ class Executor:
     async def run(self, tenant: Tenant, request: Request) -> Answer:
         """Run a request to its answer."""
         runtime = self._tenants.of(tenant)
-        call = self._register.enter(tenant, request)
+        return await self.finish(runtime, self._register.enter(tenant, request), None)
+
+    def start(
+        self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]
+    ) -> QuickRead | None:
+        """Begin a Query without a task; told is called once, later, when it has ended. None: run() is its way."""
+        return None if self._draining else self._reads.start(tenant, request, tag, told)
+
+    async def finish(self, runtime: TenantRuntime, call: Call, failure: AttemptFailed | None) -> Answer:
+        """Bring a registered request to its end. failure: of its first attempt, when it is admitted and was tried."""
         try:
-            await self._admit(runtime, call)
+            if failure is None:
+                await self._admit(runtime, call)
             try:
-                answer = await self._attempt_until_answered(runtime, call)
+                answer = await self._attempt_until_answered(runtime, call, failure)
             finally:
                 runtime.admission.leave()
         except BaseException as error:
@@ -109,13 +121,20 @@ class Executor:
         self._register.admit(call)
         runtime.budget.earn(self._clock.now())
 
-    async def _attempt_until_answered(self, runtime: TenantRuntime, call: Call) -> Answer:
-        try:
-            results = await self._attempt(runtime, call)
-        except AttemptFailed as failure:
+    async def _attempt_until_answered(
+        self, runtime: TenantRuntime, call: Call, failure: AttemptFailed | None
+    ) -> Answer:
+        results: list[StatementResult | None] | None = None
+        if failure is None:
+            try:
+                results = await self._attempt(runtime, call)
+            except AttemptFailed as failed:
+                failure = failed
+        if failure is not None:
             results = await self._attempts.again(
                 runtime, call, failure, functools.partial(self._attempt, runtime, call)
             )
+        assert results is not None
         call.rows = sum(one.rows_affected for one in results if one is not None)
         return Answer(results, call.receipt())
 
@@ -139,9 +158,9 @@ class Executor:
         request = call.request
         if request.method is Method.QUERY:
             call.phase = WaitPhase.EXECUTE
-            unit = await pool.run_shared(request.steps[0].statement, request.deadline)
-            call.acquired_s = max(0.0, unit.sent_at - call.phase_since)
-            return [*unit.results]
+            read = await pool.run_shared(request.steps[0].statement, request.deadline)
+            call.acquired_s = max(0.0, read.sent_at - call.phase_since)
+            return [*read.results]
         slot = await pool.pin(request.deadline)
         now = self._clock.now()
         call.acquired_s = now - call.phase_since

@@ -1,7 +1,7 @@
 """Runs units on the lanes of one tenant on one endpoint for one access, each to its answer or to its deadline.
 
-Who gets which lane is lane_places. Here: submitting, waiting, and stopping what has run out of time without harming
-a neighbour and without ever cancelling a COMMIT.
+Who gets which lane is lane_places, reads that share lanes are shared_lanes. Here: work that has its lane alone, and
+stopping what has run out of time without harming a neighbour and without ever cancelling a COMMIT.
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from router.decisions.lanes import CostBook, PlacementWant, Sharing
 from router.engine.expiry import Expired, wait_until
-from router.engine.lane_places import ALONE, LanePlaces, Slot, assumed
+from router.engine.lane_slots import Slot
+from router.engine.shared_lanes import GRACE_S, STUCK_S, SharedLanes
+from router.engine.shared_read import SharedRead
 from router.model.identity import Generation
-from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
+from router.model.observation import AttemptFailed, Stage
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Statement
-from router.ports import Clock, EndpointPool, PoolStatistics, Unit
+from router.ports import Clock, CopyChannel, EndpointPool, PoolStatistics, Unit
 
-__all__ = ["CANCEL_S", "COMMIT_LINGER_S", "STUCK_S", "LanePool", "Slot"]
+__all__ = ["CANCEL_S", "COMMIT_LINGER_S", "GRACE_S", "STUCK_S", "LanePool", "SharedRead", "Slot"]
 
-STUCK_S = 1.0
-"""A shared lane whose unit is this far past its deadline is abandoned: the units behind it go elsewhere."""
-GRACE_S = 0.01
-"""An answer that nobody waits for any more has this long before anything is done about it: most are on their way."""
 CANCEL_S = 0.1
 """After a cancel request, the answer has this long to come."""
 ROLLBACK_S = 0.5
@@ -40,10 +37,10 @@ class LanePool:
 
     def __init__(self, pool: EndpointPool, policy: PoolPolicy, clock: Clock) -> None:
         self._pool = pool
+        self._policy = policy
         self._clock = clock
-        self._costs = CostBook()
-        self._places = LanePlaces(pool, policy, clock)
-        self.used_at = clock.now()
+        self._shared = SharedLanes(pool, policy, clock, self.stop)
+        self._places = self._shared.places
 
     def __repr__(self) -> str:
         return f"<LanePool {self._pool!r} lanes={self.lanes} in_flight={self.in_flight} waiting={self.waiting}>"
@@ -77,114 +74,87 @@ class LanePool:
         """Of the connections underneath."""
         return self._pool.statistics()
 
+    @property
+    def used_at(self) -> float:
+        """When it was last in use, to a second (monotonic seconds)."""
+        return max(self._shared.used_at, self._places.used_at)
+
     # --- shared ------------------------------------------------------------------------------------------------
 
-    async def run_shared(self, statement: Statement, deadline: float) -> Unit:
-        """Run a read beside others. Its unit comes back final, without a fault."""
-        self.used_at = self._clock.now()
-        cost = self._costs.cost(statement.sql, self.used_at)
-        slot = await self._places.take(PlacementWant(Sharing.SHARED, cost), deadline)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        counted = assumed(cost)
+    def start_shared(self, read: SharedRead) -> None:
+        """Run a read beside others. Never raises. read.answered is called once: with the answer, with SILENT by its
+        deadline plus TICK_S, or when it gets no lane; before this returns only when the pool is closed."""
+        self._shared.start(read)
 
-        def answered(unit: Unit) -> None:
-            # Here, not in the caller's task: the load stays until the answer, also when its caller is long gone.
-            self._learn(slot, unit)
-            slot.units.popleft()
-            slot.remove(counted)
-            if not done.done():
-                done.set_result(None)
-            self._places.put_back(slot)
+    def give_up(self, read: SharedRead) -> None:
+        """Nobody waits for this read any more: answered is not called. What waits leaves; what runs is stopped where
+        that harms no neighbour."""
+        self._shared.give_up(read)
 
-        unit = Unit((statement,), answered, commits=False)
-        slot.units.append(unit)
-        slot.lane.submit(unit)
+    async def run_shared(self, statement: Statement, deadline: float) -> SharedRead:
+        """Run a read beside others. It comes back final, without a fault."""
+        read = _AwaitedRead(statement, deadline, _wake)
+        future = read.future = asyncio.get_running_loop().create_future()
+        self._shared.start(read)
         try:
-            await wait_until(done, deadline)
+            await future
         except asyncio.CancelledError:
-            self._give_up(slot, unit)
+            self._shared.give_up(read)
             raise
-        except Expired:
-            self._give_up(slot, unit)
-            raise AttemptFailed(self._silent(unit, Stage.EXECUTE)) from None
-        if unit.fault is not None:
-            raise AttemptFailed(unit.fault)
-        return unit
-
-    def _learn(self, slot: Slot, unit: Unit) -> None:
-        """An answer's cost is its time at the head of the lane, not the time behind its neighbours."""
-        if unit.sent and (unit.fault is None or unit.fault.kind is FaultKind.SERVER_ERROR):
-            took = unit.done_at - max(unit.sent_at, slot.answered_at)
-            self._costs.learn(unit.statements[0].sql, max(0.0, took), unit.done_at)
-            slot.answered_at = unit.done_at
-
-    def _learn_stuck(self, slot: Slot) -> None:
-        """What runs at the head of a lane that is given up costs at least what it has taken so far."""
-        head = slot.units[0]
-        if head.sent:
-            now = self._clock.now()
-            self._costs.learn(head.statements[0].sql, now - max(head.sent_at, slot.answered_at), now)
-
-    def _give_up(self, slot: Slot, unit: Unit) -> None:
-        """Nobody waits for this unit any more."""
-        if not unit.done_at:
-            self._places.spawn(self._watch(slot, unit))
-
-    async def _watch(self, slot: Slot, unit: Unit) -> None:
-        """Alone on its lane the unit is stopped. With neighbours, the lane is ended once it is stuck for certain."""
-        await self._clock.sleep(GRACE_S)
-        if slot.in_flight > 1 and not unit.done_at:
-            await self._clock.sleep(STUCK_S - GRACE_S)
-        if unit.done_at:
-            return
-        if slot.in_flight == 1:
-            slot.private = True  # or the cancel request could hit whoever comes next
-            self.stop(slot, unit)
-        else:
-            self._learn_stuck(slot)
-            slot.lane.abandon(CloseReason.ABANDONED)
+        if read.fault is not None:
+            raise AttemptFailed(read.fault)
+        return read
 
     # --- pinned ------------------------------------------------------------------------------------------------
 
     async def pin(self, deadline: float) -> Slot:
         """A lane for one caller alone. The caller ends with release()."""
-        self.used_at = self._clock.now()
-        return await self._places.take(ALONE, deadline)
+        return await self._places.take_alone(deadline)
 
     async def run_pinned(
         self, slot: Slot, statements: Sequence[Statement], deadline: float, *, commits: bool, final: bool = False
     ) -> Unit:
         """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        unit = Unit(statements, lambda _: None if done.done() else done.set_result(None), commits=commits)
-        self.submit(slot, unit)
+        unit = _PinnedRun(statements, _run_ended, commits=commits)
+        unit.slot = slot
+        unit.ended = ended = asyncio.get_running_loop().create_future()
+        slot.units.append(unit)
+        slot.lane.submit(unit)
         try:
-            await wait_until(done, deadline)
+            await wait_until(ended, deadline)
         except asyncio.CancelledError:
             if not final:
                 self.stop(slot, unit)
             raise
         except Expired:
             if final:
-                raise AttemptFailed(self._silent(unit, Stage.COMMIT)) from None
+                raise AttemptFailed(self._shared.silent(unit, Stage.COMMIT)) from None
             stopping = self.stop(slot, unit)
             await asyncio.wait({stopping})
             if stopping.cancelled() or not stopping.result():
-                raise AttemptFailed(self._silent(unit, Stage.COMMIT if commits else Stage.EXECUTE)) from None
+                raise AttemptFailed(self._shared.silent(unit, Stage.COMMIT if commits else Stage.EXECUTE)) from None
         if unit.fault is not None:
             raise AttemptFailed(unit.fault)
         return unit
 
     def submit(self, slot: Slot, unit: Unit) -> None:
         """Give a unit to a pinned lane; its answer comes by unit.done."""
+        self._attach(slot, unit)
+        slot.lane.submit(unit)
 
+    def open_copy(self, slot: Slot, unit: Unit) -> CopyChannel:
+        """The same for the unit of a COPY, whose data goes through the channel."""
+        self._attach(slot, unit)
+        return slot.lane.open_copy(unit)
+
+    @staticmethod
+    def _attach(slot: Slot, unit: Unit) -> None:
         def answered(_: Unit) -> None:
             slot.units.popleft()
 
         done, unit.done = unit.done, answered
         _also(unit, done)
         slot.units.append(unit)
-        slot.lane.submit(unit)
 
     def stop_running(self, slot: Slot) -> bool:
         """Stop what runs on a pinned lane because its caller no longer wants it. False when nothing runs there.
@@ -212,7 +182,7 @@ class LanePool:
         finally:
             timely = answered.done()
             if not timely:
-                self._learn_stuck(slot)
+                self._shared.learn_stuck(slot)
                 slot.lane.abandon(CloseReason.ABANDONED)
             elif not cancelling.done():
                 slot.tainted = True
@@ -253,19 +223,18 @@ class LanePool:
         await asyncio.wait({done}, timeout=timeout_s)
         return done.done()
 
-    def _silent(self, unit: Unit, stage: Stage) -> Fault:
-        return Fault(
-            FaultKind.SILENT,
-            stage if unit.sent else Stage.SEND,
-            message="no answer before the deadline",
-            generation=self._pool.generation,
-        )
-
     # --- all lanes ---------------------------------------------------------------------------------------------
 
-    def give_back_idle(self) -> None:
-        """Called now and then: idle lanes go back to the pool, which closes idle connections."""
-        self._places.give_back_idle()
+    @property
+    def idle_since(self) -> float | None:
+        """When the lane that has been unused longest was last used; None when all are in use."""
+        return self._places.idle_since
+
+    def give_back_idle(self, idle_s: float | None = None) -> None:
+        """Called now and then: lanes unused for this long (lane_idle_s) go back to the pool, which closes idle
+        connections; what was not seen for long is forgotten."""
+        self._places.give_back_idle(self._policy.lane_idle_s if idle_s is None else idle_s)
+        self._shared.costs.forget(self._clock.now())
 
     def fence(self, generation: Generation) -> None:
         """Connections of an older generation are destroyed now; who waits gets a new one."""
@@ -277,7 +246,38 @@ class LanePool:
 
     async def close(self, reason: CloseReason) -> None:
         """End everything."""
+        self._shared.close()
         await self._places.close(reason)
+
+
+class _PinnedRun(Unit):
+    """What a task runs on its pinned lane, without a closure."""
+
+    __slots__ = ("ended", "slot")
+
+    ended: asyncio.Future[None]
+    slot: Slot
+
+
+def _run_ended(unit: Unit) -> None:
+    assert isinstance(unit, _PinnedRun)
+    unit.slot.units.popleft()
+    if not unit.ended.done():
+        unit.ended.set_result(None)
+
+
+class _AwaitedRead(SharedRead):
+    """A read whose caller is a task."""
+
+    __slots__ = ("future",)
+
+    future: asyncio.Future[None]
+
+
+def _wake(read: SharedRead) -> None:
+    assert isinstance(read, _AwaitedRead)
+    if not read.future.done():
+        read.future.set_result(None)
 
 
 def _also(unit: Unit, call: Callable[[Unit], None]) -> None:

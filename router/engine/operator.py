@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from router.engine.clusters import Clusters
-from router.engine.endpoints import Pools
+from router.engine.supervisors import Supervisors
 from router.model.errors import Code, RouterError
 from router.model.events import FailoverStep, Phase
 from router.model.identity import ClusterName, EndpointName
 from router.model.reasons import RefuseReason
-from router.model.views import ReloadResult, SwitchoverProgress
+from router.model.views import NO_ENDPOINT_LOAD, Load, ReloadResult, SwitchoverProgress
 from router.ports import Clock
 
 MAX_WEIGHT = 10_000
@@ -21,21 +20,25 @@ class Operator:
     """All raise RouterError only."""
 
     def __init__(
-        self, clusters: Clusters, pools: Pools, clock: Clock, reload: Callable[[], Awaitable[ReloadResult]]
+        self,
+        supervisors: Supervisors,
+        load: Callable[[], Load],
+        clock: Clock,
+        reload: Callable[[], Awaitable[ReloadResult]],
     ) -> None:
-        self._clusters = clusters
-        self._pools = pools
+        self._supervisors = supervisors
+        self._load = load
         self._clock = clock
         self._reload = reload
 
     def drain(self, endpoint: EndpointName) -> int:
         """Give an endpoint no new work; how many units still run there."""
-        self._clusters.of_endpoint(endpoint).supervisor.drain(endpoint)
-        return self._pools.in_flight(endpoint)
+        self._supervisors.of_endpoint(endpoint).drain(endpoint)
+        return self._load().endpoints.get(endpoint, NO_ENDPOINT_LOAD).in_flight
 
     def resume(self, endpoint: EndpointName) -> None:
         """End a drain."""
-        self._clusters.of_endpoint(endpoint).supervisor.resume(endpoint)
+        self._supervisors.of_endpoint(endpoint).resume(endpoint)
 
     def set_weight(self, endpoint: EndpointName, weight: int) -> int:
         """Set a weight until the next reload; the previous one."""
@@ -46,7 +49,7 @@ class Operator:
                 f"a weight lies between 0 and {MAX_WEIGHT}, not {weight}",
                 numbers={"limit": MAX_WEIGHT},
             )
-        supervisor = self._clusters.of_endpoint(endpoint).supervisor
+        supervisor = self._supervisors.of_endpoint(endpoint)
         before = supervisor.state.endpoints[endpoint].weight
         supervisor.set_weight(endpoint, weight)
         return before
@@ -55,12 +58,12 @@ class Operator:
         self, cluster: ClusterName, to: EndpointName | None, timeout_s: float
     ) -> AsyncIterator[SwitchoverProgress]:
         """Move the primary by plan; each step as it ends, then one with done and the writes' pause."""
-        runtime = self._clusters[cluster]
+        supervisor = self._supervisors[cluster]
         started = self._clock.now()
         steps: asyncio.Queue[FailoverStep] = asyncio.Queue()
         pause = _Pause(self._clock)
-        unsubscribe = runtime.supervisor.subscribe(lambda state: pause.see(state.phase))
-        moving = asyncio.create_task(runtime.supervisor.switchover(to, timeout_s, steps.put_nowait))
+        unsubscribe = supervisor.subscribe(lambda state: pause.see(state.phase))
+        moving = asyncio.create_task(supervisor.switchover(to, timeout_s, steps.put_nowait))
         try:
             while not (moving.done() and steps.empty()):
                 waiting = asyncio.create_task(steps.get())

@@ -1,20 +1,26 @@
-"""The engine's state for operators: read only, computed when asked."""
+"""What operators see: the engine's state as views, read when asked."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
-from router.engine.calls import Register
-from router.engine.clusters import ClusterRuntime, Clusters
 from router.engine.directory import Directory
-from router.engine.endpoints import Pools
-from router.engine.tenants import Tenants
-from router.model.events import Outcome
+from router.engine.supervisor import ClusterSupervisor
+from router.engine.supervisors import Supervisors
 from router.model.identity import ClusterName, TenantName
 from router.model.state import ClusterState, EndpointState
 from router.model.topology import Endpoint
-from router.model.views import ClusterView, EndpointView, PoolView, TenantView, WaiterView
+from router.model.views import (
+    NO_ENDPOINT_LOAD,
+    NO_TENANT_LOAD,
+    ClusterView,
+    EndpointView,
+    Load,
+    PoolView,
+    TenantView,
+    WaiterView,
+)
 from router.ports import Clock
 
 
@@ -22,113 +28,59 @@ class Overview:
     """Views of tenants, endpoints, pools, waiters and clusters."""
 
     def __init__(
-        self,
-        directory: Directory,
-        clusters: Clusters,
-        pools: Pools,
-        tenants: Tenants,
-        register: Register,
-        clock: Clock,
+        self, directory: Directory, supervisors: Supervisors, load: Callable[[], Load], clock: Clock
     ) -> None:
+        """load: what the requests of this router make at this moment, those of all its processes."""
         self._directory = directory
-        self._clusters = clusters
-        self._pools = pools
-        self._tenants = tenants
-        self._register = register
+        self._supervisors = supervisors
+        self._load = load
         self._clock = clock
         self._watchers: set[asyncio.Event] = set()
 
     def tenants(self) -> list[TenantView]:
         """Every configured tenant, by name."""
-        views = []
-        for tenant in sorted(self._directory, key=lambda one: one.name):
-            runtime = self._tenants.find(tenant.name)
-            cluster = self._clusters.get(tenant.cluster)
-            counts = self._register.counts(tenant.name)
-            views.append(
-                TenantView(
-                    tenant.name,
-                    tenant.cluster,
-                    tenant.database,
-                    in_flight=runtime.admission.in_flight + runtime.transactions if runtime else 0,
-                    held=cluster.room.held_of(tenant.name) if cluster else 0,
-                    queued=runtime.admission.queued if runtime else 0,
-                    served=counts[Outcome.SERVED],
-                    failed=counts[Outcome.FAILED],
-                    refused=counts[Outcome.REFUSED],
-                    cancelled=counts[Outcome.CANCELLED],
-                )
-            )
-        return views
+        loads = self._load().tenants
+        return [
+            TenantView(tenant.name, tenant.cluster, tenant.database, **loads.get(tenant.name, NO_TENANT_LOAD).counts())
+            for tenant in sorted(self._directory, key=lambda one: one.name)
+        ]
 
     def endpoints(self, cluster: ClusterName | None) -> list[EndpointView]:
         """Endpoints of one cluster or of all."""
-        chosen = [self._clusters[cluster]] if cluster else list(self._clusters)
-        return [view for runtime in chosen for view in self._endpoints(runtime)]
+        load = self._load()
+        chosen = [self._supervisors[cluster]] if cluster else list(self._supervisors)
+        return [view for supervisor in chosen for view in self._endpoints(supervisor, load)]
 
-    def _endpoints(self, runtime: ClusterRuntime) -> list[EndpointView]:
-        state = runtime.supervisor.state
-        return [self._endpoint(state, one) for one in runtime.supervisor.cluster.endpoints]
-
-    def _endpoint(self, state: ClusterState, one: Endpoint) -> EndpointView:
-        observed = state.endpoints.get(one.name) or EndpointState(one.name, weight=one.weight)
-        return EndpointView(
-            state.name,
-            one.host,
-            one.port,
-            one.zone,
-            observed,
-            in_flight=self._pools.in_flight(one.name),
-            connections=self._pools.connections(one.name),
-        )
+    def _endpoints(self, supervisor: ClusterSupervisor, load: Load) -> list[EndpointView]:
+        state = supervisor.state
+        return [_endpoint(state, one, load) for one in supervisor.cluster.endpoints]
 
     def pools(self, tenant: TenantName | None) -> list[PoolView]:
         """Pools that exist now."""
-        views = []
-        for key, pool in self._pools:
-            if tenant is not None and key.tenant != tenant:
-                continue
-            stats = pool.statistics()
-            views.append(
-                PoolView(
-                    key.tenant,
-                    key.endpoint,
-                    key.access,
-                    pool.generation,
-                    stats.size,
-                    stats.idle,
-                    stats.leased,
-                    stats.opening,
-                    pool.waiting,
-                    stats.max_size,
-                    pool.lanes,
-                    pool.in_flight,
-                )
-            )
-        return views
+        return [view for view in self._load().pools if tenant is None or view.tenant == tenant]
 
     def waiters(self, tenant: TenantName | None) -> list[WaiterView]:
         """Requests under way, oldest first."""
-        return self._register.waiters(tenant)
+        return [view for view in self._load().waiters if tenant is None or view.tenant == tenant]
 
     def clusters(self) -> list[ClusterView]:
         """Every cluster with its endpoints."""
-        now = self._clock.now()
+        now, load = self._clock.now(), self._load()
         views = []
-        for runtime in self._clusters:
-            state = runtime.supervisor.state
+        for supervisor in self._supervisors:
+            state = supervisor.state
             views.append(
                 ClusterView(
                     state.name,
                     state.phase,
-                    runtime.supervisor.cluster.mode,
+                    supervisor.cluster.mode,
                     state.primary,
                     state.term,
                     state.generation,
-                    held=runtime.room.held,
+                    held=load.held.get(state.name, 0),
                     phase_age_s=max(0.0, now - state.since),
                     detail=state.detail,
-                    endpoints=tuple(self._endpoints(runtime)),
+                    endpoints=tuple(self._endpoints(supervisor, load)),
                 )
             )
         return views
@@ -149,3 +101,20 @@ class Overview:
                 yield None
         finally:
             self._watchers.discard(changed)
+
+
+def _endpoint(state: ClusterState, one: Endpoint, load: Load) -> EndpointView:
+    busy = load.endpoints.get(one.name, NO_ENDPOINT_LOAD)
+    return EndpointView(
+        state.name,
+        one.host,
+        one.port,
+        one.zone,
+        state.endpoints.get(one.name) or EndpointState(one.name, weight=one.weight),
+        in_flight=busy.in_flight,
+        connections=busy.connections,
+        cap=one.max_connections,
+        granted=busy.granted,
+        permits=busy.permits,
+        wanted=busy.wanted,
+    )

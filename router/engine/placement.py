@@ -8,7 +8,7 @@ from router.engine.clusters import Clusters
 from router.engine.holding import HoldingRoom
 from router.engine.tenants import TenantRuntime
 from router.model.identity import TenantName
-from router.model.request import Access, OnFailover
+from router.model.request import Access, OnFailover, Request
 from router.model.topology import Role
 from router.model.views import WaitPhase
 from router.ports import Chance, Clock
@@ -39,6 +39,19 @@ class Placement:
             # No await between reading the state and entering the room: a release cannot be missed.
             await self._hold(call, cluster.room, tenant.name)
 
+    def route_now(self, runtime: TenantRuntime, request: Request) -> Route | None:
+        """An endpoint for the first attempt of a read; None when it must wait, go behind others, or be refused."""
+        tenant = runtime.tenant
+        cluster = self._clusters.get(tenant.cluster)
+        if cluster is None:
+            return None
+        want = runtime.want(Access.READ_ONLY, request.options)
+        found = runtime.book.candidates(cluster.supervisor.state, want, tenant.weights)
+        choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw())
+        if not isinstance(choice, Route) or (choice.role is Role.PRIMARY and cluster.room.held > 0):
+            return None
+        return choice
+
     @staticmethod
     def _goes_behind(call: Call, room: HoldingRoom) -> bool:
         """While a room empties, newcomers go behind those who wait in it; but who asked not to wait does not."""
@@ -56,9 +69,14 @@ class Placement:
         call.released = True
 
     def _chosen(self, call: Call, route: Route) -> Route:
-        call.endpoint = route.endpoint
-        call.role = route.role
-        call.route_reason = route.reason
-        call.topology = route.topology
+        take(call, route)
         call.enter(WaitPhase.ACQUIRE, self._clock.now())
         return route
+
+
+def take(call: Call, route: Route) -> None:
+    """Note on the call where it goes."""
+    call.endpoint = route.endpoint
+    call.role = route.role
+    call.route_reason = route.reason
+    call.topology = route.topology

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from router.decisions import failover
 from router.decisions.cluster_facts import Seen
@@ -57,6 +57,7 @@ WORTH_A_PROBE = frozenset({FaultKind.SILENT, FaultKind.CONNECT_FAILED, FaultKind
 READ_ONLY_TRANSACTION = "25006"
 
 Subscriber = Callable[[ClusterState], None]
+_T = TypeVar("_T")
 
 
 class SnapshotNumbers:
@@ -82,12 +83,15 @@ class ClusterSupervisor:
         chance: Chance,
         events: EventSink,
         numbers: SnapshotNumbers,
+        everywhere: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """everywhere: waits, for a bounded time, until readers in other processes have taken the newest snapshot."""
         self._cluster = cluster
         self._edges = edges
         self._clock = clock
         self._events = events
         self._numbers = numbers
+        self._everywhere = everywhere
         self._machine = ClusterMachine(cluster.name, cluster.mode, since=clock.now())
         self._observed = Observations(cluster)
         self._orders: dict[EndpointName, Orders] = {}
@@ -183,7 +187,7 @@ class ClusterSupervisor:
         )
         plan = move.plan(self._cluster, self._machine, self._observed.seen, to)
         self._take(SwitchoverOrdered(plan.to))
-        return await asyncio.shield(self._spawn(move.run(plan, timeout_s)))
+        return await asyncio.shield(self._spawn(self._when_fenced(move.run(plan, timeout_s))))
 
     def apply(self, cluster: Cluster) -> None:
         """Take a changed configuration of the same cluster: endpoints come, go or move, policies change."""
@@ -291,8 +295,18 @@ class ClusterSupervisor:
 
     async def _promote(self, plan: PromotionPlan) -> None:
         mover = self._mover(self._events.emit)
-        self._take(await mover.promote(plan))
+        self._take(await self._when_fenced(mover.promote(plan)))
         await mover.finish()
+
+    async def _when_fenced(self, move: Coroutine[Any, Any, _T]) -> _T:
+        """Move the primary once nobody sends to the old one any more; here that is so when _publish has returned."""
+        try:
+            if self._everywhere is not None:
+                await self._everywhere()
+        except BaseException:
+            move.close()
+            raise
+        return await move
 
     # --- inside: small things -----------------------------------------------------------------------------------
 

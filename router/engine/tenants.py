@@ -100,7 +100,8 @@ class TenantRuntime:
         self.balancer = BALANCERS[tenant.policy.balancer]()
         self.in_flight: Counter[EndpointName] = Counter()
         self.budget = RetryBudget(retry, now)
-        self._wants: dict[tuple[Access, Options], Want] = {}
+        self._reads: dict[Options, Want] = {}
+        self._writes: dict[Options, Want] = {}
 
     @property
     def transactions(self) -> int:
@@ -109,12 +110,12 @@ class TenantRuntime:
 
     def want(self, access: Access, options: Options) -> Want:
         """The facts for routing, one object per kind of request."""
-        key = (access, options)
-        want = self._wants.get(key)
+        wants = self._reads if access is Access.READ_ONLY else self._writes
+        want = wants.get(options)
         if want is None:
-            if len(self._wants) > 256:
-                self._wants.clear()
-            want = self._wants[key] = Want(
+            if len(wants) > 256:
+                wants.clear()
+            want = wants[options] = Want(
                 access,
                 options.read,
                 options.max_staleness_s,
@@ -149,6 +150,11 @@ class Tenants:
     def find(self, name: TenantName) -> TenantRuntime | None:
         """The runtime of a tenant that is in use."""
         return self._runtimes.get(name)
+
+    @property
+    def known(self) -> set[TenantName]:
+        """Tenants in use."""
+        return set(self._runtimes)
 
     def forget(self, names: set[TenantName]) -> None:
         """Tenants that were removed from the configuration."""

@@ -1,4 +1,7 @@
-"""Typed events: what happened, for logs and metrics. Emitted by the engine, consumed by the telemetry edge."""
+"""Typed events: what happened, for logs and metrics. Emitted by the engine, consumed by the telemetry edge.
+
+Nobody changes an event. The two that each request makes are not frozen: frozen ones take three times as long to make.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from router.model.topology import Role
 @unique
 class Outcome(Enum):
     """How a request ended. admitted = served + failed + cancelled; refused ones were never admitted."""
+
+    __hash__ = object.__hash__  # members are single objects; Enum's own hashes the name, in Python, on each look-up
 
     SERVED = "served"
     FAILED = "failed"
@@ -51,7 +56,7 @@ class Phase(Enum):
     """No safe primary can be found: reads go on, writes are refused until someone helps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestAdmitted:
     """A request passed admission; exactly one RequestFinished follows, with another outcome than REFUSED."""
 
@@ -59,7 +64,7 @@ class RequestAdmitted:
     method: Method
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestFinished:
     """One request ended. Durations in seconds."""
 
@@ -79,6 +84,8 @@ class RequestFinished:
     streamed_s: float = 0.0
     total_s: float = 0.0
     rows: int = 0
+    copied_bytes: int = 0
+    """Data of a COPY, in or out."""
 
 
 @dataclass(frozen=True, slots=True)

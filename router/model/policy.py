@@ -55,12 +55,28 @@ class PoolPolicy:
     """Prepared statements kept per connection; the least recently used goes first."""
     lane_window: int = 32
     """Statements in flight on one lane at most."""
+    lane_window_s: float = 0.01
+    """Expected cost of the statements in flight on one lane at most, unless one alone costs more (seconds)."""
+    lane_idle_s: float = 2.0
+    """A lane unused for this long gives its connection back, where idle ones are counted and closed (seconds)."""
+    slow_s: float = 0.01
+    """A read that takes longer gets a connection where nobody waits behind it (seconds)."""
+    grow_s: float = 0.002
+    """Another connection is opened when fast reads would wait longer than this (seconds)."""
+    stall_factor: float = 8.0
+    """A read that takes so many times its usual time, and longer than slow_s, has stalled: those behind it are sent
+    again on another connection, and the first answer counts."""
 
     def __post_init__(self) -> None:
         _not_negative(self, "min_size", "prepared_statements")
         _positive(self, "max_size", "idle_s", "lifetime_s", "acquire_timeout_s", "close_after_s", "lane_window")
+        _positive(self, "lane_window_s", "lane_idle_s", "slow_s", "grow_s")
         if self.min_size > self.max_size:
             raise ValueError(f"min_size ({self.min_size}) must not exceed max_size ({self.max_size})")
+        if self.grow_s > self.lane_window_s:
+            raise ValueError(f"grow_s ({self.grow_s}) must not exceed lane_window_s ({self.lane_window_s})")
+        if self.stall_factor <= 1:
+            raise ValueError(f"stall_factor must be greater than 1, not {self.stall_factor}")
 
 
 @dataclass(frozen=True)
@@ -252,6 +268,8 @@ class ServerPolicy:
     """Address of the Prometheus endpoint; empty turns it off."""
     grace_s: float = 10.0
     """On SIGTERM, running work has this long to end (seconds)."""
+    workers: int = 1
+    """Processes that serve callers on one port; 1 serves them in the router's own. Each uses one core."""
     max_message_bytes: int = 4 << 20
     """Largest message taken from a caller (bytes)."""
     max_stream_calls: int = 1024
@@ -260,5 +278,5 @@ class ServerPolicy:
     """Serve gRPC reflection, so that grpcurl and the like know the API."""
 
     def __post_init__(self) -> None:
-        _positive(self, "max_message_bytes", "max_stream_calls")
+        _positive(self, "max_message_bytes", "max_stream_calls", "workers")
         _not_negative(self, "grace_s")

@@ -137,6 +137,8 @@ class CloseReason(Enum):
     CONNECTION_LOST = "connection_lost"
     CANCEL_UNCONFIRMED = "cancel_unconfirmed"
     SESSION_END = "session_end"
+    RECLAIMED = "reclaimed"
+    """Another pool of the endpoint needed the room under its cap more."""
     DRAIN = "drain"
     SHUTDOWN = "shutdown"
 

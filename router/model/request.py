@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, unique
 
 
 @unique
 class Access(Enum):
     """Which of the two kinds of connection a request needs; PostgreSQL enforces READ_ONLY."""
+
+    __hash__ = object.__hash__  # members are single objects; Enum's own hashes the name, in Python, on each look-up
 
     READ_ONLY = "read_only"
     READ_WRITE = "read_write"
@@ -43,11 +45,15 @@ class OnFailover(Enum):
 class Method(Enum):
     """The RPC, also as metric label."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own hashes the name, in Python, on each look-up
+
     QUERY = "query"
     STREAM_QUERY = "stream_query"
     EXECUTE = "execute"
     EXECUTE_BATCH = "execute_batch"
     TRANSACT = "transact"
+    COPY_OUT = "copy_out"
+    COPY_IN = "copy_in"
 
 
 @unique
@@ -81,9 +87,12 @@ class TransactionState(Enum):
     IN_ERROR = "in_error"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statement:
-    """SQL with native placeholders, and its parameters as they go to PostgreSQL."""
+    """SQL with native placeholders, and its parameters as they go to PostgreSQL. Nobody changes one that was made.
+
+    Not frozen: one is made for each request, and a frozen one takes three times as long to make.
+    """
 
     sql: bytes
     params: tuple[bytes | None, ...] = ()
@@ -124,9 +133,9 @@ class Guard:
                 return rows_affected == 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchStep:
-    """One statement of a batch."""
+    """One statement of a batch. As Statement: nobody changes one that was made."""
 
     statement: Statement
     guard: Guard | None = None
@@ -164,6 +173,15 @@ class Options:
     max_rows: int = 0
     max_bytes: int = 0
     request_tag: str = ""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made once, looked up with every request; hashing enums takes longer than all the rest of routing.
+        facts = (self.read, self.max_staleness_s, self.fallback, self.on_failover, self.max_rows, self.request_tag)
+        object.__setattr__(self, "_hash", hash(facts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 DEFAULT_OPTIONS = Options()
@@ -184,10 +202,12 @@ class Request:
     idempotency_key: str = ""
     size_bytes: int = 0
     """Bytes of SQL and parameters: what a hold counts."""
+    nested_query: bytes = b""
+    """The query that a COPY has between parentheses; empty otherwise."""
 
     @property
     def access(self) -> Access:
         """READ_ONLY for the methods that PostgreSQL keeps from writing."""
-        if self.method in (Method.QUERY, Method.STREAM_QUERY):
+        if self.method in (Method.QUERY, Method.STREAM_QUERY, Method.COPY_OUT):
             return Access.READ_ONLY
         return Access.READ_WRITE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -78,3 +79,53 @@ class Answer:
     results: list[StatementResult | None]
     """None for a step that its guard skipped."""
     receipt: Receipt = field(default_factory=Receipt)
+
+
+class RowRun:
+    """Neighbouring chunks of one result, read as one table. Fulfils Cells; parts is for who can read them in bulk."""
+
+    __slots__ = ("_first", "nfields", "ntuples", "parts")
+
+    def __init__(self, parts: Sequence[Cells]) -> None:
+        """parts: at least one."""
+        self.parts = parts
+        self._first = parts[0]
+        self.nfields = self._first.nfields
+        self.ntuples = sum([part.ntuples for part in parts])
+
+    def fname(self, column_number: int) -> bytes | None:
+        return self._first.fname(column_number)
+
+    def ftype(self, column_number: int) -> int:
+        return self._first.ftype(column_number)
+
+    def fmod(self, column_number: int) -> int:
+        return self._first.fmod(column_number)
+
+    def ftable(self, column_number: int) -> int:
+        return self._first.ftable(column_number)
+
+    def ftablecol(self, column_number: int) -> int:
+        return self._first.ftablecol(column_number)
+
+    def fformat(self, column_number: int) -> int:
+        return self._first.fformat(column_number)
+
+    def get_value(self, row_number: int, column_number: int) -> bytes | None:
+        for part in self.parts:
+            if row_number < part.ntuples:
+                return part.get_value(row_number, column_number)
+            row_number -= part.ntuples
+        raise IndexError(row_number)
+
+
+Row = tuple[int | float | bool | str | bytes | None, ...]
+
+
+class RowLoader(Protocol):
+    """Reads many cells at once, where the driver can do it faster than cell by cell."""
+
+    def load(self, cells: Cells) -> list[Row]:
+        """All rows: int2/4/8 and oid as int, float4/8 as float, bool as bool, bytea and binary cells as bytes, the
+        rest as str. UnicodeDecodeError when a text is not UTF-8."""
+        ...

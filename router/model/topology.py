@@ -69,6 +69,17 @@ class Endpoint:
     weight: int = 100
     """Share of balanced reads relative to the other endpoints; 0 takes none by choice."""
     tls: TlsSettings = TlsSettings()
+    max_connections: int = 80
+    """Most connections of the whole router to it, of all tenants and workers; not the probes' own. PostgreSQL's
+    max_connections is 100 unless set, of which some are reserved and some are for others."""
+
+    def __post_init__(self) -> None:
+        if self.max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {self.max_connections}")
+
+    def same_server(self, other: Endpoint) -> bool:
+        """Whether connections to the other one are as good: what differs is not where and how they were opened."""
+        return (self.host, self.port, self.tls) == (other.host, other.port, other.tls)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum, unique
 
 from router.model.events import Phase
@@ -54,6 +55,14 @@ class EndpointView:
     """Holds the name, role, health, lag and weight in force."""
     in_flight: int = 0
     connections: int = 0
+    cap: int = 0
+    """Most connections of the whole router, as configured."""
+    granted: int = 0
+    """Most that may be open now; less than the cap while workers shift their shares."""
+    permits: int = 0
+    """Connections that are open, being opened, or closed but not yet let go of by the server."""
+    wanted: int = 0
+    """Connections that wait for room under the cap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,41 @@ class PoolView:
     lanes: int = 0
     in_flight: int = 0
     """Statements in flight on its lanes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLoad:
+    """What a tenant has running, and how its requests have ended."""
+
+    in_flight: int = 0
+    held: int = 0
+    queued: int = 0
+    served: int = 0
+    failed: int = 0
+    refused: int = 0
+    cancelled: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """The numbers by name, as TenantView takes them."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLoad:
+    """What runs on an endpoint."""
+
+    in_flight: int = 0
+    connections: int = 0
+    granted: int = 0
+    """Most connections that may be open now."""
+    permits: int = 0
+    """Connections that are open, being opened, or closed but not yet let go of by the server."""
+    wanted: int = 0
+    """Connections that wait for room under the cap."""
+
+
+NO_TENANT_LOAD = TenantLoad()
+NO_ENDPOINT_LOAD = EndpointLoad()
 
 
 @unique
@@ -98,6 +142,61 @@ class WaiterView:
     endpoint: EndpointName = EndpointName("")
     waits_for: str = ""
     """In words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What requests make of a process, or of all processes of a router together."""
+
+    tenants: Mapping[TenantName, TenantLoad] = field(default_factory=dict)
+    """Of tenants that have done anything."""
+    endpoints: Mapping[EndpointName, EndpointLoad] = field(default_factory=dict)
+    pools: tuple[PoolView, ...] = ()
+    waiters: tuple[WaiterView, ...] = ()
+    """Oldest first."""
+    held: Mapping[ClusterName, int] = field(default_factory=dict)
+    """Requests that wait for a primary."""
+
+
+@unique
+class WorkerState(Enum):
+    """Part of its life that a worker is in."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    """It finishes what runs and takes nothing new."""
+    SILENT = "silent"
+    """It runs, but has not answered in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One process that serves callers."""
+
+    number: int
+    """Its place, from 1; whoever replaces it has the same."""
+    pid: int
+    state: WorkerState
+    uptime_s: float = 0.0
+    in_flight: int = 0
+    """Requests under way."""
+    connections: int = 0
+    """To PostgreSQL."""
+    restarts: int = 0
+    """How often this place has been filled again after a death; planned replacements are not counted."""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartProgress:
+    """One step of replacing the workers; the last one says done."""
+
+    worker: int
+    step: str
+    detail: str = ""
+    elapsed_s: float = 0.0
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class ControlConnection:
 
 def _rows(result: PGresult) -> list[Row]:
     if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-        raise AttemptFailed(faults.from_result(result, Stage.EXECUTE, 0, prepared=False))
+        raise AttemptFailed(faults.from_result(result, Stage.EXECUTE, 0))
     return [tuple(_cell(result, row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
 
 

@@ -28,8 +28,6 @@ _FIELDS = {
 }
 _FATAL = (b"FATAL", b"PANIC")
 _SYNC_WAIT = b"SyncRepWaitForLSN"
-_REVALIDATE = b"RevalidateCachedQuery"
-_UNPREPARED = ("26000", "42P05")
 
 
 def _text(value: bytes | None) -> str:
@@ -51,12 +49,10 @@ def pg_error(result: PGresult) -> PgError:
     )
 
 
-def from_result(result: PGresult, stage: Stage, step: int, *, prepared: bool) -> Fault:
+def from_result(result: PGresult, stage: Stage, step: int) -> Fault:
     """An error that PostgreSQL answered. FATAL and PANIC end the connection: what ran may or may not be done."""
     error = pg_error(result)
     lost = severity(result) in _FATAL or not error.sqlstate
-    function = result.error_field(DiagnosticField.SOURCE_FUNCTION) or b""
-    stale = prepared and (error.sqlstate in _UNPREPARED or function == _REVALIDATE)
     return Fault(
         kind=FaultKind.CONNECTION_LOST if lost else FaultKind.SERVER_ERROR,
         stage=stage,
@@ -64,7 +60,6 @@ def from_result(result: PGresult, stage: Stage, step: int, *, prepared: bool) ->
         message=error.message or _text(result.error_message),
         detail=None if lost else error,
         step=step,
-        stale_statement=stale,
     )
 
 

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from router.ports import StatementTraits
 from router.sql.keywords import judge_words
+from router.sql.nesting import NOT_A_QUERY, refusal_inside_parentheses
 from router.sql.rules import EMPTY, NUL_BYTE, SESSION_WORDS, SEVERAL, TREES, UNKNOWN, judge_tree, names_any
 
 __all__ = ["CACHED_TEXTS", "PARSED_BYTES", "PostgastInspector"]
@@ -53,6 +54,16 @@ class PostgastInspector:
             if len(known) > CACHED_TEXTS:
                 known.popitem(last=False)
         return traits
+
+    def inspect_nested(self, sql: bytes) -> StatementTraits:
+        """What a query is that is to stand between the parentheses of COPY (...). Never raises."""
+        traits = self.inspect(sql)
+        if traits.refuse is not None:
+            return traits
+        # What our grammar does not know may be newer than it: PostgreSQL judges.
+        if traits.kind not in ("select", "unknown"):
+            return NOT_A_QUERY
+        return refusal_inside_parentheses(sql) or traits
 
 
 _PLAIN_TRAITS: Mapping[str, StatementTraits] = {

@@ -71,8 +71,7 @@ COPY = StatementTraits(
     "copy",
     RefuseReason.COPY_NOT_HERE,
     RefuseReason.COPY_NOT_HERE,
-    "COPY FROM STDIN and COPY TO STDOUT change the protocol and are not offered: read with StreamQuery, write many "
-    "rows with INSERT ... SELECT FROM unnest($1, $2)",
+    "COPY FROM STDIN and COPY TO STDOUT are RPCs of their own: use CopyIn and CopyOut",
 )
 SETTING = _session("SET", "set")
 CURSOR = StatementTraits(

@@ -31,6 +31,7 @@ _NEEDS_A_LOOK = frozenset(
 )
 _ORDINARY_CLOSES = frozenset(
     {CloseReason.LIFETIME, CloseReason.IDLE, CloseReason.DRAIN, CloseReason.SHUTDOWN, CloseReason.SESSION_END}
+    | {CloseReason.RECLAIMED}
 )
 _PHASE_LEVELS = {
     Phase.STARTING: logging.INFO,

@@ -37,8 +37,11 @@ _URI = re.compile(r"(?i)\b(postgres(?:ql)?://[^:/@\s]+):[^@\s]+@")
 _MOST_FRAMES = 30
 
 
-def set_up(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
+def set_up(
+    level: str = "info", form: str = "auto", stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
     """Begin logging. level: debug, info, warning, error. form: console, json, or auto (console on a terminal).
+    worker: stands in every line, where several processes write one log.
 
     May be called again, for example after a reload.
     """
@@ -46,6 +49,7 @@ def set_up(level: str = "info", form: str = "auto", stream: TextIO | None = None
     on_terminal = out.isatty()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        *([_of_worker(worker)] if worker is not None else []),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         _exception_without_text,
@@ -78,6 +82,14 @@ def set_up(level: str = "info", form: str = "auto", stream: TextIO | None = None
     handler._pointsman = True  # type: ignore[attr-defined]
     root.addHandler(handler)
     set_level(level)
+
+
+def _of_worker(number: int) -> Processor:
+    def name(_logger: object, _method: str, fields: Fields) -> Fields:
+        fields.setdefault("worker", number)
+        return fields
+
+    return name
 
 
 def process_log() -> Any:

@@ -24,6 +24,8 @@ class Kind(Enum):
 class RequestPhase(Enum):
     """Part of a request's way, as label of its histogram."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own hashes the name, in Python, on each look-up
+
     QUEUE = "queue"
     HOLD = "hold"
     ACQUIRE = "acquire"
@@ -82,6 +84,7 @@ def _gauge(name: str, labels: tuple[str, ...], meaning: str, equation: str = "")
 _ADMITTED = "per tenant: admitted = requests{served} + requests{failed} + requests{cancelled} + in flight"
 _ERRORS = "per tenant: sum over reasons = requests{failed} + requests{cancelled} + requests{refused}"
 _HOLDS = "per cluster: entered = sum of ended over all reasons + held"
+_CAP = "per endpoint: in_use <= granted <= cap, save while a cap or grant that was lowered is being met"
 _ENDPOINT = ("cluster", "endpoint")
 _POOL = ("tenant", "endpoint", "access")
 
@@ -96,6 +99,7 @@ ERRORS = _counter("request_errors_total", ("tenant", "reason"), "Requests that d
 IN_FLIGHT = _gauge("requests_in_flight", ("tenant",), "Admitted requests that have not ended.", _ADMITTED)
 QUEUED = _gauge("requests_queued", ("tenant",), "Requests that wait for admission.")
 ROWS = _counter("rows_total", ("tenant",), "Rows returned or affected.")
+COPIED_BYTES = _counter("copied_bytes_total", ("tenant", "method"), "Data that COPY carried, also where it failed.")
 DATABASE_SECONDS = _counter("database_seconds_total", ("tenant",), "Time that requests spent in PostgreSQL.")
 PHASES = Metric(
     "request_phase_seconds",
@@ -153,6 +157,17 @@ WEIGHT = _gauge("endpoint_weight", _ENDPOINT, "Share of balanced reads that is i
 DRAINING = _gauge("endpoint_draining", _ENDPOINT, "1 while an operator drains the endpoint.")
 ENDPOINT_IN_FLIGHT = _gauge("endpoint_in_flight", _ENDPOINT, "Requests that run on the endpoint.")
 ENDPOINT_CONNECTIONS = _gauge("endpoint_connections", _ENDPOINT, "Connections of all tenants to the endpoint.")
+CONNECTIONS_CAP = _gauge("endpoint_connections_cap", _ENDPOINT, "Most connections of the whole router to it.", _CAP)
+CONNECTIONS_GRANTED = _gauge(
+    "endpoint_connections_granted", _ENDPOINT, "Most connections that may be open now, over all workers.", _CAP
+)
+CONNECTIONS_IN_USE = _gauge(
+    "endpoint_connections_in_use",
+    _ENDPOINT,
+    "Connections open, being opened, or closed while the server has not yet let go of them.",
+    _CAP,
+)
+CONNECTIONS_WANTED = _gauge("endpoint_connections_wanted", _ENDPOINT, "Connections that wait for room under the cap.")
 
 POOL_SIZE = _gauge("pool_size", _POOL, "Connections of the pool.")
 POOL_MAX_SIZE = _gauge("pool_max_size", _POOL, "Most connections that the pool may have.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry
@@ -29,9 +29,16 @@ class AddressUnavailable(Exception):
 class MetricsServer:
     """Serves one registry."""
 
-    def __init__(self, registry: CollectorRegistry, healthy: Callable[[], bool]) -> None:
-        """healthy: whether this router takes work; a router that drains is alive, but not healthy."""
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        healthy: Callable[[], bool],
+        refresh: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """healthy: whether this router takes work; a router that drains is alive, but not healthy. refresh: waits,
+        for a bounded time, until the registry knows of what is in other processes."""
         self._registry = registry
+        self._refresh = refresh
         self._healthy = healthy
         self._server: asyncio.Server | None = None
         self._open = 0
@@ -103,6 +110,8 @@ class MetricsServer:
     async def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         match path:
             case "/metrics":
+                if self._refresh is not None:
+                    await self._refresh()
                 frozen = _Frozen(list(self._registry.collect()))
                 text = await asyncio.to_thread(generate_latest, frozen)
                 return HTTPStatus.OK, CONTENT_TYPE_PLAIN_1_0_0, text

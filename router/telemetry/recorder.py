@@ -70,6 +70,7 @@ class Recorder:
         self.requests = counter(catalogue.REQUESTS)
         self.rows = counter(catalogue.ROWS)
         self.database_seconds = counter(catalogue.DATABASE_SECONDS)
+        self.copied_bytes = counter(catalogue.COPIED_BYTES)
         self.phases = histogram(catalogue.PHASES)
         self._errors = counter(catalogue.ERRORS)
         self._retries = counter(catalogue.RETRIES)
@@ -139,6 +140,8 @@ class Recorder:
             if outcome is Outcome.REFUSED:
                 return
         cells.rows.value += event.rows
+        if event.copied_bytes:
+            self.copied_bytes.cell(tenant, event.method.value).value += event.copied_bytes
         cells.total.observe(event.total_s)
         if event.executed_s:
             cells.execute.observe(event.executed_s)

@@ -78,6 +78,10 @@ def _endpoints(endpoints: Sequence[tuple[str, EndpointView]]) -> Iterator[Family
         (GaugeReading(catalogue.DRAINING), lambda end: end.state.draining),
         (GaugeReading(catalogue.ENDPOINT_IN_FLIGHT), lambda end: end.in_flight),
         (GaugeReading(catalogue.ENDPOINT_CONNECTIONS), lambda end: end.connections),
+        (GaugeReading(catalogue.CONNECTIONS_CAP), lambda end: end.cap),
+        (GaugeReading(catalogue.CONNECTIONS_GRANTED), lambda end: end.granted),
+        (GaugeReading(catalogue.CONNECTIONS_IN_USE), lambda end: end.permits),
+        (GaugeReading(catalogue.CONNECTIONS_WANTED), lambda end: end.wanted),
     )
     roles, healths = GaugeReading(catalogue.ROLE), GaugeReading(catalogue.HEALTH)
     for cluster, end in endpoints:

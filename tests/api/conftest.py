@@ -11,14 +11,22 @@ import grpc.aio
 import pytest
 from pointsman.v1 import admin_service_pb2_grpc, query_service_pb2_grpc, transaction_service_pb2_grpc
 
-from router.api.server import ApiParts, ApiServer
+from router.api.server import AdminParts, ApiServer, PublicParts
 from router.engine.directory import Directory
 from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.policy import ServerPolicy, TenantPolicy
 from router.model.topology import Login, Secret, Tenant, Topology
 from router.model.views import ServerView
 from router.system import SystemChance, SystemClock
-from tests.api.fake_engine import FakeEncoder, FakeExecutor, FakeOperator, FakeOverview, FakeSessions
+from tests.api.fake_copies import FakeCopies
+from tests.api.fake_engine import (
+    FakeEncoder,
+    FakeExecutor,
+    FakeOperator,
+    FakeOverview,
+    FakeSessions,
+    FakeWorkers,
+)
 from tests.support.builders import Recorder
 
 TOKEN = "acme-token"
@@ -39,23 +47,32 @@ class World:
     def __init__(self, policy: ServerPolicy) -> None:
         self.executor = FakeExecutor()
         self.sessions = FakeSessions()
+        self.copies = FakeCopies()
         self.overview = FakeOverview()
         self.operator = FakeOperator()
         self.events = Recorder()
         tenants = (_tenant("acme", TOKEN, "both"), _tenant("umbrella", "umbrella-token", "both"))
         topology = Topology({}, {tenant.name: tenant for tenant in tenants})
+        self.workers = FakeWorkers()
         self.server = ApiServer(
             policy,
-            ApiParts(
+            PublicParts(
                 Directory(topology),
                 self.executor,
                 self.sessions,
-                self.overview,
-                self.operator,
-                lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, "router.yaml"),
+                self.copies,
                 FakeEncoder(),
                 SystemClock(),
                 SystemChance(),
+                self.events,
+                self.workers.cancel,
+            ),
+            AdminParts(
+                self.overview,
+                self.operator,
+                self.workers,
+                lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, "router.yaml"),
+                SystemClock(),
                 self.events,
                 (Secret("first-admin"), Secret(ADMIN_TOKEN)),
             ),

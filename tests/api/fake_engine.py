@@ -29,10 +29,13 @@ from router.model.views import (
     EndpointView,
     PoolView,
     ReloadResult,
+    RestartProgress,
     SwitchoverProgress,
     TenantView,
     WaiterView,
     WaitPhase,
+    WorkerState,
+    WorkerView,
 )
 
 RECEIPT = Receipt(
@@ -95,12 +98,19 @@ class FakeEncoder:
         return types_pb2.ResultSchema(columns=columns, has_columns=True)
 
     def encode_batch(self, cells: Cells, first_row: int, last_row: int) -> types_pb2.RowBatch:
-        batch = types_pb2.RowBatch(row_count=last_row - first_row)
+        batch = types_pb2.RowBatch()
+        self.encode_into(batch, cells, first_row, last_row)
+        return batch
+
+    def encode_into(self, batch: types_pb2.RowBatch, cells: Cells, first_row: int, last_row: int) -> None:
+        batch.row_count = last_row - first_row
         for column in range(cells.nfields):
             data = batch.columns.add()
             for row in range(first_row, last_row):
                 data.texts.append((cells.get_value(row, column) or b"").decode())
-        return batch
+
+    def result_bytes(self, cells: Cells) -> bytes | None:
+        return None  # the message's way; reply_bytes has its own tests, over the real encoder
 
     def estimate_bytes(self, cells: Cells) -> int:
         positions = ((row, column) for row in range(cells.ntuples) for column in range(cells.nfields))
@@ -123,6 +133,41 @@ def answer_of(*texts: str, tag: str = "SELECT") -> Answer:
 Run = Callable[[Tenant, Request], Awaitable[Answer]]
 
 
+class FakeRead:
+    """api.surface.ReadUnderWay: an executor's run() behind a callback."""
+
+    def __init__(self, request: Request, tag: int, told: Callable[[FakeRead], None], run: Awaitable[Answer]) -> None:
+        self.request = request
+        self.tag = tag
+        self._answer: Answer | None = None
+        self.error: Exception | None = None
+        self._told: Callable[[FakeRead], None] | None = told
+        self._task = asyncio.ensure_future(run)
+        self._task.add_done_callback(self._ended)
+
+    @property
+    def answer(self) -> Answer:
+        assert self._answer is not None
+        return self._answer
+
+    def _ended(self, task: asyncio.Future[Answer]) -> None:
+        if task.cancelled():
+            self.error = RouterError(Code.CANCELLED, RefuseReason.CANCELLED, "cancelled", executed=Executed.NO)
+        elif isinstance(error := task.exception(), Exception):
+            self.error = error
+        else:
+            self._answer = task.result()
+        if self._told is not None:
+            self._told(self)
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    def abandon(self) -> None:
+        self._told = None
+        self._task.cancel()
+
+
 class FakeExecutor:
     """Answers "ok" until told otherwise. run_with and stream_items say what happens."""
 
@@ -133,6 +178,8 @@ class FakeExecutor:
         self.cancels: list[tuple[TenantName, str]] = []
         self.cancel_outcome = CancelOutcome.NOT_FOUND
         self.run_with: Run | None = None
+        self.starts_reads = False
+        """Whether reads run without a task of the api's."""
         self.stream_items: list[Cells | Answer | RouterError] = []
         self.running = 0
         self.most_running = 0
@@ -150,6 +197,11 @@ class FakeExecutor:
             return Answer([result_of("ok") for _ in request.steps], RECEIPT)
         finally:
             self.running -= 1
+
+    def start(
+        self, tenant: Tenant, request: Request, tag: int, told: Callable[[FakeRead], None]
+    ) -> FakeRead | None:
+        return FakeRead(request, tag, told, self.run(tenant, request)) if self.starts_reads else None
 
     async def wait_for_gate(self, tenant: Tenant, request: Request) -> Answer:
         """A run_with that answers with its SQL as soon as the gate opens; "slow" ones only."""
@@ -279,6 +331,10 @@ ENDPOINT_VIEW = EndpointView(
     ),
     in_flight=4,
     connections=5,
+    cap=80,
+    granted=60,
+    permits=6,
+    wanted=2,
 )
 
 
@@ -362,3 +418,32 @@ class FakeOperator:
 
     async def reload(self) -> ReloadResult:
         return ReloadResult(False, (), ("line 3: no such cluster",))
+
+
+class FakeWorkers:
+    """Two workers of which the second is silent; nobody else knows a request until cancel_outcome says so."""
+
+    def __init__(self) -> None:
+        self.refreshed = 0
+        self.cancels: list[tuple[TenantName, str]] = []
+        self.cancel_outcome = CancelOutcome.NOT_FOUND
+
+    async def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
+        self.cancels.append((tenant, request_id))
+        return self.cancel_outcome
+
+    def views(self) -> list[WorkerView]:
+        return [
+            WorkerView(1, 101, WorkerState.SERVING, 12.5, 3, 8, 0, "1.2.3"),
+            WorkerView(2, 102, WorkerState.SILENT, restarts=2),
+        ]
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+
+    async def behind(self) -> list[str]:
+        return ["worker 2 (pid 102) has not confirmed"]
+
+    async def restart_workers(self) -> AsyncIterator[RestartProgress]:
+        yield RestartProgress(1, "started", "pid 201", 0.5)
+        yield RestartProgress(0, "done", done=True)

@@ -9,12 +9,14 @@ import grpc
 import grpc.aio
 import pytest
 from pointsman.v1 import admin_service_pb2 as pb
+from pointsman.v1 import query_service_pb2 as query_pb
 from pointsman.v1 import types_pb2
 
 from router.api.admin_messages import HEALTHS, PHASES, ROLES, version_text
 from router.model.events import Health, Phase
+from router.model.request import CancelOutcome
 from router.model.topology import Role
-from tests.api.conftest import ADMIN_AUTH, World, eventually
+from tests.api.conftest import ADMIN_AUTH, AUTH, World, eventually
 from tests.api.reading import reason_of
 
 
@@ -58,6 +60,10 @@ async def test_lists_pass_their_filters_and_show_what_is_there(world: World) -> 
         weight=50,
         in_flight=4,
         connections=5,
+        connections_cap=80,
+        connections_granted=60,
+        connections_in_use=6,
+        connections_wanted=2,
         probe_ms=2.0,
         server_version="18.6",
     )
@@ -150,3 +156,53 @@ def test_every_state_has_its_message_value() -> None:
 @pytest.mark.parametrize(("number", "text"), [(180006, "18.6"), (150000, "15.0"), (0, "")])
 def test_versions_read_as_people_write_them(number: int, text: str) -> None:
     assert version_text(number) == text
+
+
+async def test_workers_are_listed_as_they_are_known_after_a_look(world: World):
+    answer = await world.admin.ListWorkers(pb.ListWorkersRequest(), metadata=ADMIN_AUTH)
+    assert [(one.number, one.pid, one.state, one.restarts) for one in answer.workers] == [
+        (1, 101, pb.WORKER_STATE_SERVING, 0),
+        (2, 102, pb.WORKER_STATE_SILENT, 2),
+    ]
+    assert (answer.workers[0].in_flight, answer.workers[0].connections, answer.workers[0].version) == (3, 8, "1.2.3")
+    assert world.workers.refreshed == 1
+
+
+async def test_what_is_shown_is_fresh_in_every_list(world: World):
+    await world.admin.ListTenants(pb.ListTenantsRequest(), metadata=ADMIN_AUTH)
+    await world.admin.ListEndpoints(pb.ListEndpointsRequest(), metadata=ADMIN_AUTH)
+    await world.admin.ListPools(pb.ListPoolsRequest(), metadata=ADMIN_AUTH)
+    await world.admin.ListWaiters(pb.ListWaitersRequest(), metadata=ADMIN_AUTH)
+    assert world.workers.refreshed == 4
+
+
+async def test_an_order_names_the_workers_that_have_not_confirmed_it(world: World):
+    drained = await world.admin.DrainEndpoint(pb.DrainEndpointRequest(endpoint="pg1"), metadata=ADMIN_AUTH)
+    resumed = await world.admin.ResumeEndpoint(pb.ResumeEndpointRequest(endpoint="pg1"), metadata=ADMIN_AUTH)
+    weighted = await world.admin.SetEndpointWeight(
+        pb.SetEndpointWeightRequest(endpoint="pg1", weight=5), metadata=ADMIN_AUTH
+    )
+    for answer in (drained, resumed, weighted):
+        assert list(answer.behind) == ["worker 2 (pid 102) has not confirmed"]
+    refused = await world.admin.ReloadConfig(pb.ReloadConfigRequest(), metadata=ADMIN_AUTH)
+    assert not refused.behind, "nothing was ordered"
+
+
+async def test_a_restart_of_the_workers_is_told_step_by_step(world: World):
+    steps = [step async for step in world.admin.RestartWorkers(pb.RestartWorkersRequest(), metadata=ADMIN_AUTH)]
+    assert [(step.worker, step.step, step.detail, step.done) for step in steps] == [
+        (1, "started", "pid 201", False),
+        (0, "done", "", True),
+    ]
+
+
+async def test_a_cancel_that_finds_nothing_here_asks_the_other_workers(world: World):
+    world.workers.cancel_outcome = CancelOutcome.CANCELLING
+    message = query_pb.CancelQueryRequest(request_id="elsewhere-in-a-worker")
+    answer = await world.query.CancelQuery(message, metadata=AUTH)
+    assert answer.result == query_pb.CANCEL_RESULT_CANCELLING
+    assert world.workers.cancels == [("acme", "elsewhere-in-a-worker")]
+    world.executor.cancel_outcome = CancelOutcome.NOT_CANCELLABLE
+    answer = await world.query.CancelQuery(message, metadata=AUTH)
+    assert answer.result == query_pb.CANCEL_RESULT_NOT_CANCELLABLE
+    assert len(world.workers.cancels) == 1, "who runs here is nobody else's business"

@@ -78,8 +78,10 @@ class Stream:
                 self.replies.update({reply.id: reply for reply in message.replies})
 
 
-@pytest.fixture
-def stream(world: World) -> Stream:
+@pytest.fixture(params=["tasks", "callbacks"])
+def stream(world: World, request: pytest.FixtureRequest) -> Stream:
+    """Both ways in which reads run."""
+    world.executor.starts_reads = request.param == "callbacks"
     return Stream(world)
 
 
@@ -189,7 +191,7 @@ async def test_each_call_has_a_deadline_of_its_own(world: World, stream: Stream)
 async def test_cancel_asks_the_engine_and_the_call_answers_by_itself(world: World, stream: Stream) -> None:
     world.executor.run_with = world.executor.wait_for_gate
     world.executor.cancel_outcome = CancelOutcome.CANCELLING
-    await stream.send(query(1, "slow"))
+    await stream.send(execute(1, "slow"))
     await eventually(lambda: world.executor.running == 1)
     await stream.send(cancel(1), cancel(99))
     await eventually(lambda: world.executor.cancels)

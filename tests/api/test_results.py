@@ -14,7 +14,6 @@ from router.api.results import (
     WhenTooLarge,
     limits_from,
     notices,
-    row_batches,
     write_receipt,
 )
 from router.model.errors import Executed, RouterError
@@ -85,14 +84,6 @@ def test_the_limits_hold_for_all_results_of_an_answer_together() -> None:
         one.write(result_of("a", "b", "c"), target)
         kept.append((target.batch.row_count, target.truncated))
     assert kept == [(3, False), (2, True), (0, True)]
-
-
-@given(st.lists(st.integers(0, 200_000), max_size=8))
-def test_row_batches_cover_all_rows_in_order(sizes: list[int]) -> None:
-    texts = [str(number) + "x" * size for number, size in enumerate(sizes)]
-    batches = list(row_batches(FakeEncoder(), rows_of(*texts)))
-    assert [text for batch in batches for text in batch.columns[0].texts] == texts
-    assert all(batch.row_count for batch in batches)
 
 
 def test_notices_are_bounded_and_valid() -> None:

@@ -55,6 +55,7 @@ ENDPOINTS = [
     pb.EndpointState(
         name="pg1", cluster="main", host="one", port=5432, zone="a", role=types_pb2.ENDPOINT_ROLE_PRIMARY,
         health=pb.ENDPOINT_HEALTH_UP, timeline=3, lsn="0/3000148", lag_s=0, weight=100, in_flight=7, connections=9,
+        connections_cap=80, connections_wanted=3,
         probe_ms=0.4,
     ),
     pb.EndpointState(
@@ -73,6 +74,14 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
     steps: list[pb.SwitchoverResponse] = field(default_factory=list)
     reload: pb.ReloadConfigResponse = field(default_factory=lambda: pb.ReloadConfigResponse(applied=True))
     address: str = ""
+    behind: list[str] = field(default_factory=list)
+    restart_stops: bool = False
+    workers: list[pb.Worker] = field(
+        default_factory=lambda: [
+            pb.Worker(number=1, pid=101, state=pb.WORKER_STATE_SERVING, uptime_s=12.5, in_flight=3, connections=8),
+            pb.Worker(number=2, pid=102, state=pb.WORKER_STATE_SILENT, restarts=2),
+        ]
+    )
 
     def _check(self, request: Any, context: Any) -> None:
         self.seen.append(request)
@@ -104,6 +113,16 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
         pool = pb.PoolState(tenant="acme", endpoint="pg1", access="read_only", size=3, max_size=8, lanes=2)
         return pb.ListPoolsResponse(pools=[pool])
 
+    def ListWorkers(self, request: Any, context: Any) -> Any:
+        self._check(request, context)
+        return pb.ListWorkersResponse(workers=self.workers)
+
+    def RestartWorkers(self, request: Any, context: Any) -> Iterator[Any]:
+        self._check(request, context)
+        yield pb.RestartWorkersResponse(worker=1, step="serves", detail="pid 201", elapsed_s=0.5)
+        if not self.restart_stops:
+            yield pb.RestartWorkersResponse(step="done", done=True, elapsed_s=1.5)
+
     def ListWaiters(self, request: Any, context: Any) -> Any:
         self._check(request, context)
         waiter = pb.Waiter(
@@ -117,7 +136,7 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
             info = errors_pb2.Status(code=5, message="x", details=[AnyMessage()])
             context.set_trailing_metadata((("grpc-status-details-bin", info.SerializeToString()),))
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no endpoint {request.endpoint}")
-        return pb.DrainEndpointResponse(in_flight=2)
+        return pb.DrainEndpointResponse(in_flight=2, behind=self.behind)
 
     def ResumeEndpoint(self, request: Any, context: Any) -> Any:
         self._check(request, context)
@@ -125,7 +144,7 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
 
     def SetEndpointWeight(self, request: Any, context: Any) -> Any:
         self._check(request, context)
-        return pb.SetEndpointWeightResponse(previous=100)
+        return pb.SetEndpointWeightResponse(previous=100, behind=self.behind)
 
     def Switchover(self, request: Any, context: Any) -> Iterator[Any]:
         self._check(request, context)

@@ -37,6 +37,7 @@ def test_status_shows_roles_health_lag_tenants_and_pools(ask: Ask):
     assert "cluster main  steady for 12.0 s  primary pg1  term 3  generation 2  follow  4 held" in ended.out
     row = {line.split()[0]: line for line in lines if line.strip()}
     assert row["pg1"].split()[1:5] == ["one:5432", "a", "primary", "up"]
+    assert "9/80 +3" in row["pg1"]
     assert "down (probe_timeout) draining" in row["pg2"]
     assert "12.5 s 400 KiB" in row["pg2"]
     assert "unknown" in row["pg3"]
@@ -46,7 +47,7 @@ def test_status_shows_roles_health_lag_tenants_and_pools(ask: Ask):
 
 def test_status_as_json_is_the_whole_state_in_plain_values(ask: Ask):
     status = json.loads(ask("status", "--json").out)
-    assert list(status) == ["server", "clusters", "tenants", "pools"]
+    assert list(status) == ["server", "clusters", "tenants", "pools", "workers"]
     (cluster,) = status["clusters"]
     assert (cluster["phase"], cluster["primary"], cluster["term"]) == ("steady", "pg1", 3)
     assert [(end["name"], end["role"], end["health"]) for end in cluster["endpoints"]] == [
@@ -235,6 +236,8 @@ def rendered(width: int, *, failing: bool) -> str:
         zone="eu-1a",
         weight=100,
         connections=40,
+        connections_cap=80,
+        connections_wanted=12 if failing else 0,
         role=types_pb2.ENDPOINT_ROLE_PRIMARY,
         health=health,
         health_reason=LIBPQ if failing else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support.running_router import ADMIN_TOKEN, running_router
 pytestmark = pytest.mark.pg
 
 
-async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster):
+async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster, tmp_path: Path):
     async with running_router(pg_cluster) as router:
         caller = ("--address", router.address, "--tenant", "acme", "--token", router.tokens["acme"])
         operator = ("--address", router.admin, "--token", ADMIN_TOKEN)
@@ -39,6 +40,17 @@ async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster):
 
         big = await run("sql", "select n, repeat('x', 200) as x from generate_series(1, 20000) n", "--csv", *caller)
         assert len(big.out.splitlines()) == 20001, "what does not fit one answer is streamed"
+
+        file = str(tmp_path / "n.csv")
+        query = "select n, 'x' || n from generate_series(1, 1000) n"
+        copied = await run("copy", "out", file, "--query", query, *caller)
+        assert (copied.code, copied.out.split(" · ")[0]) == (0, "COPY 1000")
+        await run("sql", "create table cli_copy (n int primary key, x text)", *caller)
+        copied = await run("copy", "in", "public.cli_copy", file, "--json", *caller)
+        assert json.loads(copied.out)["rows"] == 1000
+        twice = await run("copy", "in", "cli_copy", file, *caller)
+        assert (twice.code, "CONTEXT: COPY cli_copy, line 1" in twice.err) == (1, True)
+        await run("sql", "drop table cli_copy", *caller)
 
         wrong = await run("sql", "select nowhere", *caller)
         assert wrong.code == 1

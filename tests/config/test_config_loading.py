@@ -1,6 +1,7 @@
 """A configuration file: what it becomes, and that every mistake in it is told at once, with its place."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,18 @@ def test_every_mistake_is_told_at_once_with_line_path_and_way_out():
     ]
 
 
+def test_a_pool_is_not_judged_by_a_cap_that_is_wrong_itself():
+    wrong = GOOD.replace("zone: a", "max_connections: few")
+    assert [path for _, path, _ in problems_of(wrong)] == ["clusters.main.endpoints.pg1.max_connections"]
+
+
+def test_an_endpoints_cap():
+    endpoints = load_good(GOOD.replace("zone: a", "max_connections: 12")).topology.clusters["main"].endpoints
+    assert [one.max_connections for one in endpoints] == [12, 80]
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        replace(endpoints[0], max_connections=0)
+
+
 def test_lines_are_in_the_form_editors_jump_to():
     with pytest.raises(ConfigProblems) as caught:
         load_text("clusters: {}\ntenants: {}\nadmin: {tokens: []}\n", Path("conf/x.yaml"), {})
@@ -201,6 +214,10 @@ def test_lines_are_in_the_form_editors_jump_to():
         ("zone: a", "zone: 3", "clusters.main.endpoints.pg1.zone", "must be text, not 3 (put it in quotes)"),
         ("  beta:\n", "  be/ta:\n", "tenants.be/ta", "no usable name"),
         ("  beta:\n", "  acme:\n", "tenants.acme", "given twice"),
+        ("zone: a", "max_connections: 4", "tenants.acme.pool.max_size", "exceeds max_connections of endpoint pg1 (4)"),
+        ("zone: a", "max_connections: 4", "tenants.beta.pool.max_size", "(8) exceeds max_connections of endpoint pg1"),
+        ("zone: a", "max_connections: 0", "clusters.main.endpoints.pg1.max_connections", "must be at least 1, not 0"),
+        ("max_size: 5", "max_size: 81", "tenants.acme.pool.max_size", "lower it, or raise the endpoint's"),
         ("max_size: 5", "max_size: 5, max_sise: 6", "tenants.acme.pool.max_sise", "did you mean max_size?"),
         ("max_size: 5", "max_size: 2.5", "tenants.acme.pool.max_size", "must be a whole number, not 2.5"),
     ],

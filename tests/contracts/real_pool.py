@@ -9,6 +9,7 @@ from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant
 from router.postgres.endpoint_pool import PsycopgEndpointPool, PsycopgPoolFactory
 from router.system import SystemChance
+from tests.support.budgets import roomy
 from tests.support.builders import Recorder
 
 
@@ -19,4 +20,4 @@ def make_real_pool(pg: DevCluster, access: Access, policy: PoolPolicy) -> Psycop
     endpoint = Endpoint(EndpointName(server.name), main, "127.0.0.1", server.port)
     cluster = Cluster(main, (endpoint,), Login("pointsman_control", Secret(pg.control_password)))
     tenant = Tenant(TenantName("acme"), main, "acme", Login("acme", Secret("acme-secret")), pool=policy)
-    return PsycopgPoolFactory(SystemChance(), Recorder()).make(tenant, cluster, endpoint, access, Generation(1))
+    return PsycopgPoolFactory(SystemChance(), Recorder(), roomy).make(tenant, cluster, endpoint, access, Generation(1))

@@ -249,6 +249,7 @@ class TestSystemdUnit:
 
     def test_it_stops_by_draining(self):
         assert self.value("KillSignal") == "SIGTERM"
+        assert self.value("KillMode") == "mixed", "the main process drains its workers, systemd must not"
         assert float(self.value("TimeoutStopSec")) > ServerPolicy().grace_s
         assert self.value("ExecReload") == "/bin/kill -HUP $MAINPID"
 

@@ -166,7 +166,7 @@ def test_schema_is_kept_and_bounded() -> None:
     assert encoder.encode_schema(FakeCells([Column(INT4, [], b"id")])) != first
     for number in range(3000):
         encoder.encode_schema(FakeCells([Column(INT8, [], b"c%d" % number)]))
-    assert len(encoder._schemas) <= 1024
+    assert len(encoder._shapes) <= 1024
 
 
 @pytest.mark.parametrize("encoding", Encoding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from router.engine.endpoints import Pools
+from router.engine.endpoints import SPARE_LANE_S, Pools
 from router.model.events import Health
 from router.model.identity import EndpointName, Generation
 from router.model.policy import PoolPolicy
@@ -135,3 +135,48 @@ async def test_closing_ends_what_runs_and_what_is_being_closed() -> None:
     for inner in engine.inner_pools():
         inner.check_conserved(leased=0)
     assert isinstance(engine.pools, Pools)
+
+
+@virtual
+async def test_lanes_nobody_uses_are_given_back_when_another_pool_needs_the_room() -> None:
+    engine = Engine()
+    await engine.run(Method.QUERY, "select 1")
+    await asyncio.sleep(SPARE_LANE_S / 2)
+    await engine.run(Method.EXECUTE, "insert a")
+    reading, writing = engine.inner_pools()
+    engine.pools.free_lanes(EndpointName("a"))
+    await settle()
+    assert (reading.statistics().leased, writing.statistics().leased) == (1, 1), "a pause between statements"
+    await asyncio.sleep(SPARE_LANE_S * 0.6)
+    engine.pools.free_lanes(EndpointName("b"))
+    engine.pools.free_lanes(EndpointName("a"))
+    await settle()
+    assert (reading.statistics().leased, writing.statistics().leased) == (0, 1), "the one unused longest"
+    await rest(engine)
+
+
+@virtual
+async def test_what_min_size_keeps_stays_a_lane() -> None:
+    engine = Engine(pool=PoolPolicy(min_size=1))
+    await engine.run(Method.QUERY, "select 1")
+    await asyncio.sleep(1)
+    engine.pools.free_lanes(EndpointName("a"))
+    await settle()
+    assert engine.inner_pools()[0].statistics().leased == 1
+    await rest(engine)
+
+
+@virtual
+async def test_a_retired_pool_keeps_no_lane_that_it_does_not_use() -> None:
+    engine = Engine()
+    await asyncio.gather(*(engine.run(Method.EXECUTE, "select pg_sleep(0.1)") for _ in range(3)))
+    running = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(2)"))
+    await asyncio.sleep(0.1)
+    (old,) = engine.inner_pools()
+    assert old.statistics().leased == 3
+    engine.tenant = replace(engine.tenant, pool=PoolPolicy(max_size=1))
+    await engine.run(Method.EXECUTE, "insert a")
+    assert (old.statistics().leased, old.statistics().idle) == (1, 2)
+    await running
+    await rest(engine)
+    assert old.destroyed == {CloseReason.DRAIN: 3}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from router.engine.lane_places import IDLE_LANE_S
 from router.model.identity import Generation
 from router.model.observation import FaultKind, Stage
+from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from tests.support.builders import now
 from tests.support.fake_replies import Lost, Reply
@@ -75,7 +75,7 @@ async def test_idle_lanes_go_back_and_busy_ones_stay() -> None:
     world = World(max_size=2)
     slot = await world.pool.pin(now() + 5)
     await world.read()
-    await asyncio.sleep(IDLE_LANE_S + 0.1)
+    await asyncio.sleep(PoolPolicy().lane_idle_s + 0.1)
     world.pool.give_back_idle()
     await settle()
     assert world.pool.lanes == 1

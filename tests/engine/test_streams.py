@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from router.engine.streams import CHUNK_ROWS, MAX_CHUNKS
+from router.engine.streams import CHUNK_ROWS, LINGER_S, MAX_WAITING_BYTES, RUN_BYTES
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import Outcome, RequestFinished
 from router.model.policy import PoolPolicy
@@ -15,6 +15,7 @@ from router.model.reasons import CloseReason, RefuseReason
 from router.model.request import CancelOutcome, Method, Options, ReadFrom
 from router.model.result import Answer
 from tests.support.builders import Engine, now, request
+from tests.support.fake_lane import FakeCells
 from tests.support.fake_replies import Lost, Reply
 from tests.support.talk import refusal, rest
 from tests.support.virtual_time import virtual
@@ -44,19 +45,88 @@ async def test_an_empty_result_has_an_answer_with_its_columns() -> None:
     await rest(engine)
 
 
+WIDE = Reply(rows=tuple((str(n).encode() + b"x" * 1000,) for n in range(5000)))
+
+
 @virtual
-async def test_a_slow_reader_holds_few_chunks() -> None:
+async def test_a_slow_reader_holds_few_rows() -> None:
     engine = Engine()
-    read = 0
-    async for item in engine.executor.stream(engine.tenant, request(Method.STREAM_QUERY, MANY, timeout=60)):
+    engine.server().script[b"select wide"] = WIDE
+    read, lead = 0, 0
+    async for item in engine.executor.stream(engine.tenant, request(Method.STREAM_QUERY, "select wide", timeout=60)):
         if isinstance(item, Answer):
             break
         read += item.ntuples
         await asyncio.sleep(0.05)
         (backend,) = engine.server().backends
-        produced = 20000 - sum(len(one) for one in backend._rows)
-        assert produced - read <= (MAX_CHUNKS + 10) * CHUNK_ROWS
-    assert read == 20000
+        lead = max(lead, 5000 - sum(len(one) for one in backend._rows) - read)
+    assert read == 5000
+    assert lead * 1000 <= MAX_WAITING_BYTES + RUN_BYTES + 12 * CHUNK_ROWS * 1000  # and what is in the socket
+    await rest(engine)
+
+
+@virtual
+async def test_rows_leave_in_runs_that_grow_and_stay_bounded() -> None:
+    engine = Engine()
+    engine.server().script[b"select wide"] = WIDE
+    *runs, _ = await engine.stream("select wide")
+    sizes = [run.ntuples for run in runs]
+    assert sizes[0] == CHUNK_ROWS  # the first row waits for nobody
+    assert all(RUN_BYTES <= size * 1020 <= RUN_BYTES + 33_000 for size in sizes[4:-1])
+    await rest(engine)
+
+
+@virtual
+async def test_a_row_does_not_wait_long_for_company() -> None:
+    engine = Engine()
+    engine.server().script[b"select slowly"] = Reply(takes=60, rows=((b"x",),))
+    items = engine.executor.stream(engine.tenant, request(Method.STREAM_QUERY, "select slowly", timeout=90))
+    reading = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(1)
+    (backend,) = engine.server().backends
+    came = []
+    for _ in range(4):
+        sent = now()
+        on_rows = backend._work[0].on_rows
+        assert on_rows is not None
+        assert on_rows(FakeCells(((b"early",),)))
+        await reading
+        came.append(now() - sent)
+        reading = asyncio.ensure_future(anext(items))
+        await asyncio.sleep(0.2)
+    assert came == [pytest.approx(0, abs=1e-6)] + [pytest.approx(LINGER_S, abs=1e-6)] * 3
+    reading.cancel()
+    await asyncio.wait({reading})
+    await rest(engine)
+
+
+@virtual
+@pytest.mark.parametrize("place", range(0, CHUNK_ROWS, 5))
+async def test_rows_that_are_long_now_and_then_are_bounded_too(place: int) -> None:
+    engine = Engine()
+    rows = tuple((b"x" * 10_000 if n % CHUNK_ROWS == place else b"x",) for n in range(20_000))
+    engine.server().script[b"select skewed"] = Reply(rows=rows)
+    items = engine.executor.stream(engine.tenant, request(Method.STREAM_QUERY, "select skewed", timeout=60))
+    await anext(items)
+    await asyncio.sleep(5.0)
+    (backend,) = engine.server().backends
+    ahead = 20_000 - sum(len(one) for one in backend._rows)
+    assert ahead / CHUNK_ROWS * 10_000 < 3 * MAX_WAITING_BYTES
+    assert CHUNK_ROWS + sum([item.ntuples async for item in items if not isinstance(item, Answer)]) == 20_000
+    await rest(engine)
+
+
+@virtual
+async def test_short_rows_are_bounded_by_their_number() -> None:
+    engine = Engine()
+    engine.server().script[b"select nulls"] = Reply(rows=((None,),) * 100_000)
+    items = engine.executor.stream(engine.tenant, request(Method.STREAM_QUERY, "select nulls", timeout=60))
+    first = await anext(items)
+    await asyncio.sleep(5.0)
+    (backend,) = engine.server().backends
+    assert sum(len(one) for one in backend._rows) > 50_000
+    rest_of = [item async for item in items]
+    assert first.ntuples + sum(item.ntuples for item in rest_of[:-1]) == 100_000
     await rest(engine)
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.pg
 async def test_two_connects_in_flight_per_endpoint(pg_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     pools = [make_pool(pg_cluster) for _ in range(4)]
     for pool in pools[1:]:
-        pool._gate = pools[0]._gate  # one factory gives all pools of an endpoint the same gate
+        pool._opener.gate = pools[0]._opener.gate  # one factory gives all pools of an endpoint the same gate
     now = most = 0
     connect = psycopg.AsyncConnection.connect
 

@@ -15,8 +15,11 @@ import trustme
 from router.devcluster import DevCluster, find_binaries
 from router.model.observation import AttemptFailed, FaultKind
 from router.model.reasons import CloseReason
+from router.model.result import Cells
 from router.model.topology import TlsSettings
 from router.postgres.endpoint_pool import PsycopgEndpointPool
+from router.postgres.row_mode import ENCRYPTED_CHUNK_ROWS
+from tests.postgres.test_copy_channel import copy, rest_of, run
 from tests.postgres.test_lane import make_pool, soon, unit, values
 from tests.support.dev_cluster import new_data_root
 
@@ -76,11 +79,11 @@ def pool_with(cluster: DevCluster, tls: TlsSettings, host: str = "localhost") ->
 
     pool = make_pool(cluster)
     endpoint = replace(pool._endpoint, tls=tls, host=host)
-    login = pool._kwargs["user"], pool._kwargs["password"]
+    login = pool._opener.parameters["user"], pool._opener.parameters["password"]
     assert login == ("acme", "acme-secret")
     pool._endpoint = endpoint
     fresh = conninfo.tls_parameters(endpoint)
-    pool._kwargs.update(fresh, host=host)
+    pool._opener.parameters.update(fresh, host=host)
     return pool
 
 
@@ -93,6 +96,64 @@ async def test_verify_full_with_the_servers_ca(cluster: DevCluster, authorities:
     assert values(one) == [[b"t"]]
     assert one.results[0].cells is not None
     assert one.results[0].cells.get_value(0, 1) == b"TLSv1.3"
+    await lane.give_back()
+    await pool.close(CloseReason.SHUTDOWN)
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("select repeat('x', 100) from generate_series(1, 10000)", ENCRYPTED_CHUNK_ROWS),
+        ("select repeat('x', 100), pg_sleep(0.005) from generate_series(1, 100)", 1),
+    ],
+)
+async def test_fast_and_slow_statements_are_told_apart_unseen(
+    cluster: DevCluster, authorities: Authorities, sql: str, rows: int
+) -> None:
+    pool = pool_with(cluster, TlsSettings("verify-full", str(authorities.ours)))
+    lane = await pool.open_lane(soon())
+    sizes: list[int] = []
+
+    def on_rows(cells: Cells) -> bool:
+        sizes.append(cells.ntuples)
+        return True
+
+    one, done = unit(sql, on_rows=on_rows, chunk_rows=32, commits=False)
+    lane.submit(one)
+    await done
+    assert one.fault is None
+    assert set(sizes[:-1]) == {rows}
+    await lane.give_back()
+    await pool.close(CloseReason.SHUTDOWN)
+
+
+@pytest.mark.parametrize("width", [10, 1000, 10_000, 300_000])
+async def test_copies_over_tls_miss_nothing(cluster: DevCluster, authorities: Authorities, width: int) -> None:
+    pool = pool_with(cluster, TlsSettings("verify-full", str(authorities.ours)))
+    lane = await pool.open_lane(soon())
+    rows = 6_000_000 // width
+    channel, made, done = copy(lane, f"copy (select repeat('x', {width}) from generate_series(1, {rows})) to stdout")
+    pieces = await rest_of(channel)
+    await done
+    assert made.fault is None
+    assert sum(map(len, pieces)) == rows * (width + 1)
+    await run(lane, "drop table if exists copied_tls", "create table copied_tls (t text check (t <> 'bad'))")
+    channel, made, done = copy(lane, "copy copied_tls from stdin")
+    await channel.started()
+    for piece in pieces:
+        assert await channel.write(piece)
+    channel.finish()
+    await done
+    assert (made.fault, made.results[0].rows_affected) == (None, rows)
+    channel, made, done = copy(lane, "copy copied_tls from stdin")
+    await channel.started()
+    for piece in (b"bad\n", *pieces):
+        assert await channel.write(piece), "nobody can look at what waits; it is met at the end"
+    channel.finish()
+    await done
+    assert made.fault is not None
+    assert made.fault.sqlstate == "23514"
+    await run(lane, "drop table copied_tls")
     await lane.give_back()
     await pool.close(CloseReason.SHUTDOWN)
 

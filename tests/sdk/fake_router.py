@@ -122,6 +122,7 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
 
     def __init__(self) -> None:
         self.on_call: OnCall = one_row
+        self.headers: tuple[tuple[str, str], ...] = (("pointsman-stream", "open"),)
         self.on_stream: Callable[[MuxStream], Awaitable[None]] | None = None
         self.on_rows: Callable[[pb.StreamQueryRequest, Any], AsyncIterator[pb.StreamQueryResponse]] | None = None
         self.on_transact: Callable[[tx_pb.TransactRequest], Awaitable[tx_pb.TransactResponse | None]] | None = None
@@ -171,7 +172,7 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
         if self.on_stream is not None:
             await self.on_stream(stream)
         if stream.replies.empty():  # the router refuses before it lets in
-            await context.send_initial_metadata((("pointsman-stream", "open"),))
+            await context.send_initial_metadata(self.headers)
         reader = self._spawn(self._read(request_iterator, stream))
         try:
             while True:

@@ -139,6 +139,25 @@ def test_no_text_breaks_any_decoder(text: str) -> None:
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8")) | st.none()
 
 
+TIMES: dict[int, list[str]] = {
+    1082: ["2026-01-02", "0001-01-01", "9999-12-31", "infinity", "-infinity", "0044-03-15 BC", "10000-01-01"],
+    1114: ["2026-01-02 03:04:05", "2026-01-02 03:04:05.1", "infinity", "-infinity", "0044-03-15 00:00:00 BC"],
+    1184: ["2026-01-02 03:04:05+00", "2026-01-02 03:04:05.123456+00", "infinity", "12026-01-02 03:04:05+00"],
+    1700: ["1.5", "NaN", "-0.00"],
+    114: ["1", "{}", "null"],
+}
+
+
+@given(
+    st.sampled_from(sorted(TIMES)).flatmap(
+        lambda oid: st.tuples(st.just(oid), st.lists(st.none() | st.sampled_from(TIMES[oid]), max_size=6))
+    )
+)
+def test_a_column_decodes_as_its_values_do_one_by_one(drawn: tuple[int, list[str | None]]) -> None:
+    oid, texts = drawn
+    assert repr(decoded(oid, *texts)) == repr([decoded(oid, text)[0] for text in texts])
+
+
 @given(st.lists(texts, max_size=5) | st.lists(st.lists(texts, min_size=2, max_size=2), min_size=1, max_size=3))
 def test_arrays_of_any_text_come_back_as_they_were_sent(value: list[Any]) -> None:
     assert decoded(1009, array_text(value)) == [value]

@@ -10,7 +10,8 @@ import grpc
 import pointsman
 import pytest
 from grpc import aio
-from pointsman.mux_stream import WINDOW, Call, after_break
+from pointsman.calls import Call, after_break
+from pointsman.mux_stream import WINDOW
 from pointsman.status import error_from_rpc
 from pointsman.v1 import query_service_pb2 as pb
 
@@ -59,7 +60,7 @@ async def test_the_token_may_be_a_function(router: FakeRouter) -> None:
     async with pointsman.connect(router.address, token=lambda: next(tokens), timeout=5) as db:
         await db.query("select 1")
         router.streams[0].end()
-        await until(lambda: db._mux is not None and db._mux._current is None)
+        await until(lambda: db._mux is not None and not db._mux._open)
         await db.query("select 1")
     assert [seen["authorization"] for seen in router.metadata] == ["Bearer first", "Bearer second"]
 
@@ -133,8 +134,7 @@ async def test_cancelling_a_task_cancels_the_call_and_frees_it(router: FakeRoute
         await call
     await until(lambda: router.cancelled == [router.calls[0].id])
     assert db._mux is not None
-    assert db._mux._current is not None
-    assert db._mux._current._in_flight == {}
+    assert len(db._mux._open[0]) == 0
 
 
 @pytest.mark.parametrize("connected", [False, True])
@@ -199,7 +199,7 @@ async def test_what_becomes_of_calls_whose_stream_broke(
     failure: aio.AioRpcError | None, answered: bool, read: Any, write: Any, keyed: Any
 ) -> None:
     for kind, writes, replayable in ((read, False, True), (write, True, False), (keyed, True, True)):
-        call = Call(1, b"", asyncio.get_running_loop().create_future(), writes, replayable, 1.0)
+        call = Call(b"", 1.0, writes, replayable)
         error = after_break(call, failure, answered=answered)
         assert type(error) is (kind or type(None))
         if error is not None and answered and writes:
@@ -268,7 +268,7 @@ async def test_draining_moves_new_calls_to_a_new_connection_while_the_old_one_fi
     slow = asyncio.create_task(db.execute("slow"))
     await until(lambda: router.calls)
     router.streams[0].drain()
-    await until(lambda: db._mux is not None and db._mux._current is None)
+    await until(lambda: db._mux is not None and not db._mux._open)
     assert (await db.execute("new")).rowcount == 1
     assert len(router.streams) == 2
     peers = {stream.context.peer() for stream in router.streams}
@@ -306,9 +306,7 @@ async def test_a_drained_stream_is_ended_politely(router: FakeRouter, db: points
     await asyncio.wait_for(router.streams[0].half_closed.wait(), 5)
 
 
-async def test_no_more_calls_are_under_way_on_a_stream_than_routers_accept(
-    router: FakeRouter, db: pointsman.Client
-) -> None:
+async def test_no_more_calls_are_under_way_on_a_stream_than_routers_accept(router: FakeRouter) -> None:
     release = asyncio.Event()
 
     async def held(call: pb.MultiplexCall) -> Any:
@@ -316,12 +314,13 @@ async def test_no_more_calls_are_under_way_on_a_stream_than_routers_accept(
         return await one_row(call)
 
     router.on_call = held
-    calls = [asyncio.create_task(db.query("select 1")) for _ in range(1000)]
-    await until(lambda: len(router.calls) == WINDOW)
-    await asyncio.sleep(0.05)
-    assert len(router.calls) == WINDOW
-    release.set()
-    assert len(await asyncio.gather(*calls)) == 1000
+    async with pointsman.connect(router.address, timeout=5, channels=1) as db:
+        calls = [asyncio.create_task(db.query("select 1")) for _ in range(1000)]
+        await until(lambda: len(router.calls) == WINDOW)
+        await asyncio.sleep(0.05)
+        assert len(router.calls) == WINDOW
+        release.set()
+        assert len(await asyncio.gather(*calls)) == 1000
 
 
 async def test_a_write_on_a_connection_that_just_broke_is_a_lost_connection() -> None:
@@ -376,7 +375,7 @@ async def test_another_event_loop_is_refused_in_words(router: FakeRouter, db: po
 async def test_a_client_from_before_a_fork_is_refused_in_words(
     db: pointsman.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pointsman.client._forks", 1)
+    monkeypatch.setattr("pointsman.forking._forks", 1)
     with pytest.raises(RuntimeError, match="fork"):
         await db.query("select 1")
     monkeypatch.undo()

@@ -78,6 +78,36 @@ async def test_chunks_give_the_same_rows_a_list_each(router: FakeRouter, db: poi
     assert [rows async for rows in db.stream("select").chunks()] == [[(1,), (2,)], [(3,), (4,)]]
 
 
+async def test_batches_give_the_same_rows_column_by_column(router: FakeRouter, db: pointsman.Client) -> None:
+    router.on_rows = Source(*FOUR)
+    batches = [batch async for batch in db.stream("select").batches()]
+    assert [(len(batch), batch["n"], batch[0], batch.fields) for batch in batches] == [
+        (2, [1, 2], [1, 2], ("n",)),
+        (2, [3, 4], [3, 4], ("n",)),
+    ]
+
+
+async def test_a_batch_may_follow_single_rows(router: FakeRouter, db: pointsman.Client) -> None:
+    router.on_rows = Source(*FOUR)
+    stream = db.stream("select")
+    assert (await anext(stream)).n == 1
+    assert [batch["n"] async for batch in stream.batches()] == [[2], [3, 4]]
+
+
+@pytest.mark.parametrize("way", ["chunks", "batches"])
+async def test_a_batch_that_does_not_fit_its_schema_ends_the_stream(
+    router: FakeRouter, db: pointsman.Client, way: str
+) -> None:
+    wrong = chunk([1, 2], schema=True)
+    wrong.batch.row_count = 3
+    router.on_rows = source = Source(wrong, then=forever)
+    stream = db.stream("select")
+    with pytest.raises(pointsman.InternalError, match="3 rows announced, 2 sent"):
+        await anext(getattr(stream, way)())
+    await asyncio.wait_for(source.ended.wait(), 5)
+    assert await stream.next_chunk() is None
+
+
 async def test_rows_in_the_last_message_are_not_lost(router: FakeRouter, db: pointsman.Client) -> None:
     router.on_rows = Source(chunk([1], schema=True, end=True))
     assert [row.n async for row in db.stream("select")] == [1]

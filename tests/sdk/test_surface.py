@@ -18,8 +18,8 @@ PACKAGE = REPOSITORY / "clients" / "python" / "pointsman"
 OLD_PYTHON = REPOSITORY / ".venv-protos" / "bin" / "python"
 
 NAMES = """
-TLS Aborted BatchResults Cancelled CheckViolation Client ClientClosed Column DataError DataLoss
-DeadlineExceeded Deadlock DuplicateObject Error ExclusionViolation Executed ForeignKeyViolation Guard
+TLS Aborted BatchResults Cancelled CheckViolation Client ClientClosed Column ColumnBatch CopyResult CopyStream
+DataError DataLoss DeadlineExceeded Deadlock DuplicateObject Error ExclusionViolation Executed ForeignKeyViolation Guard
 GuardFailed IntegrityError InternalError Interval InvalidRequest Json LockTimeout MultiRange NoSingleRow
 NotNullViolation NotSupported Notice NumericOutOfRange OutcomeUnknown PermissionDenied PgFields PoolTimeout
 RaisedException Range ReadOnlyViolation Receipt Record ResourceExhausted Result ResultTooLarge RowStream Rows

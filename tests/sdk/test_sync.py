@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pointsman
 import pytest
-from pointsman.sync import LoopThread, loop_thread
+from pointsman.loop_thread import LoopThread, loop_thread
 
 from tests.sdk.fake_router import FakeRouter, never, until
 from tests.sdk.test_streams import FOUR, Source, forever
@@ -112,7 +114,7 @@ def test_an_interrupted_call_is_cancelled(
     sync_router.on_call = never
     arrived = threading.Event()
 
-    def interrupt(self: object, timeout: float | None = None) -> None:
+    def interrupt(self: object) -> None:
         arrived.wait(5)
         raise KeyboardInterrupt
 
@@ -120,7 +122,7 @@ def test_an_interrupted_call_is_cancelled(
         arrived.set()
 
     sync_router.on_call = answer
-    monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
+    monkeypatch.setattr("pointsman.loop_thread.Waiting.result", interrupt)
     with pytest.raises(KeyboardInterrupt):
         db.query("select pg_sleep(60)")
     monkeypatch.undo()
@@ -142,7 +144,57 @@ def test_a_closed_client_says_so(sync_router: FakeRouter) -> None:
 def test_a_client_from_before_a_fork_is_refused_in_words(
     db: pointsman.sync.Client, thread: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread, "pid", -1)
+    monkeypatch.setattr(thread, "fork", -1)
     with pytest.raises(RuntimeError, match="fork"):
         db.query("select 1")
     monkeypatch.undo()
+
+
+def test_calls_of_many_threads_wake_the_loop_once(
+    sync_router: FakeRouter, db: pointsman.sync.Client, thread: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.query("select 1")
+    sync_router.messages.clear()
+    busy, released, wakings = threading.Event(), threading.Event(), []
+    call_soon = thread._loop.call_soon_threadsafe
+
+    def counted(work: Any, *args: Any) -> Any:
+        wakings.append(work)
+        return call_soon(work, *args)
+
+    def hold_up() -> None:
+        busy.set()
+        released.wait(5)
+
+    call_soon(hold_up)
+    assert busy.wait(5)
+    monkeypatch.setattr(thread._loop, "call_soon_threadsafe", counted)
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(db.query, "select 1") for _ in range(8)]
+        deadline = time.monotonic() + 5
+        while len(thread._posted) < 8 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        released.set()
+        assert [future.result()[0].n for future in results] == [1] * 8
+    assert wakings == [thread._do_posted]
+    assert [len(message.calls) for message in sync_router.messages] == [8]
+
+
+def test_what_is_wrong_with_a_call_is_raised_in_its_thread(db: pointsman.sync.Client) -> None:
+    with pytest.raises(pointsman.InvalidRequest, match="limit"):
+        db.execute("insert", b"x" * (4 * 1024 * 1024))
+    with pytest.raises(TypeError, match=r"\$1"):
+        db.query("select $1", object())
+
+
+def test_closing_ends_the_waiting_of_other_threads(sync_router: FakeRouter, db: pointsman.sync.Client) -> None:
+    sync_router.on_call = never
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(db.execute, "insert")
+        deadline = time.monotonic() + 5
+        while not sync_router.calls and time.monotonic() < deadline:
+            time.sleep(0.005)
+        db.close()
+        with pytest.raises(pointsman.ClientClosed) as caught:
+            waiting.result(5)
+    assert caught.value.executed is pointsman.Executed.MAYBE

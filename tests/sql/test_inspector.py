@@ -243,3 +243,51 @@ def test_answers_are_kept_and_bounded() -> None:
 @given(st.one_of(st.binary(max_size=60), st.text("selctbgin;'\"$-/*() \n", max_size=40).map(str.encode)))
 def test_never_raises(sql: bytes) -> None:
     assert isinstance(PostgastInspector().inspect(sql), StatementTraits)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select 1",
+        "select 1 --",
+        "select ')' , $$ ) $$, \")\", 1 /* ) */ -- )",
+        "values (1), (2)",
+        "table t",
+        "with x as (select 1) select * from x",
+        "(select 1)",
+        r"select '\'",
+        "select selec newer grammar (1)",
+        "select " + ", ".join(["(1)"] * 5000),
+    ],
+)
+def test_a_query_may_stand_between_parentheses(sql: str) -> None:
+    assert PostgastInspector().inspect_nested(sql.encode()).refuse is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("select 1) to program 'x' --", RefuseReason.BAD_REQUEST),
+        ("select 1) to stdout; drop table t; copy (select 1", RefuseReason.BAD_REQUEST),
+        ("select (1", RefuseReason.BAD_REQUEST),
+        ("select ')", RefuseReason.BAD_REQUEST),
+        ("select 1 /* ", RefuseReason.BAD_REQUEST),
+        ("select $a$ 1", RefuseReason.BAD_REQUEST),
+        ("select 1; select 2", RefuseReason.SEVERAL_STATEMENTS),
+        ("select 1;", RefuseReason.SEVERAL_STATEMENTS),
+        ("", RefuseReason.STATEMENT_MISSING),
+        ("-- nothing", RefuseReason.STATEMENT_MISSING),
+        ("select 1\0", RefuseReason.BAD_REQUEST),
+        ("insert into t values (1) returning a", RefuseReason.BAD_REQUEST),
+        ("delete from t returning a", RefuseReason.BAD_REQUEST),
+        ("select 1 into t", RefuseReason.BAD_REQUEST),
+        ("drop table t", RefuseReason.BAD_REQUEST),
+        ("select set_config('a.b', 'c', false)", RefuseReason.SESSION_STATE),
+        ("commit", RefuseReason.TRANSACTION_CONTROL),
+        ("select 1" + " " * (64 << 10), RefuseReason.BAD_REQUEST),
+    ],
+)
+def test_what_is_no_query_whole_in_itself_may_not(sql: str, reason: RefuseReason) -> None:
+    traits = PostgastInspector().inspect_nested(sql.encode())
+    assert traits.refuse is reason
+    assert traits.message

@@ -233,8 +233,8 @@ OUT_OF_PLACE = [
     ("create temp table t (id int)", "SESSION_STATE", "Transact"),
     ("select pg_advisory_lock(1)", "SESSION_STATE", "Transact"),
     ("select set_config('work_mem', '1MB', false)", "SESSION_STATE", "Transact"),
-    ("copy shelves from stdin", "COPY_NOT_HERE", "StreamQuery"),
-    ("copy shelves to stdout", "COPY_NOT_HERE", "StreamQuery"),
+    ("copy shelves from stdin", "COPY_NOT_HERE", "CopyIn"),
+    ("copy shelves to stdout", "COPY_NOT_HERE", "CopyOut"),
 ]
 
 

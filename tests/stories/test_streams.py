@@ -51,6 +51,18 @@ async def test_a_long_result_passes_through_in_little_memory(router: RunningRout
         assert neighbour.slowest_s < 1
 
 
+async def test_the_rows_of_a_slow_statement_come_as_postgresql_sends_them(db: pointsman.Client) -> None:
+    """It sends 8 KiB at a time, so the end of a longer row leaves with the next row."""
+    began = time.monotonic()
+    arrivals = []
+    async for row in db.stream("select i, repeat('x', 8500), pg_sleep(0.2) from generate_series(1, 6) i"):
+        arrivals.append(time.monotonic() - began)
+        assert row.i == len(arrivals)
+    print("\narrivals: " + ", ".join(f"{when:.2f}" for when in arrivals))
+    for number, when in enumerate(arrivals[:-1]):
+        assert when < 0.2 * (number + 2) + 0.15
+
+
 async def test_a_slow_reader_holds_back_postgresql_and_nobody_else(
     router: RunningRouter, db: pointsman.Client, pg_cluster: DevCluster
 ) -> None:

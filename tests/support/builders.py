@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from router.engine.attempts import Attempts
 from router.engine.calls import Register
 from router.engine.clusters import ClusterRuntime, Clusters
+from router.engine.copies import Copies
 from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
@@ -54,6 +55,9 @@ class FakeInspector:
         if word == b"set":
             return StatementTraits("set", RefuseReason.SESSION_STATE, None, "use Transact", taints=True)
         return StatementTraits(word.decode())
+
+    def inspect_nested(self, sql: bytes) -> StatementTraits:
+        return self.inspect(sql)
 
 
 def tenant(
@@ -127,6 +131,7 @@ class Engine:
             self.clock,
         )
         self.executor = Executor(*parts)
+        self.copies = Copies(*parts)
         self.sessions = Sessions(*parts)
 
     def server(self, name: str = "a") -> FakeServer:
@@ -143,6 +148,24 @@ class Engine:
         kwargs.setdefault("timeout", self.timeout)
         return await self.executor.run(self.tenant, request(method, *sql, **kwargs))
 
+    async def quick_read(self, *sql: str, **kwargs: Any) -> Any:
+        """As run() of a Query, but without a task where the engine can."""
+        kwargs.setdefault("timeout", self.timeout)
+        wanted = request(Method.QUERY, *sql, **kwargs)
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        read = self.executor.start(self.tenant, wanted, 1, lambda one: ended.done() or ended.set_result(one))
+        if read is None:
+            return await self.executor.run(self.tenant, wanted)
+        try:
+            await ended
+        except asyncio.CancelledError:
+            if not ended.done() or ended.cancelled():
+                read.abandon()
+            raise
+        if read.error is not None:
+            raise read.error
+        return read.answer
+
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return asyncio.get_running_loop().create_task(work)
 
@@ -150,6 +173,15 @@ class Engine:
         """All items of a stream."""
         kwargs.setdefault("timeout", self.timeout)
         return [one async for one in self.executor.stream(self.tenant, request(Method.STREAM_QUERY, sql, **kwargs))]
+
+    async def copy_out(self, sql: str, **kwargs: Any) -> list[Any]:
+        """All items of a CopyOut."""
+        kwargs.setdefault("timeout", self.timeout)
+        return [one async for one in self.copies.copy_out(self.tenant, request(Method.COPY_OUT, sql, **kwargs))]
+
+    async def copy_in(self, sql: str, source: AsyncIterator[bytes], **kwargs: Any) -> Any:
+        kwargs.setdefault("timeout", self.timeout)
+        return await self.copies.copy_in(self.tenant, request(Method.COPY_IN, sql, **kwargs), source)
 
     async def quiet(self, seconds: float = 2.0) -> None:
         """Let what goes on in the background end."""

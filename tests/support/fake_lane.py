@@ -12,6 +12,7 @@ from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.result import StatementResult
 from router.ports import Unit
+from tests.support.fake_copy import FakeCopyChannel
 from tests.support.fake_server import Backend, Message, Status
 
 if TYPE_CHECKING:
@@ -131,6 +132,19 @@ class FakeLane:
             self._pending.append(unit)
             self._backend.receive(unit)
 
+    def open_copy(self, unit: Unit) -> FakeCopyChannel:
+        assert not self.given_back, "a copy was opened on a lane that was given back"
+        assert self.closed is not None or self.in_flight == 0, "a copy was opened on a lane in use"
+        channel = FakeCopyChannel(self, unit)
+        if self.closed is not None:
+            self._fail_unsent(unit, FaultKind.CONNECTION_LOST)
+        else:
+            unit.sent = True
+            unit.sent_at = self._loop.time()
+            self._pending.append(unit)
+            channel.begin()
+        return channel
+
     # --- answers -----------------------------------------------------------------------------------------------
 
     def readable(self) -> None:
@@ -212,6 +226,8 @@ class FakeLane:
     async def cancel(self) -> None:
         if self.closed is not None or self.given_back or not self._pending:
             return
+        if self._pending[0].commits and b"from stdin" in self._pending[0].statements[0].sql.lower():
+            self.pool.server.violations.append("a cancel request after CopyDone")
         self._cancel_unconfirmed = True
         if self.pool.server.frozen or self.pool.cancel_takes > CANCEL_S:
             self._loop.call_later(self.pool.cancel_takes, self._backend.signal)

@@ -48,6 +48,10 @@ def understood(sql: str) -> Reply:
     text = sql.strip().lower()
     if match := re.fullmatch(r"select pg_sleep\(([\d.]+)\)", text):
         return Reply(takes=float(match[1]), rows=((b"",),))
+    if match := re.fullmatch(r"copy \(select pg_sleep\(([\d.]+)\)\) to stdout", text):
+        return Reply(takes=float(match[1]), rows=((b"\n",),), tag="COPY 1")
+    if text.startswith("copy "):
+        return Reply(tag="COPY 0")
     if match := re.fullmatch(r"select g from generate_series\(1, ?(\d+)\) g", text):
         return Reply(rows=tuple((str(n + 1).encode(),) for n in range(int(match[1]))))
     if match := re.fullmatch(r"select (\d+)", text):

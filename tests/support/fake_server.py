@@ -58,6 +58,10 @@ class FakeServer:
         """"refused", or an SQLSTATE."""
         self.connect_hangs = False
         self.frozen = False
+        self.copy_stalls = False
+        """Takes no more data of a COPY."""
+        self.copied = 0
+        """Bytes taken by COPY."""
         self.committed: list[bytes] = []
         """Texts of committed writes, in order."""
         self.seen: list[bytes] = []
@@ -272,7 +276,8 @@ class Backend:
         assert reply is not None
         assert statement is not None
         if not self._rows:
-            self._succeed(unit, statement, Reply(tag=f"SELECT {len(reply.rows)}", affected=len(reply.rows)))
+            self._succeed(unit, statement, Reply(tag=reply.tag or f"SELECT {len(reply.rows)}",
+                                                  affected=len(reply.rows)))
             if not self._dead:
                 self.current = None
                 self._next_statement()

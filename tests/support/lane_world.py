@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from router.engine.lane_places import IDLE_LANE_S, Slot
-from router.engine.lane_pool import LanePool
+from router.decisions.lane_costs import Cost
+from router.engine.lane_pool import LanePool, SharedRead, Slot
 from router.model.observation import AttemptFailed, Fault
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
@@ -33,8 +33,12 @@ class World:
         self.inner = FakeEndpointPool(self.server, max_size=max_size, lifetime_s=lifetime_s)
         self.pool = LanePool(self.inner, PoolPolicy(max_size=max_size, **policy), VirtualClock())
 
-    def read(self, sql: bytes = FAST, timeout: float = 5.0) -> asyncio.Task[Unit]:
+    def read(self, sql: bytes = FAST, timeout: float = 5.0) -> asyncio.Task[SharedRead]:
         return asyncio.create_task(self.pool.run_shared(Statement(sql), now() + timeout))
+
+    def cost(self, sql: bytes = FAST) -> Cost:
+        """What the pool believes of a statement."""
+        return self.pool._shared.costs.of(sql)
 
     async def learn(self, sql: bytes = FAST) -> None:
         """Let the pool know that a statement is fast."""
@@ -50,7 +54,7 @@ class World:
 
     async def end(self) -> None:
         """All must have come back."""
-        await asyncio.sleep(IDLE_LANE_S + 6)  # also an attempt to connect that nobody waits for any more
+        await asyncio.sleep(PoolPolicy().lane_idle_s + 6)  # also an attempt to connect that nobody waits for any more
         assert not self.pool.busy
         self.inner.check_conserved()
         self.pool.give_back_idle()

@@ -41,7 +41,8 @@ def finished(tenant: str, outcome: Outcome, reason: str = "", **more: float) -> 
     return ev.RequestFinished(tenant, Method.QUERY, outcome, reason, total_s=0.001, **more)
 
 
-ENDPOINT = EndpointView("main", "h", 1, "a", EndpointState("pg1", Role.PRIMARY, Health.UP, lag_s=0.0), 3, 4)
+PG1 = EndpointState("pg1", Role.PRIMARY, Health.UP, lag_s=0.0)
+ENDPOINT = EndpointView("main", "h", 1, "a", PG1, 3, 4, cap=80, granted=60, permits=5, wanted=2)
 VIEW = RouterView(
     clusters=(ClusterView("main", Phase.STEADY, FailoverMode.FOLLOW, "pg1", 7, 2, 5, 1.0, "", (ENDPOINT,)),),
     tenants=(TenantView("acme", "main", "acme", in_flight=6, queued=1),),
@@ -50,6 +51,7 @@ VIEW = RouterView(
 ALL_EVENTS = (
     ev.RequestAdmitted("acme", Method.QUERY),
     finished("acme", Outcome.FAILED, "bad_sql"),
+    finished("acme", Outcome.SERVED, copied_bytes=1000),
     ev.AttemptRetried("acme", Method.QUERY, RetryReason.NOT_SENT, 2, "pg1", 0.1),
     ev.HoldStarted("acme", "main"),
     ev.HoldEnded("acme", "main", HoldEndReason.RELEASED, 0.5),
@@ -96,6 +98,13 @@ def test_every_event_is_told_and_every_metric_exposed_with_its_labels():
         assert {frozenset(labels) for labels, _ in samples[name]} == {frozenset(metric.labels)}, metric.name
 
 
+def test_copied_bytes_are_counted_also_where_the_copy_failed():
+    sink = TelemetrySink()
+    for outcome in (Outcome.SERVED, Outcome.FAILED):
+        sink.emit(ev.RequestFinished("acme", Method.COPY_IN, outcome, rows=2, copied_bytes=500))
+    assert total(scrape(sink), "copied_bytes_total", tenant="acme", method="copy_in") == 1000
+
+
 def test_what_a_view_says_is_what_the_gauges_say():
     sink = TelemetrySink()
     sink.watch(lambda: VIEW, "1.2.3")
@@ -106,6 +115,8 @@ def test_what_a_view_says_is_what_the_gauges_say():
     assert total(samples, "endpoint_role") == total(samples, "endpoint_role", endpoint="pg1", role="primary") == 1
     assert total(samples, "endpoint_health") == total(samples, "endpoint_health", health="up") == 1
     assert total(samples, "endpoint_lag_seconds", endpoint="pg1") == 0
+    shares = [total(samples, f"endpoint_connections_{name}") for name in ("cap", "granted", "in_use", "wanted")]
+    assert shares == [80, 60, 5, 2]
     assert total(samples, "pool_idle", access="read_only") == 1
     assert total(samples, "pool_lanes_in_flight") == 33
 

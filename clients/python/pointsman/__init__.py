@@ -9,6 +9,8 @@
 from pointsman import sync
 from pointsman.batches import Guard, Step, no_rows, rows_affected, rows_at_least
 from pointsman.client import Client, connect
+from pointsman.copies import CopyStream
+from pointsman.copy_requests import CopyResult
 from pointsman.errors import (
     Aborted,
     Cancelled,
@@ -55,7 +57,7 @@ from pointsman.errors import (
 )
 from pointsman.options import TLS
 from pointsman.results import BatchResults, Notice, Receipt, Result, Rows
-from pointsman.rows import Column, Record
+from pointsman.rows import Column, ColumnBatch, Record
 from pointsman.streams import RowStream
 from pointsman.transactions import Savepoint, Transaction
 from pointsman.values import Interval, Json, MultiRange, Range
@@ -71,6 +73,9 @@ __all__ = [
     "Client",
     "ClientClosed",
     "Column",
+    "ColumnBatch",
+    "CopyResult",
+    "CopyStream",
     "DataError",
     "DataLoss",
     "DeadlineExceeded",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pointsman.options import BATCH_ONLY, WRITE_ONLY, put_options, put_transaction
-from pointsman.parameters import put_all
 from pointsman.v1 import query_service_pb2 as pb
+from pointsman.wire import field, statement, varint
 
 Otherwise = Literal["rollback", "skip"]
 
@@ -75,24 +75,33 @@ def as_step(step: StepLike) -> Step:
     raise TypeError(f"a step of a batch is a Step, a str, or (sql, [parameters]), not {step!r}")
 
 
-def put_batch(message: pb.ExecuteBatchRequest, steps: Sequence[StepLike], options: Mapping[str, Any]) -> None:
-    """Writes a whole batch into its message."""
+def batch_bytes(steps: Sequence[StepLike], options: Mapping[str, Any]) -> bytes:
+    """A serialised ExecuteBatchRequest."""
+    parts = []
     for position, step_like in enumerate(steps):
         step = as_step(step_like)
-        entry = message.steps.add()
-        entry.statement.sql = step.sql
-        entry.want_rows = step.want_rows
         try:
-            put_all(entry.statement.params, step.args)
-            if step.guard is not None:
-                if not 0 <= step.guard.step < position:
-                    raise ValueError(f"a guard looks at an earlier step; {step.guard.step} is none")
-                step.guard.put(entry.guard)
+            body = _step_bytes(step, position)
         except (TypeError, ValueError) as error:
             raise type(error)(f"step {position}: {error}") from error
+        parts.append(b"\x0a" + varint(len(body)) + body)
     if options:
+        rest = pb.ExecuteBatchRequest()
         if BATCH_ONLY & options.keys():
-            put_transaction(message.transaction, options)
-        put_options(message.options, options, "batch", WRITE_ONLY | BATCH_ONLY)
-        message.request_id = options.get("request_id") or ""
-        message.idempotency_key = options.get("idempotency_key") or ""
+            put_transaction(rest.transaction, options)
+        put_options(rest.options, options, "batch", WRITE_ONLY | BATCH_ONLY)
+        rest.request_id = options.get("request_id") or ""
+        rest.idempotency_key = options.get("idempotency_key") or ""
+        parts.append(rest.SerializeToString())
+    return b"".join(parts)
+
+
+def _step_bytes(step: Step, position: int) -> bytes:
+    body = statement(b"\x0a", step.sql, step.args)
+    if step.guard is not None:
+        if not 0 <= step.guard.step < position:
+            raise ValueError(f"a guard looks at an earlier step; {step.guard.step} is none")
+        guard = pb.StepGuard()
+        step.guard.put(guard)
+        body += field(b"\x12", guard.SerializeToString())
+    return body + b"\x18\x01" if step.want_rows else body

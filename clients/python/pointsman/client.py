@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Unpack
 
 import grpc
 from grpc import aio
 
-from pointsman.batches import StepLike, put_batch
+from pointsman.batches import StepLike
+from pointsman.calls import other_loop
 from pointsman.connection import GRACE_S, Connections
+from pointsman.copies import CopyStream
+from pointsman.copy_data import Row, Source, Target, lines
+from pointsman.copy_requests import (
+    CopyInOptions,
+    CopyOutOptions,
+    CopyResult,
+    Progress,
+    TableName,
+    in_start,
+    out_request,
+    total_timeout,
+)
 from pointsman.errors import ClientClosed, Executed
+from pointsman.filling import Filling
+from pointsman.forking import forks, made_before_fork
 from pointsman.multiplex import Multiplexer
 from pointsman.options import (
     TLS,
-    WRITE_ONLY,
     BatchOptions,
     Isolation,
     ReadOptions,
@@ -27,28 +41,19 @@ from pointsman.options import (
     seconds,
 )
 from pointsman.parameters import put_statement
-from pointsman.results import BatchResults, Result, Rows, result_of, rows_of, single_row, single_value
+from pointsman.requests import Requests
+from pointsman.results import BatchResults, Result, Rows, single_row, single_value
 from pointsman.rows import Record
-from pointsman.status import error_from_rpc, error_from_status
+from pointsman.status import error_from_rpc
 from pointsman.streams import RowStream
 from pointsman.tokens import TokenKeeper
 from pointsman.transactions import Transaction, begin_message
 from pointsman.v1 import query_service_pb2 as pb
 
 DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_CHANNELS = 4
 
 Consistency = Literal["session", "eventual"]
-
-_forks = 0
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
 
 
 class Client:
@@ -66,33 +71,28 @@ class Client:
         tls: bool | TLS | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         consistency: Consistency = "session",
+        channels: int = DEFAULT_CHANNELS,
     ) -> None:
         if consistency not in ("session", "eventual"):
             raise ValueError(f"consistency must be 'session' or 'eventual', not {consistency!r}")
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"channels must be a whole number from 1, not {channels!r}")
+        self._channels = channels
         self._timeout_s = seconds("timeout", timeout)
         self._connections = Connections(address, tenant=tenant, token=token, tls=tls)
         self._tokens = TokenKeeper(enabled=consistency == "session")
+        self._requests = Requests(self._tokens, self._timeout_s)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._mux: Multiplexer | None = None
-        self._fork = _forks
+        self._fork = forks()
         self._closed = False
 
     async def query(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> Rows:
         """Runs a read-only statement. PostgreSQL refuses writes in it; the router may repeat it."""
         mux = self._bound()
-        message = pb.MultiplexCall()
-        request = message.query
-        put_statement(request.statement, sql, args)
-        self._put_read_options(request, options, "query")
-        version = self._tokens.version
-        reply = await mux.roundtrip(
-            message.SerializeToString(), self._timeout_of(options), writes=False, replayable=True
-        )
-        if reply.WhichOneof("reply") != "query":
-            raise error_from_status(reply.failure, writes=False)
-        answer = reply.query
-        self._tokens.keep(answer.receipt.token, version)
-        return rows_of(answer.result, answer.receipt.SerializeToString())
+        call = self._requests.read(sql, args, options)
+        return self._requests.rows(call, await mux.roundtrip(call))
 
     async def query_one(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> Record | None:
         """The only row of a read, or None. NoSingleRow when there are more."""
@@ -107,45 +107,14 @@ class Client:
     async def execute(self, sql: str, *args: Any, **options: Unpack[WriteOptions]) -> Result:
         """Runs a statement on the primary, in a transaction of its own."""
         mux = self._bound()
-        message = pb.MultiplexCall()
-        request = message.execute
-        put_statement(request.statement, sql, args)
-        if options:
-            put_options(request.options, options, "execute", WRITE_ONLY)
-            request.request_id = options.get("request_id") or ""
-            request.idempotency_key = options.get("idempotency_key") or ""
-        version = self._tokens.version
-        reply = await mux.roundtrip(
-            message.SerializeToString(),
-            self._timeout_of(options),
-            writes=True,
-            replayable=bool(options.get("idempotency_key")),
-        )
-        if reply.WhichOneof("reply") != "execute":
-            raise error_from_status(reply.failure, writes=True)
-        answer = reply.execute
-        self._tokens.keep(answer.receipt.token, version)
-        return result_of(answer.result, answer.receipt.SerializeToString())
+        call = self._requests.write(sql, args, options)
+        return self._requests.result(call, await mux.roundtrip(call))
 
     async def batch(self, steps: Sequence[StepLike], **options: Unpack[BatchOptions]) -> BatchResults:
         """Runs several statements as one transaction in one message: all of them or none."""
         mux = self._bound()
-        message = pb.MultiplexCall()
-        put_batch(message.batch, steps, options)
-        writes = not options.get("read_only")
-        version = self._tokens.version
-        reply = await mux.roundtrip(
-            message.SerializeToString(),
-            self._timeout_of(options),
-            writes=writes,
-            replayable=not writes or bool(options.get("idempotency_key")),
-        )
-        if reply.WhichOneof("reply") != "batch":
-            raise error_from_status(reply.failure, writes=writes)
-        answer = reply.batch
-        self._tokens.keep(answer.receipt.token, version)
-        receipt = answer.receipt.SerializeToString()
-        return BatchResults((result_of(step.result, receipt, skipped=step.skipped) for step in answer.steps), receipt)
+        call = self._requests.batch(steps, options)
+        return self._requests.results(call, await mux.roundtrip(call))
 
     def stream(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> RowStream:
         """Runs a read-only statement whose rows come in chunks: `async for row in db.stream(…)`.
@@ -155,10 +124,78 @@ class Client:
         self._bound()
         request = pb.StreamQueryRequest()
         put_statement(request.statement, sql, args)
-        self._put_read_options(request, options, "stream")
+        self._requests.put_read_options(request, options, "stream")
         timeout = options.get("timeout")
         total_s = None if timeout is None else seconds("timeout", timeout)
         return RowStream(self._connections, self._tokens, request, total_s=total_s, chunk_s=self._timeout_s)
+
+    def copy_out(
+        self,
+        table: TableName | None = None,
+        *,
+        query: str | None = None,
+        to: Target | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[CopyOutOptions],
+    ) -> CopyStream:
+        """Copies a table, or what a query returns, as raw data: the fastest way to many rows. Read-only.
+
+        `await db.copy_out("accounts", to="accounts.csv", format="csv", header=True)` gives a CopyResult; without `to`
+        the data comes by `async for data in db.copy_out("accounts")`, cut anywhere. `to` is a path, which holds all of
+        it in the end or stays as it was, or an open file. With a timeout all of it must come in time; without one each
+        piece must come within the client's default. `progress` is called with the bytes so far and, at the end, the
+        rows.
+        """
+        self._bound()
+        request, read_options = out_request(table, query, options)
+        self._requests.put_read_options(request, read_options, "copy_out")
+        return CopyStream(
+            self._connections,
+            self._tokens,
+            request,
+            to=to,
+            progress=progress,
+            total_s=total_timeout(options),
+            chunk_s=self._timeout_s,
+        )
+
+    async def copy_in(
+        self,
+        table: TableName,
+        source: Source,
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[CopyInOptions],
+    ) -> CopyResult:
+        """Copies raw data into a table, on the primary, as a whole or not at all.
+
+        The source is a path, bytes, an open file, or an iterable or asynchronous iterable of bytes of any size. When
+        it raises, or the call is cancelled, everything is rolled back. Without a timeout the router's longest holds.
+        """
+        return await self._filling(table, progress, options).run(source)
+
+    async def copy_rows(
+        self,
+        table: TableName,
+        rows: Iterable[Row] | AsyncIterable[Row],
+        columns: Sequence[str] | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> CopyResult:
+        """The same with rows of Python values: far quicker than inserts."""
+        return await self._filling(table, progress, {**options, "columns": columns}).run(lines(rows))
+
+    def _filling(self, table: TableName, progress: Progress | None, options: Mapping[str, Any]) -> Filling:
+        self._bound()
+        return Filling(
+            self._connections,
+            self._tokens,
+            in_start(table, options),
+            progress=progress,
+            total_s=total_timeout(options),
+            connect_s=self._timeout_s,
+        )
 
     def transaction(
         self,
@@ -198,7 +235,7 @@ class Client:
             )
             answer = await call(
                 pb.CancelQueryRequest(request_id=request_id),
-                timeout=self._timeout_of({"timeout": timeout}) + GRACE_S,
+                timeout=self._requests.timeout_s({"timeout": timeout}) + GRACE_S,
                 metadata=self._connections.metadata(),
             )
         except aio.AioRpcError as failure:
@@ -242,35 +279,25 @@ class Client:
 
     def _bound(self) -> Multiplexer:
         """The multiplexer of the running loop; the first call binds the client to it."""
+        if self._closed or self._fork != forks() or self._thread != get_ident() or self._mux is None:
+            return self._bind()
+        # The same thread may run another loop by now. That shows when the call is awaited; asking for the running
+        # loop would cost a system call each time.
+        return self._mux
+
+    def _bind(self) -> Multiplexer:
+        """The same with all checks, and the words for what is wrong."""
         loop = asyncio.get_running_loop()
-        if self._fork != _forks:
-            raise RuntimeError(
-                "this client was made before a fork, which cannot share connections: make one in the child"
-            )
+        if self._fork != forks():
+            raise made_before_fork()
         if self._closed:
             raise ClientClosed("the client is closed", code=grpc.StatusCode.CANCELLED, executed=Executed.NO)
         if self._mux is None:
-            self._loop = loop
-            self._mux = Multiplexer(self._connections, loop)
+            self._loop, self._thread = loop, get_ident()
+            self._mux = Multiplexer(self._connections, loop, channels=self._channels)
         elif loop is not self._loop:
-            raise RuntimeError(
-                "this client belongs to another event loop: make one client a loop, or use pointsman.sync"
-            )
+            raise other_loop()
         return self._mux
-
-    def _timeout_of(self, options: Mapping[str, Any]) -> float:
-        timeout = options.get("timeout")
-        return self._timeout_s if timeout is None else seconds("timeout", timeout)
-
-    def _put_read_options(
-        self, request: pb.QueryRequest | pb.StreamQueryRequest, options: ReadOptions, method: str
-    ) -> None:
-        if options:
-            put_options(request.options, options, method)
-            request.request_id = options.get("request_id") or ""
-        # Without a preference the tenant's default decides, and that may be a replica.
-        if self._tokens.enabled and self._tokens.value and options.get("read") != "primary":
-            request.options.after_token = self._tokens.value
 
 
 def connect(
@@ -281,6 +308,7 @@ def connect(
     tls: bool | TLS | None = None,
     timeout: float = DEFAULT_TIMEOUT_S,
     consistency: Consistency = "session",
+    channels: int = DEFAULT_CHANNELS,
 ) -> Client:
     """A client for the router at `address` ("host:port"); nothing is sent before its first call.
 
@@ -289,5 +317,8 @@ def connect(
     tls          None for plain text, True for the system's authorities, or pointsman.TLS(…)
     timeout      seconds for a call that names none
     consistency  "session": reads see what this client has seen and written, also on replicas; "eventual": they may not
+    channels     the most connections that calls are spread over; a second is made only when the first is not enough
     """
-    return Client(address, tenant=tenant, token=token, tls=tls, timeout=timeout, consistency=consistency)
+    return Client(
+        address, tenant=tenant, token=token, tls=tls, timeout=timeout, consistency=consistency, channels=channels
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -111,10 +111,10 @@ class Connections:
             found.add("pointsman-tenant", self._tenant)
         return found
 
-    def acquire(self) -> Link:
-        """The channel for new calls; `release` it afterwards."""
+    def acquire(self, *, apart: Collection[Link] = ()) -> Link:
+        """The channel for new calls, none of those in `apart`; `release` it afterwards."""
         for link in self._links:
-            if not link.retired and link.users < STREAMS_PER_CHANNEL:
+            if not link.retired and link.users < STREAMS_PER_CHANNEL and link not in apart:
                 break
         else:
             self._links = [link for link in self._links if not link.closing]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -111,6 +112,13 @@ def _all_decoders() -> dict[int, Decoder]:
 
 DECODERS = _all_decoders()
 
+_WHOLE_COLUMN: dict[int, Decoder] = {
+    1082: date.fromisoformat,
+    1114: datetime.fromisoformat,
+    1184: datetime.fromisoformat,
+}
+"""Decoders that run in C, for a column at a time. Where they say ValueError (infinity), those of DECODERS take over."""
+
 ColumnReader = Callable[[pb.ColumnData], list[Any]]
 
 
@@ -125,7 +133,13 @@ def column_reader(kind: int, type_oid: int) -> ColumnReader:
     if kind == pb.COLUMN_KIND_BLOB:
         return _blobs
     decoder = DECODERS.get(type_oid)
-    return _texts if decoder is None else partial(_decoded, decoder)
+    return _texts if decoder is None else partial(_decoded, decoder, _WHOLE_COLUMN.get(type_oid, decoder))
+
+
+def decoder_of(type_oid: int) -> Decoder | None:
+    """The decoder of a type's text form; it never raises ValueError. None for what stays str."""
+    decoder = DECODERS.get(type_oid)
+    return None if decoder is None else partial(_value, decoder)
 
 
 def _integers(column: pb.ColumnData) -> list[Any]:
@@ -154,13 +168,21 @@ def _with_nulls(values: list[Any], column: pb.ColumnData) -> list[Any]:
     return values
 
 
-def _decoded(decoder: Decoder, column: pb.ColumnData) -> list[Any]:
-    if not column.null_rows:
-        try:
-            return list(map(decoder, column.texts))
-        except (ValueError, ArithmeticError):
-            pass  # one value that Python cannot hold: go through them one by one
+def _decoded(decoder: Decoder, quick: Decoder, column: pb.ColumnData) -> list[Any]:
+    texts: Sequence[str] = column.texts
     nulls = frozenset(column.null_rows)
+    try:
+        if not nulls:
+            return list(map(quick, texts))
+        if len(nulls) < len(texts):
+            # The placeholders have no value of the type: a neighbour's text stands in for them.
+            texts = list(texts)
+            stand_in = next(text for row, text in enumerate(texts) if row not in nulls)
+            for row in nulls:
+                texts[row] = stand_in
+            return _with_nulls(list(map(quick, texts)), column)
+    except (ValueError, ArithmeticError):
+        pass  # one value that Python cannot hold: go through them one by one
     return [None if row in nulls else _value(decoder, text) for row, text in enumerate(column.texts)]
 
 

@@ -1,103 +1,177 @@
-"""Many calls over one bidi stream: whatever was queued since the last write goes out as one message.
+"""Many calls over few bidi streams: whatever was queued on one since its last write goes out as one message.
 
-A call belongs to the client until it is written, then to the stream that carries it. When a stream breaks, the
-rules of `after_break` say what becomes of its calls; those that go on wait for the next stream.
+One stream is enough for most programs. Others are opened, each on a connection of its own, when those there are have
+no room or are held up, or when the router says that it has several processes and there is work for more than one.
+When a stream breaks, the rules of `after_break` say what becomes of its calls; those that go on go to other streams,
+or wait for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+from time import monotonic
 
 import grpc
 from grpc import aio
 
+from pointsman.calls import Call, after_break, closed_error, other_loop, overdue, stream_error, too_large, unexpected
 from pointsman.connection import GRACE_S, MAX_REQUEST_BYTES, Connections, Pauses
-from pointsman.errors import ClientClosed, DeadlineExceeded, Error, Executed, InternalError, InvalidRequest
-from pointsman.mux_stream import Call, Stream, after_break, open_stream, stream_error
-from pointsman.v1 import query_service_pb2 as pb
+from pointsman.errors import Error, Executed
+from pointsman.mux_stream import WINDOW, Stream, open_stream
+from pointsman.replies import Reply
+
+TICK_S = 0.01
+"""Deadlines closer together than this are kept together, by an alarm at the last moment for the first of them."""
+
+FILL = 16
+"""Calls on the first stream before another open one is used: messages with many calls are cheaper for each."""
+
+SPREAD = 64
+"""Calls on each stream before another one is opened to reach another process of the router."""
+
+GROW_AGAIN_S = 5.0
+"""After an attempt to open a further stream that failed."""
+
+IDLE_S = 30.0
+"""A further stream that carried nothing for at least so long is ended."""
 
 
 class Multiplexer:
     """The calls of one client. Not thread-safe: everything runs on the client's event loop."""
 
-    def __init__(self, connections: Connections, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connections: Connections, loop: asyncio.AbstractEventLoop, *, channels: int) -> None:
         self._connections = connections
         self._loop = loop
+        self._channels = channels
         self._next_id = 0
         self._waiting: deque[Call] = deque()
-        self._current: Stream | None = None
+        self._open: list[Stream] = []
+        """Those that take new calls."""
         self._streams: set[Stream] = set()
+        """All, also those that only finish."""
         self._connecting: asyncio.Task[None] | None = None
+        self._growing: asyncio.Task[None] | None = None
+        self._grow_from = 0.0
+        self._trimming: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_for = math.inf
+        """No call's deadline is before this."""
         self._pauses = Pauses()
         self._last_refusal = ""
         self._closed = False
 
-    async def roundtrip(self, body: bytes, timeout_s: float, *, writes: bool, replayable: bool) -> pb.MultiplexReply:
-        """Sends one call (a serialised MultiplexCall without id and timeout) and returns its reply.
+    async def roundtrip(self, call: Call) -> Reply:
+        """Sends a call and returns its reply.
 
-        Raises Error; never waits longer than the timeout and a small grace, whatever the router does.
+        Raises Error; never waits longer than the call's timeout and a small grace, whatever the router does.
         """
-        if len(body) > MAX_REQUEST_BYTES:
-            raise too_large(len(body))
-        self._next_id += 1
-        call = Call(self._next_id, body, self._loop.create_future(), writes, replayable, timeout_s)
-        call.deadline = self._loop.time() + timeout_s
-        timer = self._loop.call_at(call.deadline + GRACE_S, self._expire, call)
-        self._submit(call)
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        call.waiter = future
         try:
-            return await call.future
+            self.submit(call)
+            return await future
         except asyncio.CancelledError:
-            self._abandon(call)
+            self.abandon(call)
             raise
-        finally:
-            timer.cancel()
+        except RuntimeError:  # asyncio's own, none of the router's
+            self.abandon(call)
+            raise other_loop() from None
 
-    def _submit(self, call: Call) -> None:
-        if self._closed:
-            call.fail(closed_error(call.written and call.writes))
-        elif self._current is not None:
-            self._current.add(call)
+    def submit(self, call: Call) -> None:
+        """Sends a call; its waiter gets the reply. InvalidRequest when it is too large."""
+        if len(call.body) > MAX_REQUEST_BYTES:
+            raise too_large(len(call.body))
+        self._next_id += 1
+        call.id = self._next_id
+        now = monotonic()
+        call.deadline = deadline = now + call.timeout_s
+        if deadline < self._alarm_for:
+            self._set_alarm(deadline)
+        self._route(call, now)
+
+    def abandon(self, call: Call) -> None:
+        """The caller no longer waits: the router is told, and the call's memory is given back."""
+        call.waiter.cancel()
+        call.body = b""
+        if call.stream is not None:
+            call.stream.cancel(call)
+
+    def _route(self, call: Call, now: float) -> None:
+        streams = self._open
+        if len(streams) == 1:
+            stream = streams[0]
+            stream.add(call, now)
+            if stream.workers > 1 and len(stream) > SPREAD:
+                self.crowded(stream)
+        elif streams:
+            self._route_among(streams, call, now)
+        elif self._closed:
+            call.fail(closed_error(call.unsure))
+        elif self._loop.is_closed():
+            raise other_loop()
         else:
             self._waiting.append(call)
             if self._connecting is None:
                 self._connecting = self._loop.create_task(self._connect())
 
-    def _abandon(self, call: Call) -> None:
-        """The caller no longer waits: the router is told, and the call's memory is given back."""
-        call.body = b""
-        if call.stream is not None:
-            call.stream.cancel(call)
+    def _route_among(self, streams: list[Stream], call: Call, now: float) -> None:
+        stream = streams[0]
+        if len(stream) >= FILL or stream.blocked(now):
+            stream = min(streams, key=lambda each: (each.blocked(now), len(each)))
+        stream.add(call, now)
+        if len(streams) < stream.workers and len(stream) > SPREAD:
+            self.crowded(stream)
 
-    def _expire(self, call: Call) -> None:
-        if call.future.done():
-            return
-        call.fail(self._overdue(call))
-        self._abandon(call)
+    # Deadlines. One alarm for all calls: a timer each would cost more than all else that is done here for a call.
+
+    def _set_alarm(self, deadline: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_for = deadline
+        self._alarm = self._loop.call_later(deadline + GRACE_S - monotonic(), self._look_at_deadlines)
+
+    def _look_at_deadlines(self) -> None:
+        self._alarm, self._alarm_for = None, math.inf
+        by = monotonic() - GRACE_S + TICK_S
+        late, earliest = [], math.inf
+        for call in self._all_calls():
+            if call.waiter.done():
+                continue
+            if call.deadline <= by:
+                late.append(call)
+            elif call.deadline < earliest:
+                earliest = call.deadline
+        for call in late:
+            call.fail(self._overdue(call))
+            self.abandon(call)
+        if earliest < self._alarm_for:
+            self._set_alarm(earliest)
+
+    def _all_calls(self) -> Iterator[Call]:
+        return chain(self._waiting, chain.from_iterable(self._streams))
 
     def _overdue(self, call: Call) -> Error:
-        if not call.written and self._current is None:
+        if not call.written and not self._open:
             return self._connections.unavailable(call.timeout_s, self._last_refusal)
-        unsure = call.written and call.writes
-        return DeadlineExceeded(
-            f"no answer within {call.timeout_s:g} s"
-            + ("; the write may have been done" if unsure else "" if call.written else "; it was never sent"),
-            code=grpc.StatusCode.DEADLINE_EXCEEDED,
-            reason="DEADLINE",
-            executed=Executed.MAYBE if unsure else Executed.NO,
-        )
+        return overdue(call)
+
+    # Streams.
 
     async def _connect(self) -> None:
         """Opens a stream for those who wait; ends when it is there or nobody waits any more."""
         try:
             while self._waiting:
                 await asyncio.sleep(self._pauses.next_s())
-                self._waiting = deque(call for call in self._waiting if not call.future.done())
+                self._waiting = deque(call for call in self._waiting if not call.waiter.done())
                 if self._waiting and await self._try_connect():
                     break
         except Exception as error:
-            self._fail_waiting(_unexpected(error))
+            self._fail_waiting(unexpected(error))
         finally:
             self._connecting = None
 
@@ -112,17 +186,42 @@ class Multiplexer:
                 error.executed = Executed.NO  # the headers were not even sent
                 self._fail_waiting(error)
             return False
-        self._streams.add(stream)
-        self._current = stream
-        waiting, self._waiting = self._waiting, deque()
-        for call in waiting:
-            stream.add(call)
+        self._opened(stream, [])
         return True
+
+    def _opened(self, stream: Stream, queued: list[Call]) -> None:
+        self._streams.add(stream)
+        self._open.append(stream)
+        waiting, self._waiting = self._waiting, deque()
+        self.submit_again([*waiting, *queued])
 
     def _fail_waiting(self, error: Error) -> None:
         waiting, self._waiting = self._waiting, deque()
         for call in waiting:
             call.fail(copy.copy(error))  # one exception each: a traceback belongs to one raise
+
+    async def _grow(self) -> None:
+        """Opens one stream more and gives it its share of what is queued. Nothing is lost when that fails."""
+        try:
+            stream = await open_stream(self._connections, self, apart=[stream.link for stream in self._streams])
+        except aio.AioRpcError:
+            self._grow_from = monotonic() + GROW_AGAIN_S
+            return
+        finally:
+            self._growing = None
+        self._opened(stream, [call for other in self._open for call in other.unsent()])
+        if self._trimming is None:
+            self._trimming = self._loop.call_later(IDLE_S, self._trim)
+
+    def _trim(self) -> None:
+        """Ends further streams that nobody needs any more."""
+        self._trimming = None
+        for stream in self._open[1:]:
+            if stream.unused():
+                self._open.remove(stream)
+                stream.finish()
+        if len(self._open) > 1:
+            self._trimming = self._loop.call_later(IDLE_S, self._trim)
 
     # What streams report.
 
@@ -130,27 +229,37 @@ class Multiplexer:
         """A stream delivered a reply: the router works."""
         self._pauses.succeeded()
 
+    def crowded(self, stream: Stream) -> None:
+        """The stream has no room, is held up, or has enough to do: opens another one when all are like that."""
+        if self._growing is not None or not 0 < len(self._open) < self._channels:
+            return
+        now = monotonic()
+        enough = SPREAD if len(self._open) < stream.workers else WINDOW
+        if now >= self._grow_from and all(len(each) >= enough or each.blocked(now) for each in self._open):
+            self._growing = self._loop.create_task(self._grow())
+
     def draining(self, stream: Stream) -> None:
         """The stream takes nothing new; what it has not sent goes elsewhere, what it has sent may finish."""
-        if self._current is stream:
-            self._current = None
+        if stream in self._open:
+            self._open.remove(stream)
         self._pauses.failed()  # so that a router that only drains is not asked in a tight circle
         stream.link.retire()
         self.submit_again(stream.unsent())
 
     def submit_again(self, calls: list[Call]) -> None:
         """Calls that no router will work on."""
+        now = monotonic()
         for call in calls:
-            if not call.future.done():
+            if not call.waiter.done():
                 call.stream, call.written = None, False
-                self._submit(call)
+                self._route(call, now)
 
     def ended(self, stream: Stream, failure: aio.AioRpcError | None) -> None:
         """The stream is gone; each of its calls is sent again, or fails."""
         self._streams.discard(stream)
-        if self._current is stream:
-            self._current = None
-        if failure is not None or not stream.answered:
+        if stream in self._open:
+            self._open.remove(stream)
+        if failure is not None or not (stream.answered or stream.finishing):
             self._pauses.failed()
         if failure is not None:
             self._last_refusal = failure.details() or failure.code().name
@@ -166,40 +275,16 @@ class Multiplexer:
     async def close(self) -> None:
         """Fails what runs and ends all streams."""
         self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
+        for task in (self._connecting, self._growing):
+            if task is not None:
+                task.cancel()
+        for timer in (self._alarm, self._trimming):
+            if timer is not None:
+                timer.cancel()
         self._fail_waiting(closed_error(False))
-        streams, self._streams, self._current = self._streams, set(), None
+        streams, self._streams = self._streams, set()
+        self._open.clear()
         for stream in streams:
             for call in [*stream.sent(), *stream.unsent()]:
-                call.fail(closed_error(call.written and call.writes))
+                call.fail(closed_error(call.unsure))
             await stream.close()
-
-
-def too_large(size: int) -> InvalidRequest:
-    """The error for a request that no router would accept."""
-    return InvalidRequest(
-        f"the request has {size} bytes, the limit is {MAX_REQUEST_BYTES}: send its parameters in several calls",
-        code=grpc.StatusCode.INVALID_ARGUMENT,
-        reason="MESSAGE_TOO_LARGE",
-        executed=Executed.NO,
-    )
-
-
-def closed_error(unsure: bool) -> ClientClosed:
-    """The error of a call that meets a closed client, or is met by its close."""
-    return ClientClosed(
-        "the client was closed" + (" while the write was under way" if unsure else ""),
-        code=grpc.StatusCode.CANCELLED,
-        reason="CLIENT_CLOSED",
-        executed=Executed.MAYBE if unsure else Executed.NO,
-    )
-
-
-def _unexpected(error: Exception) -> Error:
-    return InternalError(
-        f"connecting failed: {type(error).__name__}: {error}",
-        code=grpc.StatusCode.INTERNAL,
-        reason="INTERNAL",
-        executed=Executed.NO,
-    )

@@ -173,10 +173,14 @@ def _put_float(param: ParamSink, value: float) -> None:
     param.real = value
 
 
-def _put_text(param: ParamSink, value: str) -> None:
-    if "\0" in value:
-        # libpq would end the value there without a word.
+def refuse_nul(text: str) -> None:
+    """ValueError for a text that libpq would end early without a word."""
+    if "\0" in text:
         raise ValueError("text with a NUL character, which PostgreSQL cannot store")
+
+
+def _put_text(param: ParamSink, value: str) -> None:
+    refuse_nul(value)
     param.text = value
 
 
@@ -228,9 +232,9 @@ def put_all(params: Any, values: Sequence[Any]) -> None:
         try:
             put(param, value)
         except TypeError as error:
-            raise TypeError(f"parameter ${position}: {error}") from error
+            raise unknown_parameter(position, error) from error
         except ValueError as error:  # NUL, lone surrogates, circular JSON
-            raise _unsendable(position, str(error)) from error
+            raise unsendable(position, str(error)) from error
 
 
 def put_statement(statement: Any, sql: str, args: Sequence[Any]) -> None:
@@ -246,7 +250,13 @@ def _by_ancestor(table: dict[type, Callable[..., Any]], value: Any) -> Callable[
     return next((table[kind] for kind in type(value).__mro__ if kind in table), None)
 
 
-def _unsendable(position: int, words: str) -> InvalidRequest:
+def unknown_parameter(position: int, error: TypeError) -> TypeError:
+    """The error of a parameter whose type has no PostgreSQL form."""
+    return TypeError(f"parameter ${position}: {error}")
+
+
+def unsendable(position: int, words: str) -> InvalidRequest:
+    """The error of a parameter whose value PostgreSQL could not store."""
     return InvalidRequest(
         f"parameter ${position}: {words}",
         code=grpc.StatusCode.INVALID_ARGUMENT,

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import grpc
 
 from pointsman.errors import Executed, NoSingleRow
-from pointsman.rows import Column, Record, plan_of
+from pointsman.replies import LazyResult
+from pointsman.rows import Column, Record, plan_from, plan_of
 from pointsman.v1 import types_pb2 as pb
 
 
@@ -74,7 +75,7 @@ class Rows(list[Record]):
         receipt: bytes = b"",
         notices: tuple[Notice, ...] = (),
     ) -> None:
-        super().__init__(records)
+        list.__init__(self, records)
         self.columns = columns
         self.notices = notices
         self._receipt = receipt
@@ -151,16 +152,30 @@ def rows_of(result: pb.ResultSet, receipt: bytes) -> Rows:
     return Rows(plan.records(result.batch), plan.columns, receipt, notices_of(result.notices))
 
 
-def result_of(result: pb.ResultSet, receipt: bytes, *, skipped: bool = False) -> Result:
-    """A write's result."""
-    rows = rows_of(result, receipt) if result.schema.has_columns else Rows((), (), receipt)
+def result_of(result: pb.ResultSet, receipt: bytes) -> Result:
+    """What a statement did."""
+    return _result(result, rows_of(result, receipt) if result.schema.has_columns else Rows((), (), receipt))
+
+
+def lazy_rows(result: LazyResult, receipt: bytes) -> Rows:
+    """The rows of a result set in a Multiplex reply."""
+    plan = plan_from(result.schema)
+    return Rows(plan.records_from(result.batch), plan.columns, receipt, notices_of(result.notices))
+
+
+def lazy_result(result: LazyResult, receipt: bytes, *, skipped: bool = False) -> Result:
+    """What a statement did, from a Multiplex reply."""
+    return _result(result, lazy_rows(result, receipt) if result.schema else Rows((), (), receipt), skipped=skipped)
+
+
+def _result(result: pb.ResultSet | LazyResult, rows: Rows, *, skipped: bool = False) -> Result:
     return Result(
         result.rows_affected,
         rows,
         result.command_tag,
         truncated=result.truncated,
         skipped=skipped,
-        notices=notices_of(result.notices),
+        notices=rows.notices or notices_of(result.notices),
     )
 
 

@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
 try:
     from _collections import _tuplegetter  # type: ignore[import-not-found,unused-ignore]
@@ -19,6 +20,7 @@ except ImportError:
 
 from pointsman.decoding import ColumnReader, column_reader
 from pointsman.errors import Executed, InternalError
+from pointsman.single_rows import single_columns, single_row
 from pointsman.v1 import types_pb2 as pb
 
 MAX_PLANS = 1024
@@ -133,10 +135,41 @@ def unique_fields(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(fields)
 
 
+class ColumnBatch:
+    """Some rows of a stream, column by column: `batch["price"]` is the list of a column's values."""
+
+    __slots__ = ("_record", "columns", "row_count")
+
+    def __init__(self, record: type[Record], columns: list[list[Any]], row_count: int) -> None:
+        self._record = record
+        self.columns = columns
+        """A list of values a column, in the columns' order."""
+        self.row_count = row_count
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns' names, repeated ones numbered as in Record."""
+        return self._record._fields
+
+    def __len__(self) -> int:
+        return self.row_count
+
+    def __getitem__(self, key: str | int) -> list[Any]:
+        if isinstance(key, int):
+            return self.columns[key]
+        try:
+            return self.columns[self._record._index_of[key]]
+        except KeyError:
+            raise KeyError(f"no column {key!r} in this batch; it has {_listed(self.fields)}") from None
+
+    def __repr__(self) -> str:
+        return f"<ColumnBatch of {self.row_count} rows: {_listed(self.fields)}>"
+
+
 class Plan:
     """How to build the records of one shape of result."""
 
-    __slots__ = ("columns", "readers", "record")
+    __slots__ = ("columns", "readers", "record", "single")
 
     def __init__(self, schema: pb.ResultSchema) -> None:
         self.columns = tuple(
@@ -146,20 +179,38 @@ class Plan:
         self.readers: tuple[ColumnReader, ...] = tuple(
             column_reader(column.kind, column.type_oid) for column in schema.columns
         )
+        self.single = single_columns(schema.columns)
         self.record = record_class(unique_fields(column.name for column in self.columns))
 
     def records(self, batch: pb.RowBatch) -> list[Record]:
         """The batch's rows. InternalError when it does not fit the schema."""
         if not self.readers:
             return [tuple.__new__(self.record, ())] * batch.row_count
+        return list(map(tuple.__new__, repeat(self.record), zip(*self._values(batch), strict=True)))
+
+    def column_batch(self, batch: pb.RowBatch) -> ColumnBatch:
+        """The same rows, column by column, without a record each."""
+        return ColumnBatch(self.record, self._values(batch), batch.row_count)
+
+    def _values(self, batch: pb.RowBatch) -> list[list[Any]]:
         try:
             columns = [read(column) for read, column in zip(self.readers, batch.columns, strict=True)]
-            rows = list(map(tuple.__new__, repeat(self.record), zip(*columns, strict=True)))
         except (ValueError, IndexError) as error:
             raise _malformed(str(error)) from error
-        if len(rows) != batch.row_count:
-            raise _malformed(f"{batch.row_count} rows announced, {len(rows)} sent")
-        return rows
+        for column in columns:
+            if len(column) != batch.row_count:
+                raise _malformed(f"{batch.row_count} rows announced, {len(column)} sent")
+        return columns
+
+    def records_from(self, batch: bytes) -> list[Record]:
+        """The rows of a serialised RowBatch. InternalError when it does not fit the schema."""
+        values = single_row(self.single, batch)
+        if values is not None:
+            return [tuple.__new__(self.record, values)]
+        try:
+            return self.records(pb.RowBatch.FromString(batch))
+        except DecodeError as error:
+            raise _malformed(str(error)) from error
 
 
 _plans: dict[bytes, Plan] = {}
@@ -167,12 +218,16 @@ _plans: dict[bytes, Plan] = {}
 
 def plan_of(schema: pb.ResultSchema) -> Plan:
     """The plan for a schema, made at its first use."""
-    key = schema.SerializeToString()
-    found = _plans.get(key)
+    return plan_from(schema.SerializeToString())
+
+
+def plan_from(schema: bytes) -> Plan:
+    """The plan for a serialised ResultSchema, made at its first use."""
+    found = _plans.get(schema)
     if found is None:
         if len(_plans) >= MAX_PLANS:
             _plans.clear()
-        found = _plans[key] = Plan(schema)
+        found = _plans[schema] = Plan(pb.ResultSchema.FromString(schema))
     return found
 
 

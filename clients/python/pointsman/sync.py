@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import os
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from pointsman import client as asynchronous
 from pointsman.batches import StepLike
+from pointsman.copies import CopyStream
+from pointsman.copy_data import Row, SyncSource, Target, lines
+from pointsman.copy_requests import CopyInOptions, CopyOutOptions, CopyResult, Progress, TableName
+from pointsman.loop_thread import LoopThread, loop_thread
 from pointsman.options import TLS, BatchOptions, Isolation, ReadOptions, ReadPreference, WriteOptions
-from pointsman.results import BatchResults, Receipt, Result, Rows
+from pointsman.results import BatchResults, Receipt, Result, Rows, single_row, single_value
 from pointsman.rows import Column, Record
 from pointsman.streams import RowStream
 from pointsman.transactions import Savepoint, StatementOptions, Transaction
 
 T = TypeVar("T")
-
-STOP_S = 2.0
-"""How long the end of the process waits for the thread."""
-
-
-class LoopThread:
-    """One event loop in a daemon thread, shared by all synchronous clients of a process."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(_on_loop_exception)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pointsman", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine there and waits for it; an interrupt of the waiting thread cancels it."""
-        if self.pid != os.getpid():
-            work.close()
-            raise RuntimeError(
-                "this client was made before a fork, which cannot share connections: make one in the child"
-            )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        """Ends loop and thread, and what unclosed clients left running there."""
-        if self.pid == os.getpid() and self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._wind_down(), self._loop)
-            self._thread.join(STOP_S)
-            if not self._thread.is_alive():
-                self._loop.close()
-
-    async def _wind_down(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._loop.call_soon(self._loop.stop)
-
-
-def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Older grpcio shares one completion queue among all loops of a process and stumbles, without harm, when
-    # another loop was quicker to read it.
-    if not isinstance(context.get("exception"), BlockingIOError):
-        loop.default_exception_handler(context)
-
-
-_shared: list[LoopThread] = []
-_making = threading.Lock()
-
-
-def loop_thread() -> LoopThread:
-    """The thread of this process, started at its first use."""
-    with _making:
-        if not _shared or _shared[0].pid != os.getpid():
-            _shared[:] = [LoopThread()]
-            atexit.register(_shared[0].stop)
-        return _shared[0]
 
 
 async def _call(make: Callable[[], T]) -> T:
@@ -93,32 +30,109 @@ class Client:
 
     def __init__(self, inner: asynchronous.Client, thread: LoopThread) -> None:
         self._inner = inner
+        self._requests = inner._requests
         self._thread = thread
 
     def query(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> Rows:
         """Runs a read-only statement."""
-        return self._thread.run(self._inner.query(sql, *args, **options))
+        call = self._requests.read(sql, args, options)
+        return self._requests.rows(call, self._thread.roundtrip(self._inner._bound, call))
 
     def query_one(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> Record | None:
         """The only row of a read, or None."""
-        return self._thread.run(self._inner.query_one(sql, *args, **options))
+        return single_row(self.query(sql, *args, **options))
 
     def query_value(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> Any:
         """The first column of the only row of a read."""
-        return self._thread.run(self._inner.query_value(sql, *args, **options))
+        return single_value(self.query(sql, *args, **options))
 
     def execute(self, sql: str, *args: Any, **options: Unpack[WriteOptions]) -> Result:
         """Runs a statement on the primary, in a transaction of its own."""
-        return self._thread.run(self._inner.execute(sql, *args, **options))
+        call = self._requests.write(sql, args, options)
+        return self._requests.result(call, self._thread.roundtrip(self._inner._bound, call))
 
     def batch(self, steps: Sequence[StepLike], **options: Unpack[BatchOptions]) -> BatchResults:
         """Runs several statements as one transaction in one message."""
-        return self._thread.run(self._inner.batch(steps, **options))
+        call = self._requests.batch(steps, options)
+        return self._requests.results(call, self._thread.roundtrip(self._inner._bound, call))
 
     def stream(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> SyncRowStream:
         """Runs a read-only statement whose rows come in chunks: `for row in db.stream(…)`."""
         made = self._thread.run(_call(lambda: self._inner.stream(sql, *args, **options)))
         return SyncRowStream(made, self._thread)
+
+    @overload
+    def copy_out(
+        self,
+        table: TableName | None = None,
+        *,
+        query: str | None = None,
+        to: None = None,
+        progress: Progress | None = None,
+        **options: Unpack[CopyOutOptions],
+    ) -> SyncCopyStream: ...
+
+    @overload
+    def copy_out(
+        self,
+        table: TableName | None = None,
+        *,
+        query: str | None = None,
+        to: Target,
+        progress: Progress | None = None,
+        **options: Unpack[CopyOutOptions],
+    ) -> CopyResult: ...
+
+    def copy_out(
+        self,
+        table: TableName | None = None,
+        *,
+        query: str | None = None,
+        to: Target | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[CopyOutOptions],
+    ) -> SyncCopyStream | CopyResult:
+        """Copies a table, or what a query returns, as raw data: to a path or an open file, or to the caller by
+        `for data in db.copy_out("accounts")`. `progress` is called in the client's own thread."""
+
+        async def start() -> CopyStream | CopyResult:
+            stream = self._inner.copy_out(table, query=query, to=to, progress=progress, **options)
+            return stream if to is None else await stream
+
+        made = self._thread.run(start())
+        return SyncCopyStream(made, self._thread) if isinstance(made, CopyStream) else made
+
+    def copy_in(
+        self,
+        table: TableName,
+        source: SyncSource,
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[CopyInOptions],
+    ) -> CopyResult:
+        """Copies raw data into a table, as a whole or not at all. An iterable is advanced in a thread."""
+
+        async def run() -> CopyResult:
+            return await self._inner._filling(table, progress, options).run(source, in_thread=True)
+
+        return self._thread.run(run())
+
+    def copy_rows(
+        self,
+        table: TableName,
+        rows: Iterable[Row],
+        columns: Sequence[str] | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> CopyResult:
+        """The same with rows of Python values."""
+
+        async def run() -> CopyResult:
+            filling = self._inner._filling(table, progress, {**options, "columns": columns})
+            return await filling.run(lines(rows, in_thread=True))
+
+        return self._thread.run(run())
 
     def transaction(
         self,
@@ -157,6 +171,40 @@ class Client:
         self._thread.run(self._inner.close())
 
     def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SyncCopyStream:
+    """The data of a copy_out, for `for`. Leaving early ends it on the server."""
+
+    def __init__(self, inner: CopyStream, thread: LoopThread) -> None:
+        self._inner = inner
+        self._thread = thread
+
+    @property
+    def result(self) -> CopyResult | None:
+        """Set once all has come."""
+        return self._inner.result
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        data = self._thread.run(self._inner.next_piece())
+        if data is None:
+            raise StopIteration
+        return data
+
+    def close(self) -> None:
+        """Ends it on the server, if it still runs."""
+        self._thread.run(self._inner.aclose())
+
+    def __enter__(self) -> SyncCopyStream:
         return self
 
     def __exit__(
@@ -288,7 +336,10 @@ def connect(
     tls: bool | TLS | None = None,
     timeout: float = asynchronous.DEFAULT_TIMEOUT_S,
     consistency: asynchronous.Consistency = "session",
+    channels: int = asynchronous.DEFAULT_CHANNELS,
 ) -> Client:
     """What pointsman.connect is, for programs without asyncio."""
-    inner = asynchronous.connect(address, tenant=tenant, token=token, tls=tls, timeout=timeout, consistency=consistency)
+    inner = asynchronous.connect(
+        address, tenant=tenant, token=token, tls=tls, timeout=timeout, consistency=consistency, channels=channels
+    )
     return Client(inner, loop_thread())

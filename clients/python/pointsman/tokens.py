@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 
 
 class TokenKeeper:
@@ -13,12 +14,13 @@ class TokenKeeper:
     apart that way; then the greater one is kept, since tokens of one timeline are of fixed width and grow.
     """
 
-    __slots__ = ("_version", "enabled", "value")
+    __slots__ = ("_keeping", "_version", "enabled", "value")
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.value = b""
         self._version = 0
+        self._keeping = threading.Lock()  # synchronous clients read their replies in their own threads
 
     @property
     def version(self) -> int:
@@ -29,9 +31,10 @@ class TokenKeeper:
         """Takes the token of an answer to a request made at that version."""
         if not token or token == self.value:
             return
-        overtaken = version != self._version and len(token) == len(self.value)
-        self.value = max(token, self.value) if overtaken else token
-        self._version += 1
+        with self._keeping:
+            overtaken = version != self._version and len(token) == len(self.value)
+            self.value = max(token, self.value) if overtaken else token
+            self._version += 1
 
     @property
     def text(self) -> str:

@@ -72,6 +72,31 @@ CLUSTER_PHASE_DRAINING: ClusterPhase.ValueType  # 6
 CLUSTER_PHASE_STUCK: ClusterPhase.ValueType  # 7
 global___ClusterPhase = ClusterPhase
 
+class _WorkerState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _WorkerStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WorkerState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
+    WORKER_STATE_STARTING: _WorkerState.ValueType  # 1
+    WORKER_STATE_SERVING: _WorkerState.ValueType  # 2
+    WORKER_STATE_DRAINING: _WorkerState.ValueType  # 3
+    """It finishes what runs and takes nothing new."""
+    WORKER_STATE_SILENT: _WorkerState.ValueType  # 4
+    """It runs, but has not answered in time; its numbers are the last known ones."""
+
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
+
+WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
+WORKER_STATE_STARTING: WorkerState.ValueType  # 1
+WORKER_STATE_SERVING: WorkerState.ValueType  # 2
+WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
+"""It finishes what runs and takes nothing new."""
+WORKER_STATE_SILENT: WorkerState.ValueType  # 4
+"""It runs, but has not answered in time; its numbers are the last known ones."""
+global___WorkerState = WorkerState
+
 @typing.final
 class GetServerInfoRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -235,6 +260,10 @@ class EndpointState(google.protobuf.message.Message):
     CONNECTIONS_FIELD_NUMBER: builtins.int
     PROBE_MS_FIELD_NUMBER: builtins.int
     SERVER_VERSION_FIELD_NUMBER: builtins.int
+    CONNECTIONS_CAP_FIELD_NUMBER: builtins.int
+    CONNECTIONS_GRANTED_FIELD_NUMBER: builtins.int
+    CONNECTIONS_IN_USE_FIELD_NUMBER: builtins.int
+    CONNECTIONS_WANTED_FIELD_NUMBER: builtins.int
     name: builtins.str
     cluster: builtins.str
     host: builtins.str
@@ -256,6 +285,14 @@ class EndpointState(google.protobuf.message.Message):
     connections: builtins.int
     probe_ms: builtins.float
     server_version: builtins.str
+    connections_cap: builtins.int
+    """Most connections of the whole router to it, as configured: all tenants and workers."""
+    connections_granted: builtins.int
+    """Most that may be open now. Less than the cap while workers shift their shares, or while one of them is gone."""
+    connections_in_use: builtins.int
+    """Of those: open, being opened, or closed while the server has not yet let go of them."""
+    connections_wanted: builtins.int
+    """Wait for room under the cap."""
     def __init__(
         self,
         *,
@@ -277,8 +314,12 @@ class EndpointState(google.protobuf.message.Message):
         connections: builtins.int = ...,
         probe_ms: builtins.float = ...,
         server_version: builtins.str = ...,
+        connections_cap: builtins.int = ...,
+        connections_granted: builtins.int = ...,
+        connections_in_use: builtins.int = ...,
+        connections_wanted: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "connections", b"connections", "draining", b"draining", "health", b"health", "health_reason", b"health_reason", "host", b"host", "in_flight", b"in_flight", "lag_bytes", b"lag_bytes", "lag_s", b"lag_s", "lsn", b"lsn", "name", b"name", "port", b"port", "probe_ms", b"probe_ms", "role", b"role", "server_version", b"server_version", "timeline", b"timeline", "weight", b"weight", "zone", b"zone"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "connections", b"connections", "connections_cap", b"connections_cap", "connections_granted", b"connections_granted", "connections_in_use", b"connections_in_use", "connections_wanted", b"connections_wanted", "draining", b"draining", "health", b"health", "health_reason", b"health_reason", "host", b"host", "in_flight", b"in_flight", "lag_bytes", b"lag_bytes", "lag_s", b"lag_s", "lsn", b"lsn", "name", b"name", "port", b"port", "probe_ms", b"probe_ms", "role", b"role", "server_version", b"server_version", "timeline", b"timeline", "weight", b"weight", "zone", b"zone"]) -> None: ...
 
 global___EndpointState = EndpointState
 
@@ -540,13 +581,19 @@ class DrainEndpointResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     IN_FLIGHT_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
     in_flight: builtins.int
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
     def __init__(
         self,
         *,
         in_flight: builtins.int = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["in_flight", b"in_flight"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "in_flight", b"in_flight"]) -> None: ...
 
 global___DrainEndpointResponse = DrainEndpointResponse
 
@@ -569,9 +616,17 @@ global___ResumeEndpointRequest = ResumeEndpointRequest
 class ResumeEndpointResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    BEHIND_FIELD_NUMBER: builtins.int
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
     def __init__(
         self,
+        *,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind"]) -> None: ...
 
 global___ResumeEndpointResponse = ResumeEndpointResponse
 
@@ -598,13 +653,19 @@ class SetEndpointWeightResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PREVIOUS_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
     previous: builtins.int
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
     def __init__(
         self,
         *,
         previous: builtins.int = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["previous", b"previous"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "previous", b"previous"]) -> None: ...
 
 global___SetEndpointWeightResponse = SetEndpointWeightResponse
 
@@ -679,18 +740,130 @@ class ReloadConfigResponse(google.protobuf.message.Message):
     APPLIED_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
     PROBLEMS_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
     applied: builtins.bool
     @property
     def changes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
     def __init__(
         self,
         *,
         applied: builtins.bool = ...,
         changes: collections.abc.Iterable[builtins.str] | None = ...,
         problems: collections.abc.Iterable[builtins.str] | None = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied", b"applied", "changes", b"changes", "problems", b"problems"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "behind", b"behind", "changes", b"changes", "problems", b"problems"]) -> None: ...
 
 global___ReloadConfigResponse = ReloadConfigResponse
+
+@typing.final
+class ListWorkersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ListWorkersRequest = ListWorkersRequest
+
+@typing.final
+class Worker(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    PID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    UPTIME_S_FIELD_NUMBER: builtins.int
+    IN_FLIGHT_FIELD_NUMBER: builtins.int
+    CONNECTIONS_FIELD_NUMBER: builtins.int
+    RESTARTS_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """Its place, from 1; whoever replaces it has the same."""
+    pid: builtins.int
+    state: global___WorkerState.ValueType
+    uptime_s: builtins.float
+    in_flight: builtins.int
+    """Requests under way."""
+    connections: builtins.int
+    """To PostgreSQL."""
+    restarts: builtins.int
+    """How often this place has been filled again after a death; planned replacements are not counted."""
+    version: builtins.str
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        pid: builtins.int = ...,
+        state: global___WorkerState.ValueType = ...,
+        uptime_s: builtins.float = ...,
+        in_flight: builtins.int = ...,
+        connections: builtins.int = ...,
+        restarts: builtins.int = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["connections", b"connections", "in_flight", b"in_flight", "number", b"number", "pid", b"pid", "restarts", b"restarts", "state", b"state", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
+
+global___Worker = Worker
+
+@typing.final
+class ListWorkersResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKERS_FIELD_NUMBER: builtins.int
+    @property
+    def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Worker]:
+        """One, with number 1, when the router is a single process."""
+
+    def __init__(
+        self,
+        *,
+        workers: collections.abc.Iterable[global___Worker] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["workers", b"workers"]) -> None: ...
+
+global___ListWorkersResponse = ListWorkersResponse
+
+@typing.final
+class RestartWorkersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RestartWorkersRequest = RestartWorkersRequest
+
+@typing.final
+class RestartWorkersResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    ELAPSED_S_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    worker: builtins.int
+    step: builtins.str
+    detail: builtins.str
+    elapsed_s: builtins.float
+    done: builtins.bool
+    """In the last message."""
+    def __init__(
+        self,
+        *,
+        worker: builtins.int = ...,
+        step: builtins.str = ...,
+        detail: builtins.str = ...,
+        elapsed_s: builtins.float = ...,
+        done: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["detail", b"detail", "done", b"done", "elapsed_s", b"elapsed_s", "step", b"step", "worker", b"worker"]) -> None: ...
+
+global___RestartWorkersResponse = RestartWorkersResponse

@@ -90,6 +90,16 @@ class AdminServiceStub(object):
                 request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.FromString,
                 _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/pointsman.v1.AdminService/ListWorkers',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
+        self.RestartWorkers = channel.unary_stream(
+                '/pointsman.v1.AdminService/RestartWorkers',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.RestartWorkersRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.RestartWorkersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -169,6 +179,21 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWorkers(self, request, context):
+        """The processes that serve callers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartWorkers(self, request, context):
+        """Replaces the workers one by one, without failing a request, and tells each step. FAILED_PRECONDITION when a
+        replacement does not start (those not yet replaced go on), or when the router is a single process.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -226,6 +251,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReloadConfig,
                     request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ListWorkersRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'RestartWorkers': grpc.unary_stream_rpc_method_handler(
+                    servicer.RestartWorkers,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.RestartWorkersRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.RestartWorkersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -526,6 +561,60 @@ class AdminService(object):
             '/pointsman.v1.AdminService/ReloadConfig',
             pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.SerializeToString,
             pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/ListWorkers',
+            pointsman_dot_v1_dot_admin__service__pb2.ListWorkersRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.v1.AdminService/RestartWorkers',
+            pointsman_dot_v1_dot_admin__service__pb2.RestartWorkersRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.RestartWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

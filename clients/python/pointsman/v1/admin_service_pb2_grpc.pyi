@@ -83,6 +83,20 @@ class AdminServiceStub:
     ]
     """Reads the configuration file again. A file with mistakes changes nothing and is answered with them."""
 
+    ListWorkers: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.ListWorkersRequest,
+        pointsman.v1.admin_service_pb2.ListWorkersResponse,
+    ]
+    """The processes that serve callers."""
+
+    RestartWorkers: grpc.UnaryStreamMultiCallable[
+        pointsman.v1.admin_service_pb2.RestartWorkersRequest,
+        pointsman.v1.admin_service_pb2.RestartWorkersResponse,
+    ]
+    """Replaces the workers one by one, without failing a request, and tells each step. FAILED_PRECONDITION when a
+    replacement does not start (those not yet replaced go on), or when the router is a single process.
+    """
+
 class AdminServiceAsyncStub:
     """For operators, on a port and with tokens of its own."""
 
@@ -147,6 +161,20 @@ class AdminServiceAsyncStub:
         pointsman.v1.admin_service_pb2.ReloadConfigResponse,
     ]
     """Reads the configuration file again. A file with mistakes changes nothing and is answered with them."""
+
+    ListWorkers: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.ListWorkersRequest,
+        pointsman.v1.admin_service_pb2.ListWorkersResponse,
+    ]
+    """The processes that serve callers."""
+
+    RestartWorkers: grpc.aio.UnaryStreamMultiCallable[
+        pointsman.v1.admin_service_pb2.RestartWorkersRequest,
+        pointsman.v1.admin_service_pb2.RestartWorkersResponse,
+    ]
+    """Replaces the workers one by one, without failing a request, and tells each step. FAILED_PRECONDITION when a
+    replacement does not start (those not yet replaced go on), or when the router is a single process.
+    """
 
 class AdminServiceServicer(metaclass=abc.ABCMeta):
     """For operators, on a port and with tokens of its own."""
@@ -234,5 +262,23 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pointsman.v1.admin_service_pb2.ReloadConfigResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.ReloadConfigResponse]]:
         """Reads the configuration file again. A file with mistakes changes nothing and is answered with them."""
+
+    @abc.abstractmethod
+    def ListWorkers(
+        self,
+        request: pointsman.v1.admin_service_pb2.ListWorkersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.ListWorkersResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.ListWorkersResponse]]:
+        """The processes that serve callers."""
+
+    @abc.abstractmethod
+    def RestartWorkers(
+        self,
+        request: pointsman.v1.admin_service_pb2.RestartWorkersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[pointsman.v1.admin_service_pb2.RestartWorkersResponse], collections.abc.AsyncIterator[pointsman.v1.admin_service_pb2.RestartWorkersResponse]]:
+        """Replaces the workers one by one, without failing a request, and tells each step. FAILED_PRECONDITION when a
+        replacement does not start (those not yet replaced go on), or when the router is a single process.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -91,6 +91,28 @@ CANCEL_RESULT_NOT_CANCELLABLE: CancelResult.ValueType  # 3
 """Its COMMIT is on the way: stopping it now would hide the outcome."""
 global___CancelResult = CancelResult
 
+class _CopyFormat:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CopyFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CopyFormat.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COPY_FORMAT_UNSPECIFIED: _CopyFormat.ValueType  # 0
+    """TEXT."""
+    COPY_FORMAT_TEXT: _CopyFormat.ValueType  # 1
+    COPY_FORMAT_CSV: _CopyFormat.ValueType  # 2
+    COPY_FORMAT_BINARY: _CopyFormat.ValueType  # 3
+
+class CopyFormat(_CopyFormat, metaclass=_CopyFormatEnumTypeWrapper):
+    """File formats of COPY: https://www.postgresql.org/docs/current/sql-copy.html"""
+
+COPY_FORMAT_UNSPECIFIED: CopyFormat.ValueType  # 0
+"""TEXT."""
+COPY_FORMAT_TEXT: CopyFormat.ValueType  # 1
+COPY_FORMAT_CSV: CopyFormat.ValueType  # 2
+COPY_FORMAT_BINARY: CopyFormat.ValueType  # 3
+global___CopyFormat = CopyFormat
+
 @typing.final
 class QueryRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -566,3 +588,284 @@ class CancelQueryResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["result", b"result"]) -> None: ...
 
 global___CancelQueryResponse = CancelQueryResponse
+
+@typing.final
+class CopyTable(google.protobuf.message.Message):
+    """Names are taken as they are written in the catalogue: the router quotes them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    schema: builtins.str
+    """Empty: found by the search path."""
+    name: builtins.str
+    @property
+    def columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Empty: all columns, in the table's order."""
+
+    def __init__(
+        self,
+        *,
+        schema: builtins.str = ...,
+        name: builtins.str = ...,
+        columns: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["columns", b"columns", "name", b"name", "schema", b"schema"]) -> None: ...
+
+global___CopyTable = CopyTable
+
+@typing.final
+class CopyEncoding(google.protobuf.message.Message):
+    """Empty strings mean PostgreSQL's defaults for the format."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: builtins.int
+    HEADER_FIELD_NUMBER: builtins.int
+    DELIMITER_FIELD_NUMBER: builtins.int
+    NULL_TEXT_FIELD_NUMBER: builtins.int
+    QUOTE_FIELD_NUMBER: builtins.int
+    format: global___CopyFormat.ValueType
+    header: builtins.bool
+    """The first line holds the columns' names (not in BINARY)."""
+    delimiter: builtins.str
+    """One character."""
+    null_text: builtins.str
+    """The text that stands for NULL; without it the format's default."""
+    quote: builtins.str
+    """One character, CSV only."""
+    def __init__(
+        self,
+        *,
+        format: global___CopyFormat.ValueType = ...,
+        header: builtins.bool = ...,
+        delimiter: builtins.str = ...,
+        null_text: builtins.str | None = ...,
+        quote: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_null_text", b"_null_text", "null_text", b"null_text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_null_text", b"_null_text", "delimiter", b"delimiter", "format", b"format", "header", b"header", "null_text", b"null_text", "quote", b"quote"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_null_text", b"_null_text"]) -> typing.Literal["null_text"] | None: ...
+
+global___CopyEncoding = CopyEncoding
+
+@typing.final
+class CopyOutRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    ENCODING_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    query: builtins.str
+    """One SELECT, without parameters: COPY takes none."""
+    request_id: builtins.str
+    @property
+    def table(self) -> global___CopyTable: ...
+    @property
+    def encoding(self) -> global___CopyEncoding: ...
+    @property
+    def options(self) -> pointsman.v1.types_pb2.QueryOptions: ...
+    def __init__(
+        self,
+        *,
+        table: global___CopyTable | None = ...,
+        query: builtins.str = ...,
+        encoding: global___CopyEncoding | None = ...,
+        options: pointsman.v1.types_pb2.QueryOptions | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["encoding", b"encoding", "options", b"options", "query", b"query", "source", b"source", "table", b"table"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "options", b"options", "query", b"query", "request_id", b"request_id", "source", b"source", "table", b"table"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["table", "query"] | None: ...
+
+global___CopyOutRequest = CopyOutRequest
+
+@typing.final
+class CopyOutResponse(google.protobuf.message.Message):
+    """One start, any number of data, one end. A stream that ends without its end message is not complete."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """64 to 128 KiB, cut anywhere, not at the ends of rows."""
+    @property
+    def start(self) -> global___CopyOutStart: ...
+    @property
+    def end(self) -> global___CopyOutEnd: ...
+    def __init__(
+        self,
+        *,
+        start: global___CopyOutStart | None = ...,
+        data: builtins.bytes = ...,
+        end: global___CopyOutEnd | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["data", b"data", "end", b"end", "event", b"event", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "end", b"end", "event", b"event", "start", b"start"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["start", "data", "end"] | None: ...
+
+global___CopyOutResponse = CopyOutResponse
+
+@typing.final
+class CopyOutStart(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    format: global___CopyFormat.ValueType
+    columns: builtins.int
+    def __init__(
+        self,
+        *,
+        format: global___CopyFormat.ValueType = ...,
+        columns: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["columns", b"columns", "format", b"format"]) -> None: ...
+
+global___CopyOutStart = CopyOutStart
+
+@typing.final
+class CopyOutEnd(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    COMMAND_TAG_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    NOTICES_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    bytes: builtins.int
+    command_tag: builtins.str
+    @property
+    def receipt(self) -> pointsman.v1.types_pb2.Receipt: ...
+    @property
+    def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pointsman.v1.types_pb2.Notice]: ...
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        bytes: builtins.int = ...,
+        command_tag: builtins.str = ...,
+        receipt: pointsman.v1.types_pb2.Receipt | None = ...,
+        notices: collections.abc.Iterable[pointsman.v1.types_pb2.Notice] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["receipt", b"receipt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "command_tag", b"command_tag", "notices", b"notices", "receipt", b"receipt", "rows", b"rows"]) -> None: ...
+
+global___CopyOutEnd = CopyOutEnd
+
+@typing.final
+class CopyInRequest(google.protobuf.message.Message):
+    """One start, any number of data, one end. A stream that ends without its end message is rolled back: gRPC shows a
+    server the half-close of a caller that is done and the cancel of one that went away alike.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """At most 1 MiB, cut anywhere; 64 to 128 KiB is best."""
+    @property
+    def start(self) -> global___CopyInStart: ...
+    @property
+    def end(self) -> global___CopyInEnd: ...
+    def __init__(
+        self,
+        *,
+        start: global___CopyInStart | None = ...,
+        data: builtins.bytes = ...,
+        end: global___CopyInEnd | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["data", b"data", "end", b"end", "event", b"event", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "end", b"end", "event", b"event", "start", b"start"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["start", "data", "end"] | None: ...
+
+global___CopyInRequest = CopyInRequest
+
+@typing.final
+class CopyInEnd(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: builtins.int
+    bytes: builtins.int
+    """Bytes of data in the messages before; when set, the router compares them with what it has got."""
+    def __init__(
+        self,
+        *,
+        bytes: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_bytes", b"_bytes", "bytes", b"bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_bytes", b"_bytes", "bytes", b"bytes"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_bytes", b"_bytes"]) -> typing.Literal["bytes"] | None: ...
+
+global___CopyInEnd = CopyInEnd
+
+@typing.final
+class CopyInStart(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: builtins.int
+    ENCODING_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    idempotency_key: builtins.str
+    """Makes the copy exactly-once. A router that cannot keep that promise refuses the request."""
+    @property
+    def table(self) -> global___CopyTable: ...
+    @property
+    def encoding(self) -> global___CopyEncoding: ...
+    @property
+    def options(self) -> pointsman.v1.types_pb2.QueryOptions: ...
+    def __init__(
+        self,
+        *,
+        table: global___CopyTable | None = ...,
+        encoding: global___CopyEncoding | None = ...,
+        options: pointsman.v1.types_pb2.QueryOptions | None = ...,
+        request_id: builtins.str = ...,
+        idempotency_key: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["encoding", b"encoding", "options", b"options", "table", b"table"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "idempotency_key", b"idempotency_key", "options", b"options", "request_id", b"request_id", "table", b"table"]) -> None: ...
+
+global___CopyInStart = CopyInStart
+
+@typing.final
+class CopyInResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    COMMAND_TAG_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    NOTICES_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    bytes: builtins.int
+    command_tag: builtins.str
+    @property
+    def receipt(self) -> pointsman.v1.types_pb2.Receipt: ...
+    @property
+    def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pointsman.v1.types_pb2.Notice]: ...
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        bytes: builtins.int = ...,
+        command_tag: builtins.str = ...,
+        receipt: pointsman.v1.types_pb2.Receipt | None = ...,
+        notices: collections.abc.Iterable[pointsman.v1.types_pb2.Notice] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["receipt", b"receipt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "command_tag", b"command_tag", "notices", b"notices", "receipt", b"receipt", "rows", b"rows"]) -> None: ...
+
+global___CopyInResponse = CopyInResponse

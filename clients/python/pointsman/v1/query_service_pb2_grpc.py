@@ -61,6 +61,16 @@ class QueryServiceStub(object):
                 request_serializer=pointsman_dot_v1_dot_query__service__pb2.MultiplexRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_query__service__pb2.MultiplexResponse.FromString,
                 _registered_method=True)
+        self.CopyOut = channel.unary_stream(
+                '/pointsman.v1.QueryService/CopyOut',
+                request_serializer=pointsman_dot_v1_dot_query__service__pb2.CopyOutRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_query__service__pb2.CopyOutResponse.FromString,
+                _registered_method=True)
+        self.CopyIn = channel.stream_unary(
+                '/pointsman.v1.QueryService/CopyIn',
+                request_serializer=pointsman_dot_v1_dot_query__service__pb2.CopyInRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_query__service__pb2.CopyInResponse.FromString,
+                _registered_method=True)
         self.CancelQuery = channel.unary_unary(
                 '/pointsman.v1.QueryService/CancelQuery',
                 request_serializer=pointsman_dot_v1_dot_query__service__pb2.CancelQueryRequest.SerializeToString,
@@ -109,6 +119,23 @@ class QueryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopyOut(self, request, context):
+        """Reads a table, or what a query returns, as COPY data: the fastest way to many rows. Read-only, like Query.
+        Without a deadline both copies have the longest time that the tenant allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyIn(self, request_iterator, context):
+        """Fills a table with COPY data, atomically: its end message commits, whatever else ends the stream rolls back.
+        The response headers come once PostgreSQL takes data: a caller that waits for them keeps its source untouched
+        while its start is held or refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelQuery(self, request, context):
         """Asks to cancel a running request of the same tenant. Best effort, harmless when repeated.
         """
@@ -143,6 +170,16 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.Multiplex,
                     request_deserializer=pointsman_dot_v1_dot_query__service__pb2.MultiplexRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_query__service__pb2.MultiplexResponse.SerializeToString,
+            ),
+            'CopyOut': grpc.unary_stream_rpc_method_handler(
+                    servicer.CopyOut,
+                    request_deserializer=pointsman_dot_v1_dot_query__service__pb2.CopyOutRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_query__service__pb2.CopyOutResponse.SerializeToString,
+            ),
+            'CopyIn': grpc.stream_unary_rpc_method_handler(
+                    servicer.CopyIn,
+                    request_deserializer=pointsman_dot_v1_dot_query__service__pb2.CopyInRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_query__service__pb2.CopyInResponse.SerializeToString,
             ),
             'CancelQuery': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelQuery,
@@ -287,6 +324,60 @@ class QueryService(object):
             '/pointsman.v1.QueryService/Multiplex',
             pointsman_dot_v1_dot_query__service__pb2.MultiplexRequest.SerializeToString,
             pointsman_dot_v1_dot_query__service__pb2.MultiplexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyOut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.v1.QueryService/CopyOut',
+            pointsman_dot_v1_dot_query__service__pb2.CopyOutRequest.SerializeToString,
+            pointsman_dot_v1_dot_query__service__pb2.CopyOutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyIn(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/pointsman.v1.QueryService/CopyIn',
+            pointsman_dot_v1_dot_query__service__pb2.CopyInRequest.SerializeToString,
+            pointsman_dot_v1_dot_query__service__pb2.CopyInResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,23 @@ class QueryServiceStub:
     ]
     """Many requests of one caller over one stream; replies come in the order in which they are ready."""
 
+    CopyOut: grpc.UnaryStreamMultiCallable[
+        pointsman.v1.query_service_pb2.CopyOutRequest,
+        pointsman.v1.query_service_pb2.CopyOutResponse,
+    ]
+    """Reads a table, or what a query returns, as COPY data: the fastest way to many rows. Read-only, like Query.
+    Without a deadline both copies have the longest time that the tenant allows.
+    """
+
+    CopyIn: grpc.StreamUnaryMultiCallable[
+        pointsman.v1.query_service_pb2.CopyInRequest,
+        pointsman.v1.query_service_pb2.CopyInResponse,
+    ]
+    """Fills a table with COPY data, atomically: its end message commits, whatever else ends the stream rolls back.
+    The response headers come once PostgreSQL takes data: a caller that waits for them keeps its source untouched
+    while its start is held or refused.
+    """
+
     CancelQuery: grpc.UnaryUnaryMultiCallable[
         pointsman.v1.query_service_pb2.CancelQueryRequest,
         pointsman.v1.query_service_pb2.CancelQueryResponse,
@@ -97,6 +114,23 @@ class QueryServiceAsyncStub:
         pointsman.v1.query_service_pb2.MultiplexResponse,
     ]
     """Many requests of one caller over one stream; replies come in the order in which they are ready."""
+
+    CopyOut: grpc.aio.UnaryStreamMultiCallable[
+        pointsman.v1.query_service_pb2.CopyOutRequest,
+        pointsman.v1.query_service_pb2.CopyOutResponse,
+    ]
+    """Reads a table, or what a query returns, as COPY data: the fastest way to many rows. Read-only, like Query.
+    Without a deadline both copies have the longest time that the tenant allows.
+    """
+
+    CopyIn: grpc.aio.StreamUnaryMultiCallable[
+        pointsman.v1.query_service_pb2.CopyInRequest,
+        pointsman.v1.query_service_pb2.CopyInResponse,
+    ]
+    """Fills a table with COPY data, atomically: its end message commits, whatever else ends the stream rolls back.
+    The response headers come once PostgreSQL takes data: a caller that waits for them keeps its source untouched
+    while its start is held or refused.
+    """
 
     CancelQuery: grpc.aio.UnaryUnaryMultiCallable[
         pointsman.v1.query_service_pb2.CancelQueryRequest,
@@ -150,6 +184,27 @@ class QueryServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[pointsman.v1.query_service_pb2.MultiplexResponse], collections.abc.AsyncIterator[pointsman.v1.query_service_pb2.MultiplexResponse]]:
         """Many requests of one caller over one stream; replies come in the order in which they are ready."""
+
+    @abc.abstractmethod
+    def CopyOut(
+        self,
+        request: pointsman.v1.query_service_pb2.CopyOutRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[pointsman.v1.query_service_pb2.CopyOutResponse], collections.abc.AsyncIterator[pointsman.v1.query_service_pb2.CopyOutResponse]]:
+        """Reads a table, or what a query returns, as COPY data: the fastest way to many rows. Read-only, like Query.
+        Without a deadline both copies have the longest time that the tenant allows.
+        """
+
+    @abc.abstractmethod
+    def CopyIn(
+        self,
+        request_iterator: _MaybeAsyncIterator[pointsman.v1.query_service_pb2.CopyInRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.query_service_pb2.CopyInResponse, collections.abc.Awaitable[pointsman.v1.query_service_pb2.CopyInResponse]]:
+        """Fills a table with COPY data, atomically: its end message commits, whatever else ends the stream rolls back.
+        The response headers come once PostgreSQL takes data: a caller that waits for them keeps its source untouched
+        while its start is held or refused.
+        """
 
     @abc.abstractmethod
     def CancelQuery(

@@ -1,0 +1,127 @@
+"""What callers ask for as calls, and replies as what callers get. Used from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pointsman.batches import StepLike, batch_bytes
+from pointsman.calls import Call, error_of
+from pointsman.options import (
+    WRITE_ONLY,
+    BatchOptions,
+    ReadOptions,
+    WriteOptions,
+    put_options,
+    seconds,
+)
+from pointsman.replies import Reply, token_of
+from pointsman.results import BatchResults, Result, Rows, lazy_result, lazy_rows
+from pointsman.tokens import TokenKeeper
+from pointsman.v1 import query_service_pb2 as pb
+from pointsman.v1 import types_pb2
+from pointsman.wire import field, statement
+
+QUERY, EXECUTE, BATCH = b"\x1a", b"\x22", b"\x2a"
+"""The fields of MultiplexCall."""
+STATEMENT = b"\x0a"
+"""The statement's field in QueryRequest and ExecuteRequest."""
+
+
+class Requests:
+    """The calls of one client, with its default timeout and the newest token that it has seen."""
+
+    def __init__(self, tokens: TokenKeeper, timeout_s: float) -> None:
+        self._tokens = tokens
+        self._timeout_s = timeout_s
+        self._after = b"", b""
+
+    def read(self, sql: str, args: Sequence[Any], options: ReadOptions) -> Call:
+        """A call for `rows`."""
+        body = statement(STATEMENT, sql, args)
+        tokens = self._tokens
+        if not options:
+            if tokens.value and tokens.enabled:
+                body += self._after_newest()
+            return Call(field(QUERY, body), self._timeout_s, False, True, tokens.version)
+        request = pb.QueryRequest()
+        self.put_read_options(request, options, "query")
+        body += request.SerializeToString()
+        return Call(field(QUERY, body), self.timeout_s(options), False, True, tokens.version)
+
+    def write(self, sql: str, args: Sequence[Any], options: WriteOptions) -> Call:
+        """A call for `result`."""
+        body = statement(STATEMENT, sql, args)
+        if not options:
+            return Call(field(EXECUTE, body), self._timeout_s, True, False, self._tokens.version)
+        request = pb.ExecuteRequest()
+        put_options(request.options, options, "execute", WRITE_ONLY)
+        request.request_id = options.get("request_id") or ""
+        request.idempotency_key = options.get("idempotency_key") or ""
+        body = field(EXECUTE, body + request.SerializeToString())
+        return Call(body, self.timeout_s(options), True, bool(request.idempotency_key), self._tokens.version)
+
+    def batch(self, steps: Sequence[StepLike], options: BatchOptions) -> Call:
+        """A call for `results`."""
+        writes = not options.get("read_only")
+        replayable = not writes or bool(options.get("idempotency_key"))
+        body = field(BATCH, batch_bytes(steps, options))
+        return Call(body, self.timeout_s(options), writes, replayable, self._tokens.version)
+
+    def rows(self, call: Call, reply: Reply) -> Rows:
+        """What a read gave. Error when it failed."""
+        if reply.WhichOneof("reply") != "query":
+            raise error_of(reply.failure, writes=False)
+        answer = reply.query
+        receipt = answer.receipt
+        self._keep(receipt, call)
+        return lazy_rows(answer.result, receipt)
+
+    def result(self, call: Call, reply: Reply) -> Result:
+        """What a write did. Error when it failed."""
+        if reply.WhichOneof("reply") != "execute":
+            raise error_of(reply.failure, writes=True)
+        answer = reply.execute
+        receipt = answer.receipt
+        self._keep(receipt, call)
+        return lazy_result(answer.result, receipt)
+
+    def results(self, call: Call, reply: Reply) -> BatchResults:
+        """What a batch did. Error when it failed."""
+        if reply.WhichOneof("reply") != "batch":
+            raise error_of(reply.failure, writes=call.writes)
+        answer = reply.batch
+        receipt = answer.receipt
+        self._keep(receipt, call)
+        steps = (lazy_result(step.result, receipt, skipped=step.skipped) for step in answer.steps)
+        return BatchResults(steps, receipt)
+
+    def timeout_s(self, options: Mapping[str, Any]) -> float:
+        """The timeout among a call's options, or the default."""
+        timeout = options.get("timeout")
+        return self._timeout_s if timeout is None else seconds("timeout", timeout)
+
+    def put_read_options(
+        self, request: pb.QueryRequest | pb.StreamQueryRequest | pb.CopyOutRequest, options: ReadOptions, method: str
+    ) -> None:
+        """Writes the options of a read, and the newest token where a replica might be behind it."""
+        if options:
+            put_options(request.options, options, method)
+            request.request_id = options.get("request_id") or ""
+        # Without a preference the tenant's default decides, and that may be a replica.
+        if self._tokens.enabled and self._tokens.value and options.get("read") != "primary":
+            request.options.after_token = self._tokens.value
+
+    def _after_newest(self) -> bytes:
+        """QueryRequest.options that hold only the newest token; made anew when it changes."""
+        token, made = self._after
+        if token is not self._tokens.value:
+            token = self._tokens.value
+            made = pb.QueryRequest(options=types_pb2.QueryOptions(after_token=token)).SerializeToString()
+            self._after = token, made
+        return made
+
+    def _keep(self, receipt: bytes, call: Call) -> None:
+        token = token_of(receipt)
+        if token:
+            self._tokens.keep(token, call.seen)

@@ -1,0 +1,113 @@
+"""`pointsman workers ...`: the processes that serve callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.console.trouble import Trouble
+
+if TYPE_CHECKING:
+    from router.console.admin_client import AdminClient
+    from router.console.fitting_table import FittingTable
+
+app = typer.Typer(help="The processes that serve callers (server.workers).", no_args_is_help=True)
+
+RESTART_S = 3600.0
+"""A restart ends by itself: each worker is bounded by the router's own times."""
+
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        "-a",
+        envvar="POINTSMAN_ADMIN_ADDRESS",
+        metavar="HOST:PORT",
+        help="The router's address for operators. [default: 127.0.0.1:7433]",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token", envvar="POINTSMAN_ADMIN_TOKEN", help="An operator's token (one of admin.tokens).", show_default=False
+    ),
+]
+Dev = Annotated[
+    str,
+    typer.Option(
+        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+@app.command("list")
+def list_workers(address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False) -> None:
+    """Workers with their process ids, load and restarts."""
+    import json
+
+    from rich.console import Console
+
+    from router.console.message_values import plain
+
+    with _operator(address, token, development) as client:
+        found = look(client)
+    if as_json:
+        print(json.dumps([plain(one) for one in found], indent=2))
+    else:
+        Console(highlight=False).print(table(found))
+
+
+@app.command("restart")
+def restart_workers(address: Address = "", token: Token = "", development: Dev = "") -> None:
+    """Replace the workers one by one, without failing a request; each step as it ends."""
+    from pointsman.v1 import admin_service_pb2 as pb
+
+    done = False
+    with _operator(address, token, development) as client:
+        for step in client.stream("RestartWorkers", pb.RestartWorkersRequest(), RESTART_S):
+            done = step.done
+            what = "all workers" if step.done else f"worker {step.worker} {step.step}"
+            print(f"{step.elapsed_s:7.1f} s  {what}{f' ({step.detail})' if step.detail else ''}", flush=True)
+    if not done:
+        raise Trouble("the restart ended without saying how", "look with: pointsman workers list")
+
+
+def look(client: AdminClient) -> list[Any]:
+    """Ask for the workers. Trouble when the router cannot be asked."""
+    from pointsman.v1 import admin_service_pb2 as pb
+
+    return list(client.call("ListWorkers", pb.ListWorkersRequest()).workers)
+
+
+def table(found: Iterable[Any]) -> FittingTable:
+    """Workers, for people."""
+    from rich.text import Text
+
+    from router.console.fitting_table import Column, FittingTable
+    from router.console.message_values import word
+    from router.console.status_view import coloured, duration
+
+    names = (("pid", 0), ("state", 0), ("up", 2), ("running", 0), ("conns", 1), ("restarts", 3))
+    shown = FittingTable(Column("worker"), *(Column(name, right=name != "state", spare=spare) for name, spare in names))
+    for one in found:
+        shown.add(
+            Text(str(one.number)),
+            str(one.pid),
+            coloured(word(one, "state")),
+            duration(one.uptime_s),
+            str(one.in_flight),
+            str(one.connections),
+            str(one.restarts),
+        )
+    return shown
+
+
+def _operator(address: str, token: str, development: str) -> AdminClient:
+    from router.console.admin_client import AdminClient
+    from router.console.targets import Given, operator_target
+
+    return AdminClient(operator_target(Given(address=address, token=token, dev=development)))

@@ -1,0 +1,168 @@
+"""What watches clusters and takes operators' orders, composed: supervisors, overview, operator, live configuration.
+
+A router has exactly one, in however many processes it serves callers: two supervisors of one cluster would race to
+promote. Whoever carries requests follows it through Follower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Protocol
+
+from psycopg import pq
+
+import router
+from router.api.server import AdminParts
+from router.api.surface import Workers
+from router.config import loading
+from router.config.differences import diff, needs_restart
+from router.config.loading import LoadedConfig
+from router.config.problems import ConfigProblems
+from router.engine.clusters import ClusterSource
+from router.engine.directory import Directory
+from router.engine.operator import Operator
+from router.engine.overview import Overview
+from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
+from router.engine.supervisors import Supervisors
+from router.model.events import ConfigChanged
+from router.model.identity import ClusterName, TopologyNumber
+from router.model.state import ClusterState
+from router.model.topology import Cluster
+from router.model.views import Load, ReloadResult, ServerView
+from router.ports import Chance, Clock
+from router.postgres.edges import PostgresEdges
+from router.telemetry.event_sink import TelemetrySink
+from router.telemetry.state_collector import RouterView
+
+
+class Follower(Protocol):
+    """Who carries requests on the clusters that are watched here."""
+
+    def add_cluster(self, source: ClusterSource, *readers: Callable[[ClusterState], None]) -> None:
+        """A cluster begins; readers hear of its states after the follower itself."""
+        ...
+
+    def remove_cluster(self, name: ClusterName) -> None:
+        """A cluster ends."""
+        ...
+
+    def apply(self, fresh: LoadedConfig) -> None:
+        """A new configuration is in force; its clusters have been added, those that are gone not yet removed."""
+        ...
+
+
+class ControlPlane:
+    """Start, reload, stop. To be used inside one event loop."""
+
+    def __init__(
+        self,
+        config: LoadedConfig,
+        clock: Clock,
+        chance: Chance,
+        events: TelemetrySink,
+        follower: Follower,
+        load: Callable[[], Load],
+        everywhere: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """load and everywhere: see Overview and ClusterSupervisor."""
+        self._config = config
+        self._clock, self._chance, self._events = clock, chance, events
+        self._follower = follower
+        self._everywhere = everywhere
+        self._problem = ""
+        self._started = clock.now()
+        self._edges = PostgresEdges()
+        self._numbers = SnapshotNumbers()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.supervisors = Supervisors()
+        self._directory = Directory(config.topology)
+        self.overview = Overview(self._directory, self.supervisors, load, clock)
+        self.operator = Operator(self.supervisors, load, clock, self.reload)
+        self._know_clusters(config)
+
+    @property
+    def config(self) -> LoadedConfig:
+        """The configuration in force."""
+        return self._config
+
+    def server_view(self) -> ServerView:
+        """The router as operators see it."""
+        return ServerView(
+            router.__version__,
+            self._clock.now() - self._started,
+            max((one.state.number for one in self.supervisors), default=TopologyNumber(0)),
+            pq.version(),
+            str(self._config.source),
+            self._problem,
+        )
+
+    def gauges(self) -> RouterView:
+        """What the metrics page shows of this moment."""
+        return RouterView(self.overview.clusters(), self.overview.tenants(), self.overview.pools(None))
+
+    def admin_parts(self, workers: Workers) -> AdminParts:
+        """What stands behind the operators' port."""
+        tokens = self._config.admin_tokens
+        return AdminParts(
+            self.overview, self.operator, workers, self.server_view, self._clock, self._events, tokens
+        )
+
+    def start(self) -> None:
+        """Begin to watch."""
+        for cluster in self._config.topology.clusters.values():
+            self._add_cluster(cluster)
+
+    async def stop(self) -> None:
+        """End all supervisors; a promotion under way gets a few seconds to finish."""
+        await asyncio.gather(*(one.stop() for one in self.supervisors))
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def reload(self) -> ReloadResult:
+        """Read the file again; with any mistake in it nothing changes."""
+        try:
+            fresh = await asyncio.to_thread(loading.load, self._config.source)
+        except ConfigProblems as problems:
+            lines = tuple(problems.lines())
+            self._problem = lines[0]
+            self._events.emit(ConfigChanged(applied=False, changes=(), problems=lines))
+            return ReloadResult(applied=False, problems=lines)
+        changes = diff(self._config, fresh)
+        later = needs_restart(self._config, fresh)
+        self._problem = ""
+        self._apply(fresh)
+        self._know_clusters(fresh)
+        self._events.emit(ConfigChanged(applied=True, changes=changes))
+        return ReloadResult(applied=True, changes=(*changes, *(f"after a restart: {one}" for one in later)))
+
+    def _apply(self, fresh: LoadedConfig) -> None:
+        old, self._config = self._config.topology, fresh
+        for name, cluster in fresh.topology.clusters.items():
+            supervisor = self.supervisors.get(name)
+            if supervisor is None:
+                self._add_cluster(cluster)
+            elif cluster != old.clusters[name]:
+                supervisor.apply(cluster)
+        self._directory.apply(fresh.topology)
+        self._follower.apply(fresh)
+        for name in set(old.clusters) - set(fresh.topology.clusters):
+            self._follower.remove_cluster(name)
+            self._spawn(self.supervisors.remove(name).stop())
+
+    def _add_cluster(self, cluster: Cluster) -> None:
+        supervisor = ClusterSupervisor(
+            cluster, self._edges, self._clock, self._chance, self._events, self._numbers, self._everywhere
+        )
+        self.supervisors.add(supervisor)
+        self._follower.add_cluster(supervisor, self.overview.on_state)
+        self._spawn(supervisor.run())
+
+    def _know_clusters(self, config: LoadedConfig) -> None:
+        clusters = config.topology.clusters.values()
+        self._events.know_clusters({one.name: [end.name for end in one.endpoints] for one in clusters})
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

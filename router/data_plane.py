@@ -1,0 +1,147 @@
+"""What carries requests, composed: tenants, pools, waiting rooms, executor, sessions. Every process that serves callers
+has one. Where the clusters' state comes from (supervisors beside it, or mirrors of them) is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from router.api.query_service import CancelElsewhere
+from router.api.server import PublicParts
+from router.config.loading import LoadedConfig
+from router.encoding import ENCODERS, Encoding
+from router.engine.attempts import Attempts
+from router.engine.calls import Register
+from router.engine.clusters import ClusterRuntime, Clusters, ClusterSource
+from router.engine.connection_budget import Budgets
+from router.engine.copies import Copies
+from router.engine.directory import Directory
+from router.engine.endpoints import Pools
+from router.engine.executor import Executor
+from router.engine.holding import HoldingRoom
+from router.engine.load import LoadMeter
+from router.engine.placement import Placement
+from router.engine.sessions import Sessions
+from router.engine.tenants import Tenants
+from router.model.identity import ClusterName
+from router.model.state import ClusterState
+from router.ports import Chance, Clock, EventSink
+from router.postgres.endpoint_pool import PsycopgPoolFactory
+from router.postgres.row_loader import PsycopgRowLoader
+from router.sql.inspector import PostgastInspector
+
+FIRST_LOOK_S = 3.0
+"""The start waits this long for every cluster's first primary; a router without one serves all the same."""
+
+
+class DataPlane:
+    """Add the clusters, start, serve requests by executor and sessions, then drain and close."""
+
+    def __init__(
+        self,
+        config: LoadedConfig,
+        clock: Clock,
+        chance: Chance,
+        events: EventSink,
+        budgets: Budgets | None = None,
+    ) -> None:
+        """budgets: those of a process that shares the endpoints' caps with others; None: they are all its own."""
+        self.budgets = budgets or Budgets()
+        self.budgets.apply(one for cluster in config.topology.clusters.values() for one in cluster.endpoints)
+        self._config = config
+        self._clock = clock
+        self._chance = chance
+        self._events = events
+        self.clusters = Clusters()
+        self.pools = Pools(
+            PsycopgPoolFactory(chance, events, self.budgets.of),
+            clock,
+            lambda name: self.clusters[name].supervisor.cluster,
+        )
+        self.budgets.serve_lanes(self.pools.free_lanes)
+        self.directory = Directory(config.topology)
+        self._tenants = Tenants(config.retry, clock)
+        register = Register(clock, events)
+        placement = Placement(self.clusters, clock, chance)
+        attempts = Attempts(self.clusters, config.retry, clock, chance, events)
+        parts = (self._tenants, register, placement, self.pools, attempts, PostgastInspector(), clock)
+        self.executor = Executor(*parts)
+        self.sessions = Sessions(*parts)
+        self.copies = Copies(*parts)
+        self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    def public_parts(self, cancel_elsewhere: CancelElsewhere | None = None) -> PublicParts:
+        """What stands behind the callers' port."""
+        return PublicParts(
+            self.directory,
+            self.executor,
+            self.sessions,
+            self.copies,
+            ENCODERS[Encoding.TYPED_COLUMNS](PsycopgRowLoader()),
+            self._clock,
+            self._chance,
+            self._events,
+            cancel_elsewhere,
+        )
+
+    def start(self) -> None:
+        """Begin what runs beside the requests."""
+        self._sweeping = asyncio.get_running_loop().create_task(self.pools.sweep())
+
+    def add_cluster(self, source: ClusterSource, *readers: Callable[[ClusterState], None]) -> None:
+        """A cluster begins. readers: told of its states after the data plane itself."""
+        policy = source.cluster.policy.hold
+        room = HoldingRoom(source.state, policy, self._clock, self._events, source.report_drained)
+        self.clusters.add(source.cluster.name, ClusterRuntime(source, room))
+        # Pools first: what is fenced must be gone before the first held request is let go.
+        for reader in (self.pools.on_state, room.on_state, *readers):
+            source.subscribe(reader)
+
+    def remove_cluster(self, name: ClusterName) -> None:
+        """A cluster ends."""
+        self.clusters.remove(name).room.close()
+
+    def apply(self, fresh: LoadedConfig) -> None:
+        """Take a new configuration; its clusters have been added, those that are gone are still here."""
+        before, self._config = self._config, fresh
+        old, new = before.topology, fresh.topology
+        changed = {
+            one.name
+            for name in old.clusters.keys() & new.clusters.keys()
+            for one in old.clusters[name].endpoints
+            if not any(one.name == other.name and one.same_server(other) for other in new.clusters[name].endpoints)
+        }
+        self.budgets.apply(one for cluster in new.clusters.values() for one in cluster.endpoints)
+        for name, cluster in new.clusters.items():
+            self.clusters[name].room.set_policy(cluster.policy.hold)
+        self.directory.apply(new)
+        gone = set(old.tenants) - set(new.tenants)
+        self.pools.forget_tenants(gone)
+        self._tenants.forget(gone)
+        self.pools.forget_servers(changed)
+
+    async def first_look(self) -> None:
+        """Wait until every cluster has a primary, for a while: the first callers should not be held."""
+        end = self._clock.now() + FIRST_LOOK_S
+        while self._clock.now() < end:
+            if all(one.supervisor.state.primary is not None for one in self.clusters):
+                return
+            await self._clock.sleep(0.02)
+
+    def drain(self) -> None:
+        """Refuse new work, and end the holds."""
+        self.executor.drain()
+        self.sessions.drain()
+        self.copies.drain()
+        for runtime in self.clusters:
+            runtime.room.close()
+
+    async def close(self) -> None:
+        """Close all connections; what still runs on them ends with CONNECTION_LOST."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+        await self.pools.close()
+        self.budgets.close()

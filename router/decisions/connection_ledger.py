@@ -1,0 +1,199 @@
+"""Divides an endpoint's cap among the workers of a router, by what they need.
+
+Here: who may have how many connections. Not here: the messages' way (workers/), the worker's end
+(engine/connection_budget.py). The state is explicit, every step a function from ledger to ledger.
+
+Invariant: the sum of what workers may have open never passes the cap (a cap that was lowered aside: until the workers
+have followed, nobody gets more). What a worker *may have open* is what counts, `held`: not its newest grant, but the
+most that any grant it may still be obeying allows. It falls only by the worker's own word that it obeys a lower grant
+and has closed down to it, and it ends only with `gone`: a worker that is silent, or whose channel broke, may still
+have its connections. A successor of a dead worker is another worker.
+
+The goal is max-min fairness by demand (Bertsekas and Gallager, Data Networks, 6.5.2): nobody's wish is cut while
+somebody who wishes more has more. Grants move only when a wish is not met, and then no more of them than that takes;
+so what is granted in excess of demand stays where it is, and constant demand comes to rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NewType
+
+from router.model.identity import EndpointName
+from router.model.ledger import Demand, Grant
+
+WorkerId = NewType("WorkerId", int)
+"""One process; never used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One worker's."""
+
+    granted: int = 0
+    """By its newest grant."""
+    number: int = 0
+    """Of its newest grant; 0: none yet."""
+    held: int = 0
+    """Most it may have open: held >= granted."""
+    obeyed: int = 0
+    """Number of the newest grant it has said to obey."""
+    wish: int = 0
+    """Open and waiting for more, by its newest word."""
+    floor: int = 1
+    """Its due however little it asks for, while the cap allows one each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """An endpoint's."""
+
+    endpoint: EndpointName
+    cap: int
+    accounts: Mapping[WorkerId, Account] = field(default_factory=dict)
+
+    @property
+    def held(self) -> int:
+        """Most connections that all workers together may have open."""
+        return sum(account.held for account in self.accounts.values())
+
+
+# --- what happens --------------------------------------------------------------------------------------------------
+
+
+def join(ledger: Ledger, worker: WorkerId, floor: int = 1) -> Ledger:
+    """A worker begins, with nothing. ValueError when it is known already."""
+    if worker in ledger.accounts:
+        raise ValueError(f"worker {worker} has joined already")
+    return replace(ledger, accounts={**ledger.accounts, worker: Account(floor=floor)})
+
+
+def hear(ledger: Ledger, worker: WorkerId, demand: Demand) -> Ledger:
+    """A worker's word. That of one who is gone, or about a grant that never was, changes nothing."""
+    account = ledger.accounts.get(worker)
+    if account is None or demand.number > account.number or demand.number < account.obeyed:
+        return ledger
+    held = account.held
+    if demand.number == account.number:
+        # It obeys the newest grant: from now on it opens nothing beyond it, and what is open beyond it only falls.
+        held = min(held, max(account.granted, demand.in_use))
+    wish = demand.in_use + demand.waiting
+    return _with(ledger, worker, replace(account, held=held, obeyed=demand.number, wish=wish))
+
+
+def gone(ledger: Ledger, worker: WorkerId) -> Ledger:
+    """Its process is known to have ended, and PostgreSQL has had the time to notice: a backend that runs a statement
+    outlives its client by up to a second (client_connection_check_interval)."""
+    return replace(ledger, accounts={one: account for one, account in ledger.accounts.items() if one != worker})
+
+
+def resize(ledger: Ledger, cap: int) -> Ledger:
+    """The configuration has another cap."""
+    return replace(ledger, cap=cap)
+
+
+# --- what is to be done --------------------------------------------------------------------------------------------
+
+
+def divide(ledger: Ledger) -> tuple[Ledger, dict[WorkerId, Grant]]:
+    """Grants to send: those that change, and again those that a worker has not said to obey (lost, or on the way)."""
+    before, due = ledger.accounts, fair_shares(ledger)
+    ledger = _spread(_raise(_shrink(ledger, due), due))
+    for worker, account in ledger.accounts.items():
+        if account.granted != before[worker].granted:
+            ledger = _with(ledger, worker, replace(account, number=account.number + 1))
+    return ledger, {
+        worker: Grant(ledger.endpoint, account.granted, account.number)
+        for worker, account in ledger.accounts.items()
+        if account.obeyed < account.number
+    }
+
+
+def fair_shares(ledger: Ledger) -> dict[WorkerId, int]:
+    """Max-min fair: everybody's floor first, then everybody's wish; nobody gets more than the larger of the two.
+
+    A part that cannot be divided further stays with who has it now.
+    """
+    accounts = ledger.accounts
+    order = sorted(accounts, key=lambda one: (-accounts[one].granted, one))
+    shares = _fill(order, dict.fromkeys(order, 0), {one: accounts[one].floor for one in order}, ledger.cap)
+    wishes = {one: max(accounts[one].wish, shares[one]) for one in order}
+    return _fill(order, shares, wishes, ledger.cap)
+
+
+def _fill(
+    order: Iterable[WorkerId], start: Mapping[WorkerId, int], most: Mapping[WorkerId, int], cap: int
+) -> dict[WorkerId, int]:
+    """Raise the lowest until all have their most or the cap is used up."""
+    shares = dict(start)
+    left = cap - sum(shares.values())
+    open_ones = [one for one in order if shares[one] < most[one]]
+    while left > 0 and open_ones:
+        level = min(shares[one] for one in open_ones)
+        lowest = [one for one in open_ones if shares[one] == level]
+        ceiling = min(min(most[one] for one in lowest), min((s for s in _above(shares, open_ones, level)), default=cap))
+        step = min(ceiling - level, left // len(lowest))
+        for one in lowest if step else lowest[:left]:
+            shares[one] += step or 1
+            left -= step or 1
+        open_ones = [one for one in open_ones if shares[one] < most[one]]
+    return shares
+
+
+def _above(shares: Mapping[WorkerId, int], ones: Iterable[WorkerId], level: int) -> Iterable[int]:
+    return (shares[one] for one in ones if shares[one] > level)
+
+
+def _shrink(ledger: Ledger, due: Mapping[WorkerId, int]) -> Ledger:
+    """Ask back what others are due and is not free: from whoever has most beyond its own due."""
+    accounts = ledger.accounts
+    short = sum(max(0, due[one] - account.granted) for one, account in accounts.items())
+    asked = sum(account.granted for account in accounts.values())
+    short -= ledger.cap - asked  # what is free, or has been asked back already
+    while short > 0:
+        rich = max(accounts, key=lambda one: (accounts[one].granted - due[one], one), default=None)
+        if rich is None or accounts[rich].granted <= due[rich]:
+            break
+        others = [accounts[one].granted - due[one] for one in accounts if one != rich]
+        surplus = accounts[rich].granted - due[rich]
+        take = min(short, max(1, surplus - max([0, *others])))
+        ledger = _granted(ledger, rich, accounts[rich].granted - take)
+        accounts = ledger.accounts
+        short -= take
+    return ledger
+
+
+def _raise(ledger: Ledger, due: Mapping[WorkerId, int]) -> Ledger:
+    """Give what is free to those who are due more, the worst off first."""
+    for one in sorted(due, key=lambda one: (ledger.accounts[one].granted, one)):
+        account = ledger.accounts[one]
+        free = ledger.cap - ledger.held
+        # What it may still have open by an older grant is its own already.
+        reach = min(due[one], account.held + max(0, free))
+        if reach > account.granted:
+            ledger = _granted(ledger, one, reach)
+    return ledger
+
+
+def _spread(ledger: Ledger) -> Ledger:
+    """What nobody is due is granted as well, so that a worker may grow without asking: to whoever has least."""
+    free = ledger.cap - max(ledger.held, sum(account.granted for account in ledger.accounts.values()))
+    if free <= 0 or not ledger.accounts:
+        return ledger
+    now = {one: account.granted for one, account in ledger.accounts.items()}
+    order = sorted(now, key=lambda one: (now[one], one))
+    shares = _fill(order, now, dict.fromkeys(order, ledger.cap), sum(now.values()) + free)
+    for one, share in shares.items():
+        if share > now[one]:
+            ledger = _granted(ledger, one, share)
+    return ledger
+
+
+def _granted(ledger: Ledger, worker: WorkerId, connections: int) -> Ledger:
+    account = ledger.accounts[worker]
+    return _with(ledger, worker, replace(account, granted=connections, held=max(account.held, connections)))
+
+
+def _with(ledger: Ledger, worker: WorkerId, account: Account) -> Ledger:
+    return replace(ledger, accounts={**ledger.accounts, worker: account})

@@ -1,0 +1,134 @@
+"""The lines in front of a pool's lanes, first come, first served: reads that share a lane, work that waits for one
+alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+
+from router.engine.expiry import wait_until
+from router.engine.lane_slots import Slot
+from router.engine.shared_read import SharedRead
+from router.model.observation import AttemptFailed, Fault
+
+
+class Line:
+    """Reads of one kind that wait for a lane, first come, first served. Whoever leaves early is skipped in its turn."""
+
+    __slots__ = ("_reads", "expected_s", "living")
+
+    def __init__(self) -> None:
+        self._reads: deque[SharedRead] = deque()
+        self.living = 0
+        """Reads that wait; those that left early are not counted."""
+        self.expected_s = 0.0
+        """Sum of their expected costs (seconds)."""
+
+    def join(self, read: SharedRead) -> None:
+        """Behind all others."""
+        read.waiting = True
+        read.line = self
+        read.expected_s = read.cost.expected_s
+        self.living += 1
+        self.expected_s += read.expected_s
+        self._reads.append(read)
+
+    def head(self) -> SharedRead | None:
+        """Who has waited longest."""
+        reads = self._reads
+        while reads:
+            read = reads[0]
+            if read.waiting:
+                return read
+            reads.popleft()
+        return None
+
+    def take(self) -> None:
+        """The head has its lane."""
+        self.left(self._reads.popleft())
+
+    def left(self, read: SharedRead) -> None:
+        """It waits no longer."""
+        read.waiting = False
+        self.living -= 1
+        self.expected_s = self.expected_s - read.expected_s if self.living else 0.0
+
+    def reads(self) -> list[SharedRead]:
+        """All that wait, in their order."""
+        return [read for read in self._reads if read.waiting]
+
+    def restore(self, reads: list[SharedRead]) -> None:
+        """These wait now, in this order."""
+        self._reads = deque(reads)
+        self.living = len(reads)
+        for read in reads:
+            read.waiting = True
+            read.line = self
+            read.expected_s = read.cost.expected_s
+        self.expected_s = sum(read.expected_s for read in reads)
+
+
+class AloneWait:
+    """Who waits for a lane alone."""
+
+    __slots__ = ("future", "number")
+
+    def __init__(self, number: int, future: asyncio.Future[Slot]) -> None:
+        self.number = number
+        """Its place among all that wait."""
+        self.future = future
+
+
+class AloneLine:
+    """Those who wait for a lane alone, each in a task of its own."""
+
+    __slots__ = ("_waits",)
+
+    def __init__(self) -> None:
+        self._waits: OrderedDict[AloneWait, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def head(self) -> AloneWait | None:
+        """Who has waited longest."""
+        waits = self._waits
+        while waits:
+            wait = next(iter(waits))
+            if not wait.future.done():
+                return wait
+            del waits[wait]
+        return None
+
+    def join(self, number: int) -> AloneWait:
+        """Behind all others."""
+        wait = AloneWait(number, asyncio.get_running_loop().create_future())
+        self._waits[wait] = None
+        return wait
+
+    async def slot(self, wait: AloneWait, until: float) -> Slot:
+        """What it is given. Expired once the loop's clock passes until; AttemptFailed when the line is refused."""
+        try:
+            return await wait_until(wait.future, until)
+        finally:
+            self._waits.pop(wait, None)
+
+    def give(self, wait: AloneWait, slot: Slot) -> None:
+        """It has its lane."""
+        wait.future.set_result(slot)
+        self._waits.pop(wait, None)
+
+    @staticmethod
+    def declined(wait: AloneWait) -> Slot | None:
+        """Its task was cancelled in the turn in which it was given this."""
+        future = wait.future
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        return future.result()
+
+    def refuse(self, fault: Fault) -> None:
+        """Nobody gets any."""
+        for wait in self._waits:
+            if not wait.future.done():
+                wait.future.set_exception(AttemptFailed(fault))
+        self._waits.clear()

@@ -1,0 +1,47 @@
+"""A lane, its load, and who uses it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from router.decisions.lane_costs import Cost
+from router.decisions.lanes import LaneLoad
+from router.ports import Lane, Unit
+
+
+class Slot(LaneLoad):
+    """One lane of a lane pool."""
+
+    __slots__ = (
+        "answered_at",
+        "answers",
+        "idle_since",
+        "lane",
+        "pinned",
+        "reserved",
+        "stopping",
+        "tainted",
+        "turn_at",
+        "units",
+    )
+
+    def __init__(self, lane: Lane, now: float) -> None:
+        super().__init__()
+        self.lane = lane
+        self.units: deque[Unit] = deque()
+        """Submitted and not done, in the order of their answers."""
+        self.answered_at = 0.0
+        """When the last answers were taken from the lane: from then on its next unit is the head."""
+        self.answers: dict[Cost, int] = {}
+        """Answers taken in this turn of the loop, to be learned from at its end."""
+        self.turn_at = 0.0
+        """When the first of them had become the head."""
+        self.idle_since = now
+        self.pinned = False
+        """Lent to one caller, who ends that with LanePool.release."""
+        self.reserved = False
+        """Shared no longer: it runs dry for work that waits for a lane alone."""
+        self.stopping: asyncio.Task[bool] | None = None
+        """A cancel request is on its way: until it has arrived for certain, nobody else may use the lane."""
+        self.tainted = False

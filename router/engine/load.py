@@ -1,0 +1,88 @@
+"""What this process has to do now, as values: the part of an operator's view that requests, not supervisors, make."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from router.engine.calls import Register
+from router.engine.clusters import Clusters
+from router.engine.connection_budget import Budgets
+from router.engine.endpoints import Pools
+from router.engine.tenants import Tenants
+from router.model.events import Outcome
+from router.model.identity import EndpointName, TenantName
+from router.model.views import NO_ENDPOINT_LOAD, EndpointLoad, Load, PoolView, TenantLoad
+
+
+class LoadMeter:
+    """Reads the load of one process. Called from the event loop only."""
+
+    def __init__(
+        self, clusters: Clusters, pools: Pools, tenants: Tenants, register: Register, budgets: Budgets
+    ) -> None:
+        self._budgets = budgets
+        self._clusters = clusters
+        self._pools = pools
+        self._tenants = tenants
+        self._register = register
+
+    def read(self) -> Load:
+        """Everything; tenants that have never done anything are left out."""
+        pools = tuple(self._pool_views())
+        return Load(
+            tenants=dict(self._tenant_loads()),
+            endpoints=self._endpoint_loads(pools),
+            pools=pools,
+            waiters=tuple(self._register.waiters(None)),
+            held={one.supervisor.cluster.name: one.room.held for one in self._clusters},
+        )
+
+    def _tenant_loads(self) -> Iterator[tuple[TenantName, TenantLoad]]:
+        for name in self._register.known | self._tenants.known:
+            runtime = self._tenants.find(name)
+            counts = self._register.counts(name)
+            cluster = self._clusters.get(runtime.tenant.cluster) if runtime else None
+            yield (
+                name,
+                TenantLoad(
+                    in_flight=runtime.admission.in_flight + runtime.transactions if runtime else 0,
+                    held=cluster.room.held_of(name) if cluster else 0,
+                    queued=runtime.admission.queued if runtime else 0,
+                    served=counts[Outcome.SERVED],
+                    failed=counts[Outcome.FAILED],
+                    refused=counts[Outcome.REFUSED],
+                    cancelled=counts[Outcome.CANCELLED],
+                ),
+            )
+
+    def _pool_views(self) -> Iterator[PoolView]:
+        for key, pool in self._pools:
+            stats = pool.statistics()
+            yield PoolView(
+                key.tenant,
+                key.endpoint,
+                key.access,
+                pool.generation,
+                stats.size,
+                stats.idle,
+                stats.leased,
+                stats.opening,
+                pool.waiting,
+                stats.max_size,
+                pool.lanes,
+                pool.in_flight,
+            )
+
+    def _endpoint_loads(self, pools: tuple[PoolView, ...]) -> dict[EndpointName, EndpointLoad]:
+        in_flight: Counter[EndpointName] = Counter()
+        connections: Counter[EndpointName] = Counter()
+        for pool in pools:
+            in_flight[pool.endpoint] += pool.in_flight
+            connections[pool.endpoint] += pool.size
+        loads = {name: EndpointLoad(in_flight[name], connections[name]) for name in connections}
+        for one in self._budgets:
+            load = loads.get(one.endpoint, NO_ENDPOINT_LOAD)
+            loads[one.endpoint] = replace(load, granted=one.granted, permits=one.in_use, wanted=one.waiting)
+        return loads

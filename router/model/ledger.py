@@ -1,0 +1,37 @@
+"""What a worker and the ledger of an endpoint's connections tell each other. The ledger itself is in
+decisions/connection_ledger.py, the worker's end in engine/connection_budget.py.
+
+A worker states its Demand now and then and at once after each Grant that asks it to shrink; the ledger answers with
+Grants. Both are state, not steps: a lost or repeated message does no harm, the next one says it all again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.model.identity import EndpointName
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one worker has of an endpoint's connections, and what it would like."""
+
+    endpoint: EndpointName
+    granted: int
+    """Most connections this worker lets itself have open now: the last Grant it obeys."""
+    in_use: int
+    """Connections open or being opened; at most granted, save for a worker that is still shrinking."""
+    waiting: int
+    """Connections that could not be opened because the grant is used up."""
+    number: int = 0
+    """Of the last Grant obeyed; a Demand that answers an older Grant says nothing about a newer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Most connections a worker may have open to an endpoint from now on."""
+
+    endpoint: EndpointName
+    connections: int
+    number: int
+    """Rises with each Grant to a worker for an endpoint; what comes late is known by a lower number."""

@@ -1,0 +1,202 @@
+"""Opening the connections of one pool: with a permit of the endpoint's budget, through its gate, and remembered with
+all that the router needs to know of a connection from its birth on.
+
+psycopg_pool opens connections by itself: when somebody waits, after a lifetime, in place of a broken one. A connect
+without a permit fails, by which psycopg_pool learns that it has one place less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+
+from router.model.events import ConnectFailed
+from router.model.identity import Generation
+from router.model.observation import Fault
+from router.model.request import Access
+from router.model.topology import Cluster, Endpoint, Tenant
+from router.ports import Chance, EventSink
+from router.postgres import conninfo, faults
+from router.postgres.greeting import ask_at_the_door
+from router.postgres.permits import Permit, PoolPermits
+from router.postgres.prepared import PreparedStatements
+
+_LIFETIME_JITTER = 0.1
+_DOOR_S = 0.2
+_HANDED_OVER_S = 0.002
+"""By then psycopg_pool has given a new connection to whoever waits first."""
+
+Waiters = Mapping[asyncio.Future[Fault | None], None]
+"""Borrowers; told the fault of a failed connect, or None: to ask the inner pool again."""
+
+
+class NotNow(psycopg.OperationalError):
+    """No room under the endpoint's cap, or nobody needs the connection any more."""
+
+
+class ConnectGate:
+    """At most so many connections being opened to one endpoint at once, over all tenants."""
+
+    def __init__(self, limit: int) -> None:
+        self._semaphore = asyncio.Semaphore(limit)
+        self.opening = 0
+
+    async def __aenter__(self) -> None:
+        await self._semaphore.acquire()
+        self.opening += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self.opening -= 1
+        self._semaphore.release()
+
+
+class Born:
+    """What the router remembers of a connection from its birth on."""
+
+    __slots__ = ("expires_at", "generation", "permit", "prepared")
+
+    def __init__(self, generation: Generation, expires_at: float, prepared: PreparedStatements, permit: Permit) -> None:
+        self.generation = generation
+        self.expires_at = expires_at
+        self.prepared = prepared
+        self.permit = permit
+
+
+class Opener:
+    """Makes the connection classes of a pool's inner pools, one after the other; only the newest one's may open."""
+
+    def __init__(
+        self,
+        tenant: Tenant,
+        cluster: Cluster,
+        endpoint: Endpoint,
+        access: Access,
+        generation: Generation,
+        gate: ConnectGate,
+        permits: PoolPermits,
+        waiters: Waiters,
+        chance: Chance,
+        events: EventSink,
+    ) -> None:
+        self.generation = generation
+        """Of the connections that are opened from now on."""
+        self.failing = False
+        """The server took no connection the last time, or one was lost since."""
+        self.connecting = 0
+        self.replacing = 0
+        """Connections that were ended in use: one like it may be opened before somebody waits for it."""
+        self.gate = gate
+        self._tenant = tenant
+        self._endpoint = endpoint
+        self._kwargs = conninfo.for_tenant(tenant, cluster, endpoint, access)
+        self._permits = permits
+        self._waiters = waiters
+        self._chance = chance
+        self._events = events
+        self._born: weakref.WeakKeyDictionary[psycopg.AsyncConnection[Any], Born] = weakref.WeakKeyDictionary()
+        self._newest = 0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """libpq's, for psycopg_pool."""
+        return self._kwargs
+
+    def born(self, connection: psycopg.AsyncConnection[Any]) -> Born | None:
+        """None: it is closed, or not one of ours."""
+        return self._born.get(connection)
+
+    def forget(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """It is closed, by whomever: its permit comes back when the server has let go of it."""
+        self._permits.now_used(connection)
+        born = self._born.pop(connection, None)
+        if born is not None:
+            born.permit.end()
+
+    def renew(self) -> None:
+        """The inner pool is given up: what it still wants to open is not opened."""
+        self._newest += 1
+        self.replacing = 0
+        self._permits.budget.withdraw(self._permits)
+
+    def connection_class(self) -> type[psycopg.AsyncConnection[Any]]:
+        """For the newest inner pool."""
+        opener = self
+        number = self._newest
+
+        class Connection(psycopg.AsyncConnection[Any]):
+            """Counts against the endpoint's cap and gate, and is remembered with its generation."""
+
+            @classmethod
+            async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+                return await opener._permitted(number, super().connect, *args, **kwargs)
+
+            async def close(self) -> None:
+                await super().close()
+                opener.forget(self)
+
+        return Connection
+
+    async def _permitted(self, number: int, connect: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Open a connection if it is wanted and there is room for it, now or in our turn."""
+        replaces, self.replacing = self.replacing > 0, max(0, self.replacing - 1)
+        if not self._waiters:
+            if self.failing:
+                raise NotNow("the server took none the last time")
+            if not replaces and self._permits.open >= self._tenant.pool.min_size:
+                raise NotNow("nobody waits for it")
+        permit = await self._permits.take() if number == self._newest else None
+        if permit is None:
+            raise NotNow("no room under the endpoint's cap")
+        try:
+            connection = await self._connect(permit, connect, *args, **kwargs)
+        except BaseException:
+            permit.end()
+            raise
+        if permit.queued:
+            # While it stood in line, psycopg_pool was turned away when it wanted to grow further.
+            asyncio.get_running_loop().call_later(_HANDED_OVER_S, self.wake)
+        return connection
+
+    async def _connect(self, permit: Permit, connect: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        generation = self.generation
+        self.connecting += 1
+        try:
+            async with self.gate:
+                connection = await connect(*args, autocommit=True, **kwargs)
+        except faults.CLIENT_ERRORS as error:
+            await self._tell_failure(error)
+            raise
+        finally:
+            self.connecting -= 1
+        permit.attach(connection)
+        age = self._tenant.pool.lifetime_s * (1 - _LIFETIME_JITTER * self._chance.draw())
+        self.failing = False
+        self._born[connection] = Born(
+            generation,
+            asyncio.get_running_loop().time() + age,
+            PreparedStatements(self._tenant.pool.prepared_statements),
+            permit,
+        )
+        self._permits.now_idle(connection)
+        return connection
+
+    async def _tell_failure(self, error: BaseException) -> None:
+        door = await ask_at_the_door(self._kwargs, asyncio.get_running_loop().time() + _DOOR_S)
+        fault = faults.from_connect(error, door, proven=len(self._born) > 0)
+        self.failing = True
+        self._events.emit(ConnectFailed(self._tenant.name, self._endpoint.name, fault.message))
+        self._tell(fault)
+
+    def wake(self) -> None:
+        """A place in the inner pool became free that it does not fill by itself: who waits there asks again."""
+        if not self._permits.in_line:
+            self._tell(None)
+
+    def _tell(self, fault: Fault | None) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(fault)

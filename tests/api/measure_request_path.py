@@ -1,0 +1,202 @@
+"""Microseconds of CPU that a read costs the router's own Python: from a Multiplex message to its reply's bytes.
+
+    python -m tests.api.measure_request_path [--profile] [--calls 64]
+
+Everything between gRPC and libpq is real (parsing, admission, routing, lanes, encoding, framing, telemetry); the lane
+answers in the next turn of the loop with a row that libpq could have read. Compare before and after in one run each,
+several times: the machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import pstats
+import time
+from collections import deque
+from typing import Any, cast
+
+from pointsman.v1 import query_service_pb2 as pb
+
+from router.api.answering import Answering
+from router.api.calls import Call
+from router.api.drain import Drain
+from router.api.multiplex import Multiplexing
+from router.encoding import TypedColumns
+from router.engine.attempts import Attempts
+from router.engine.calls import Register
+from router.engine.clusters import ClusterRuntime, Clusters
+from router.engine.endpoints import Pools
+from router.engine.executor import Executor
+from router.engine.holding import HoldingRoom
+from router.engine.placement import Placement
+from router.engine.tenants import Tenants
+from router.model.identity import Generation
+from router.model.policy import RetryPolicy
+from router.model.result import StatementResult
+from router.ports import PoolStatistics, Unit
+from router.sql.inspector import PostgastInspector
+from router.system import SystemChance, SystemClock
+from router.telemetry.event_sink import TelemetrySink
+from tests.api.fake_engine import FakeCells
+from tests.support.builders import tenant
+from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
+
+
+class InstantLane:
+    """ports.Lane that answers everything in the next turn of the loop."""
+
+    generation = Generation(1)
+    usable = True
+    in_transaction = False
+    in_failed_transaction = False
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._units: deque[Unit] = deque()
+        self._row = FakeCells(["name"], [[b"account 7"]])
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._units)
+
+    def submit(self, unit: Unit) -> None:
+        if not self._units:
+            self._loop.call_soon(self._answer)
+        unit.sent = True
+        unit.sent_at = self._loop.time()
+        self._units.append(unit)
+
+    def _answer(self) -> None:
+        now = self._loop.time()
+        for _ in range(len(self._units)):
+            unit = self._units.popleft()
+            unit.results.append(StatementResult(self._row, "SELECT 1", 1))
+            unit.done_at = now
+            unit.done(unit)
+        if self._units:
+            self._loop.call_soon(self._answer)
+
+    async def give_back(self, *, tainted: bool = False) -> None: ...
+
+    def abandon(self, reason: object) -> None: ...
+
+
+class InstantPool:
+    """ports.EndpointPool of such lanes."""
+
+    generation = Generation(1)
+
+    async def open_lane(self, deadline: float) -> InstantLane:
+        return InstantLane()
+
+    def fence(self, generation: Generation) -> None: ...
+
+    async def close(self, reason: object) -> None: ...
+
+    def statistics(self) -> PoolStatistics:
+        return PoolStatistics(max_size=8)
+
+
+class Factory:
+    """ports.PoolFactory of such pools."""
+
+    def make(self, *_: object) -> Any:
+        return InstantPool()
+
+
+class Caller:
+    """api.message_stream.MessageStream whose other end keeps a number of calls in flight."""
+
+    max_bytes = 4 << 20
+    last_bytes = 0
+
+    def __init__(self, at_once: int, total: int) -> None:
+        query = pb.QueryRequest()
+        query.statement.sql = "select name from accounts where id=$1"
+        query.statement.params.add(integer=7)
+        self._query = query
+        self._id = 0
+        self._due: asyncio.Queue[int] = asyncio.Queue()
+        self._due.put_nowait(at_once)
+        self._left = total - at_once
+        self.messages = 0
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    async def let_in(self) -> None: ...
+
+    async def read(self) -> Any:
+        count = await self._due.get()
+        if count == 0:
+            return None
+        calls = [pb.MultiplexCall(id=self._id + n, timeout_ms=5000, query=self._query) for n in range(count)]
+        self._id += count
+        return pb.MultiplexRequest.FromString(pb.MultiplexRequest(calls=calls).SerializeToString())
+
+    async def write(self, raw: bytes) -> None:
+        self.messages += 1
+        done = len(pb.MultiplexResponse.FromString(raw).replies)
+        again = min(done, self._left)
+        self._left -= again
+        if again or not self._left:
+            self._due.put_nowait(again)
+
+
+def engine(clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> Executor:
+    supervisor = FakeSupervisor(make_cluster("a", "b"), "a")
+    room = HoldingRoom(
+        supervisor.state, supervisor.cluster.policy.hold, clock, events, supervisor.report_drained
+    )
+    clusters = Clusters()
+    clusters.add(MAIN, ClusterRuntime(supervisor, room))  # type: ignore[arg-type]
+    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster)
+    retry = RetryPolicy()
+    return Executor(
+        Tenants(retry, clock),
+        Register(clock, events),
+        Placement(clusters, clock, chance),
+        pools,
+        Attempts(clusters, retry, clock, chance, events),
+        PostgastInspector(),
+        clock,
+    )
+
+
+async def measure(at_once: int, total: int) -> tuple[float, float]:
+    """CPU µs a read, and reads a message."""
+    clock, chance, events = SystemClock(), SystemChance(), TelemetrySink()
+    answering = Answering(engine(clock, chance, events), TypedColumns(), chance)
+    shared = Multiplexing(answering, Drain(clock), clock, events, 4096)
+    owner = tenant()
+    for rounds in (at_once * 4, total):
+        caller = Caller(at_once, rounds)
+        call = Call(lambda: owner, "Multiplex", clock.now(), None)
+        before = time.process_time()
+        await shared.serve(cast("Any", call), cast("Any", caller))
+        took = time.process_time() - before
+    return took / total * 1e6, total / caller.messages
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--calls", type=int, default=64, help="in flight")
+    parser.add_argument("--total", type=int, default=20_000)
+    options = parser.parse_args()
+    if options.profile:
+        profile = cProfile.Profile()
+        profile.enable()
+        asyncio.run(measure(options.calls, options.total))
+        profile.disable()
+        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+        return
+    for _ in range(5):
+        cost, batch = asyncio.run(measure(options.calls, options.total))
+        print(f"{cost:.1f} µs a read, {batch:.1f} reads a message")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""decisions/connection_ledger: the cap is never passed, whatever gets lost or dies; demand is met fairly, and then all
+is quiet."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from router.decisions.connection_ledger import Ledger, WorkerId, divide, fair_shares, gone, hear, join, resize
+from router.model.identity import EndpointName
+from router.model.ledger import Demand, Grant
+
+PG1 = EndpointName("pg1")
+
+
+@dataclass
+class Worker:
+    """A worker that does what a worker may do."""
+
+    wants: int = 0
+    granted: int = 0
+    number: int = 0
+    in_use: int = 0
+
+    def obey(self, grant: Grant) -> None:
+        if grant.number > self.number:
+            self.number, self.granted = grant.number, grant.connections
+
+    def settle(self) -> None:
+        """Close what is too much, open what is wanted and allowed."""
+        self.in_use = min(self.in_use, max(self.granted, 0))
+        self.in_use = max(min(self.wants, self.in_use), min(self.wants, self.granted))
+
+    def say(self) -> Demand:
+        return Demand(PG1, self.granted, self.in_use, max(0, self.wants - self.in_use), self.number)
+
+
+@dataclass
+class World:
+    """A ledger and workers whose messages all arrive."""
+
+    cap: int
+    workers: dict[WorkerId, Worker] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(PG1, self.cap)
+
+    def add(self, number: int, wants: int, floor: int = 1) -> Worker:
+        self.ledger = join(self.ledger, WorkerId(number), floor)
+        return self.workers.setdefault(WorkerId(number), Worker(wants))
+
+    def round(self) -> bool:
+        """Report, divide, obey; whether anything was sent."""
+        for who, worker in self.workers.items():
+            worker.settle()
+            self.ledger = hear(self.ledger, who, worker.say())
+        self.ledger, grants = divide(self.ledger)
+        for who, grant in grants.items():
+            self.workers[who].obey(grant)
+        assert self.ledger.held <= self.ledger.cap
+        return bool(grants)
+
+    def rounds_until_quiet(self, most: int = 20) -> int:
+        for count in range(most):
+            if not self.round():
+                return count
+        raise AssertionError("never quiet")
+
+    @property
+    def granted(self) -> list[int]:
+        return [worker.granted for worker in self.workers.values()]
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cap", "wishes", "expected"),
+    [
+        (10, [2, 3], [2, 3]),
+        (10, [20, 3], [7, 3]),
+        (10, [20, 20], [5, 5]),
+        (11, [20, 20], [6, 5]),
+        (10, [1, 4, 20], [1, 4, 5]),
+        (10, [0, 0, 20], [1, 1, 8]),
+        (3, [9, 9, 9], [1, 1, 1]),
+        (2, [9, 9, 9], [1, 1, 0]),
+        (10, [], []),
+    ],
+)
+def test_shares_are_max_min_fair(cap: int, wishes: list[int], expected: list[int]) -> None:
+    ledger = Ledger(PG1, cap)
+    for number, wish in enumerate(wishes):
+        ledger = hear(join(ledger, WorkerId(number)), WorkerId(number), Demand(PG1, 0, 0, wish))
+    assert list(fair_shares(ledger).values()) == expected
+
+
+def test_idle_workers_share_the_cap_so_that_they_need_not_ask() -> None:
+    world = World(80)
+    for number in range(4):
+        world.add(number, 0)
+    assert world.rounds_until_quiet() <= 2
+    assert world.granted == [20, 20, 20, 20]
+
+
+def test_a_busy_worker_gets_what_the_idle_ones_do_not_use() -> None:
+    world = World(80)
+    busy = world.add(1, 0)
+    idle = world.add(2, 5)
+    world.rounds_until_quiet()
+    assert world.granted == [40, 40]
+    busy.wants = 70
+    assert world.rounds_until_quiet() <= 4
+    assert (busy.granted, busy.in_use, idle.in_use) == (70, 70, 5)
+    assert idle.granted == 10
+    idle.wants = 60
+    assert world.rounds_until_quiet() <= 4
+    assert world.granted == [40, 40]
+
+
+def test_what_is_not_needed_elsewhere_stays_where_it_is() -> None:
+    world = World(20)
+    world.add(1, 15)
+    world.add(2, 1)
+    world.rounds_until_quiet()
+    world.workers[WorkerId(1)].wants = 3
+    assert world.round() is False
+
+
+def test_a_shrunk_grant_counts_in_full_until_the_worker_has_closed_down_to_it() -> None:
+    world = World(10)
+    old = world.add(1, 10)
+    world.rounds_until_quiet()
+    world.ledger = hear(join(world.ledger, WorkerId(2)), WorkerId(2), Demand(PG1, 0, 0, 10))
+    ledger, grants = divide(world.ledger)
+    assert grants[WorkerId(1)].connections == 5
+    assert WorkerId(2) not in grants
+    old.obey(grants[WorkerId(1)])
+    ledger, grants = divide(hear(ledger, WorkerId(1), old.say()))  # obeys, but 10 are still open
+    assert WorkerId(2) not in grants
+    old.in_use = 8
+    ledger, grants = divide(hear(ledger, WorkerId(1), old.say()))
+    assert grants[WorkerId(2)].connections == 2, "what is closed can be given on at once"
+    assert ledger.held == 10
+
+
+def test_a_dead_worker_counts_until_its_process_is_gone() -> None:
+    world = World(10)
+    world.add(1, 10)
+    world.rounds_until_quiet()
+    ledger, grants = divide(hear(join(world.ledger, WorkerId(2)), WorkerId(2), Demand(PG1, 0, 0, 10)))
+    for _ in range(5):
+        assert WorkerId(2) not in grants
+        ledger, grants = divide(ledger)
+    ledger, grants = divide(gone(ledger, WorkerId(1)))
+    assert grants == {WorkerId(2): Grant(PG1, 10, grants[WorkerId(2)].number)}
+
+
+def test_a_grant_is_sent_again_until_it_is_obeyed() -> None:
+    ledger, first = divide(join(Ledger(PG1, 10), WorkerId(1)))
+    ledger, again = divide(ledger)
+    assert first == again == {WorkerId(1): Grant(PG1, 10, 1)}
+    assert divide(hear(ledger, WorkerId(1), Demand(PG1, 10, 0, 0, 1)))[1] == {}
+
+
+def test_old_and_foreign_words_change_nothing() -> None:
+    ledger, _ = divide(join(Ledger(PG1, 10), WorkerId(1)))
+    ledger = hear(ledger, WorkerId(1), Demand(PG1, 10, 4, 0, 1))
+    assert hear(ledger, WorkerId(1), Demand(PG1, 0, 0, 9, 0)) is ledger
+    assert hear(ledger, WorkerId(1), Demand(PG1, 0, 0, 9, 2)) is ledger
+    assert hear(ledger, WorkerId(7), Demand(PG1, 0, 0, 9, 1)) is ledger
+    with pytest.raises(ValueError, match="joined already"):
+        join(ledger, WorkerId(1))
+
+
+def test_a_lowered_cap_takes_effect_as_the_workers_follow() -> None:
+    world = World(20)
+    one, two = world.add(1, 10), world.add(2, 10)
+    world.rounds_until_quiet()
+    world.ledger = resize(world.ledger, 6)
+    world.ledger, grants = divide(world.ledger)
+    assert sorted(grant.connections for grant in grants.values()) == [3, 3]
+    for who, worker in ((1, one), (2, two)):
+        worker.obey(grants[WorkerId(who)])
+        worker.settle()
+        world.ledger = hear(world.ledger, WorkerId(who), worker.say())
+    assert world.ledger.held == 6
+
+
+# --- properties ----------------------------------------------------------------------------------------------------
+
+wishes_ = st.lists(st.integers(0, 120), min_size=1, max_size=9)
+
+
+@given(st.integers(1, 100), wishes_, st.data())
+def test_constant_demand_is_met_fairly_within_a_few_rounds_and_then_all_is_quiet(
+    cap: int, wishes: list[int], data: st.DataObject
+) -> None:
+    world = World(cap)
+    for number, wish in enumerate(wishes):
+        world.add(number, wish, data.draw(st.integers(0, 5)))
+    world.rounds_until_quiet()
+    for worker in world.workers.values():
+        worker.wants = data.draw(st.integers(0, 120))
+    assert world.rounds_until_quiet() <= 6
+    due = fair_shares(world.ledger)
+    accounts = world.ledger.accounts
+    assert sum(world.granted) == cap, "nothing lies idle"
+    assert all(accounts[one].granted >= share for one, share in due.items())
+    if cap >= len(wishes):
+        assert all(account.granted >= min(1, account.floor) for account in accounts.values())
+    for cut in accounts.values():
+        if cut.granted < cut.wish:
+            assert all(
+                other.granted <= max(cut.granted + 1, other.floor) for other in accounts.values() if other is not cut
+            ), "a wish is cut while somebody has more"
+
+
+class Losses(RuleBasedStateMachine):
+    """Messages get lost, repeated and overtaken; workers die, are reaped late, and return as others."""
+
+    @initialize(cap=st.integers(1, 12))
+    def begin(self, cap: int) -> None:
+        self.ledger = Ledger(PG1, cap)
+        self.alive: dict[WorkerId, Worker] = {}
+        self.dead: dict[WorkerId, Worker] = {}
+        self.down: list[tuple[WorkerId, Grant]] = []
+        self.up: list[tuple[WorkerId, Demand]] = []
+        self.numbers = 0
+
+    def pick(self, draw: random.Random, among: dict[WorkerId, Worker]) -> WorkerId:
+        return draw.choice(sorted(among))
+
+    @rule()
+    def starts(self) -> None:
+        if len(self.alive) < 4:
+            self.numbers += 1
+            self.alive[WorkerId(self.numbers)] = Worker()
+            self.ledger = join(self.ledger, WorkerId(self.numbers))
+
+    @rule()
+    def divides(self) -> None:
+        self.ledger, grants = divide(self.ledger)
+        self.down += grants.items()
+
+    @precondition(lambda self: self.alive)
+    @rule(draw=st.randoms(use_true_random=False), wants=st.integers(0, 15))
+    def works(self, draw: random.Random, wants: int) -> None:
+        worker = self.alive[self.pick(draw, self.alive)]
+        worker.wants = wants
+        if worker.in_use < min(wants, worker.granted):
+            worker.in_use = draw.randint(worker.in_use, min(wants, worker.granted))
+        elif worker.in_use > min(wants, worker.granted):
+            worker.in_use = draw.randint(min(wants, worker.granted), worker.in_use)
+
+    @precondition(lambda self: self.alive)
+    @rule(draw=st.randoms(use_true_random=False))
+    def reports(self, draw: random.Random) -> None:
+        who = self.pick(draw, self.alive)
+        self.up.append((who, self.alive[who].say()))
+
+    @precondition(lambda self: self.down)
+    @rule(draw=st.randoms(use_true_random=False), repeat=st.booleans())
+    def grant_arrives(self, draw: random.Random, repeat: bool) -> None:
+        at = draw.randrange(len(self.down))
+        who, grant = self.down[at] if repeat else self.down.pop(at)
+        if who in self.alive:
+            self.alive[who].obey(grant)
+
+    @precondition(lambda self: self.up)
+    @rule(draw=st.randoms(use_true_random=False), repeat=st.booleans())
+    def report_arrives(self, draw: random.Random, repeat: bool) -> None:
+        at = draw.randrange(len(self.up))
+        who, demand = self.up[at] if repeat else self.up.pop(at)
+        self.ledger = hear(self.ledger, who, demand)
+
+    @precondition(lambda self: self.up or self.down)
+    @rule()
+    def all_is_lost(self) -> None:
+        self.up.clear()
+        self.down.clear()
+
+    @precondition(lambda self: self.alive)
+    @rule(draw=st.randoms(use_true_random=False))
+    def dies(self, draw: random.Random) -> None:
+        who = self.pick(draw, self.alive)
+        self.dead[who] = self.alive.pop(who)  # its connections are still open
+
+    @precondition(lambda self: self.dead)
+    @rule(draw=st.randoms(use_true_random=False))
+    def is_reaped(self, draw: random.Random) -> None:
+        who = self.pick(draw, self.dead)
+        del self.dead[who]
+        self.ledger = gone(self.ledger, who)
+
+    @invariant()
+    def the_cap_holds(self) -> None:
+        everyone = [*self.alive.values(), *self.dead.values()]
+        assert sum(worker.in_use for worker in everyone) <= self.ledger.cap
+        assert sum(max(worker.granted, worker.in_use) for worker in everyone) <= self.ledger.held <= self.ledger.cap
+
+    def teardown(self) -> None:
+        """Once messages arrive again, everybody gets its due."""
+        if not hasattr(self, "ledger"):
+            return
+        for who in self.dead:
+            self.ledger = gone(self.ledger, who)
+        for _ in range(8):
+            self.ledger, grants = divide(self.ledger)
+            for who, grant in grants.items():
+                self.alive[who].obey(grant)
+            for who, worker in self.alive.items():
+                worker.settle()
+                self.ledger = hear(self.ledger, who, worker.say())
+        assert divide(self.ledger)[1] == {}
+        due = fair_shares(self.ledger)
+        assert all(self.alive[who].granted >= share for who, share in due.items())
+
+
+TestLosses = Losses.TestCase
+TestLosses.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

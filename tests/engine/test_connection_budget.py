@@ -1,0 +1,329 @@
+"""Permits on virtual time: the line, cancellation at every turn, what makes room, and grants that change."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.engine.connection_budget import PRESS_S, TURN_S, Budgets, EndpointBudget
+from router.model.identity import ClusterName, EndpointName
+from router.model.ledger import Demand, Grant
+from router.model.topology import Endpoint
+from tests.support.sweeping import Sweep, sweep
+from tests.support.virtual_time import settle, virtual
+
+PG1 = EndpointName("pg1")
+CLOSING_TAKES = 0.005
+
+
+def endpoint(cap: int) -> Endpoint:
+    return Endpoint(PG1, ClusterName("main"), "127.0.0.1", max_connections=cap)
+
+
+class Holder:
+    """ports.BudgetHolder: a pool with connections that are numbers."""
+
+    def __init__(self, budget: EndpointBudget, min_size: int = 0) -> None:
+        self.budget = budget
+        self.min_size = min_size
+        self.idle: list[float] = []
+        """When each was last used."""
+        self.lanes: list[bool] = []
+        """Lent lanes; True: asked to run dry."""
+        self.closing = 0
+        self.waiting = 0
+        budget.join(self)
+
+    @property
+    def size(self) -> int:
+        return len(self.idle) + len(self.lanes)
+
+    @property
+    def leaving(self) -> int:
+        return self.closing + sum(self.lanes)
+
+    @property
+    def keeps(self) -> int:
+        return self.size - sum(self.lanes)
+
+    def idle_since(self, *, below_min: bool) -> float | None:
+        if not below_min and self.size <= self.min_size:
+            return None
+        return min(self.idle, default=None)
+
+    def close_idle(self) -> None:
+        self.idle.remove(min(self.idle))
+        self.closing += 1
+        asyncio.get_running_loop().call_later(CLOSING_TAKES, self.closed)
+
+    def closed(self) -> None:
+        self.closing -= 1
+        self.budget.give_back(self)
+
+    def retire_lane(self) -> bool:
+        if False not in self.lanes:
+            return False
+        self.lanes[self.lanes.index(False)] = True
+        return True
+
+    async def open(self, count: int = 1) -> None:
+        """Open so many, each in its turn."""
+        for _ in range(count):
+            self.waiting += 1
+            try:
+                assert await self.budget.take(self)
+            finally:
+                self.waiting -= 1
+            self.lanes.append(False)
+
+    def rest(self, count: int = 1) -> None:
+        """So many lanes become idle."""
+        for _ in range(count):
+            self.lanes.remove(False)
+            self.idle.append(asyncio.get_running_loop().time())
+        self.budget.look_again()
+
+    def close(self) -> None:
+        """A lane ends, those first that were asked to."""
+        self.lanes.remove(True in self.lanes)
+        self.budget.give_back(self)
+
+
+def budget_of(granted: int) -> EndpointBudget:
+    return EndpointBudget(PG1, granted, lambda: None)
+
+
+# --- the line ------------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_permits_are_given_up_to_the_grant_and_then_in_turn() -> None:
+    budget = budget_of(2)
+    one, two = Holder(budget), Holder(budget)
+    await one.open(2)
+    assert not budget.try_take(two)
+    order: list[int] = []
+
+    async def open_(number: int, holder: Holder) -> None:
+        await holder.open()
+        order.append(number)
+
+    waiting = [asyncio.create_task(open_(number, two)) for number in range(3)]
+    await settle()
+    assert (budget.in_use, budget.waiting, order) == (2, 3, [])
+    one.close()
+    await settle()
+    assert order == [0]
+    assert not budget.try_take(one), "nobody overtakes"
+    one.close()
+    await settle()
+    assert order == [0, 1]
+    two.close()
+    await asyncio.gather(*waiting)
+    assert (order, budget.in_use, budget.waiting) == ([0, 1, 2], 2, 0)
+    budget.close()
+
+
+@virtual
+async def test_who_withdraws_leaves_the_line_and_gets_nothing() -> None:
+    budget = budget_of(1)
+    one, two, three = (Holder(budget) for _ in range(3))
+    await one.open()
+    second, third = asyncio.create_task(budget.take(two)), asyncio.create_task(three.open())
+    await settle()
+    budget.withdraw(two)
+    assert await second is False
+    one.close()
+    await third
+    assert (budget.in_use, budget.waiting) == (1, 0)
+    budget.leave(three)
+    budget.close()
+
+
+def test_a_take_cancelled_at_any_turn_loses_no_permit() -> None:
+    async def story(cancel: Sweep) -> None:
+        budget = budget_of(1)
+        one, two, three = (Holder(budget) for _ in range(3))
+        await one.open()
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, one.close)
+        taken = await cancel.act(budget.take(two))
+        if taken is True:
+            assert budget.in_use == 1
+            budget.give_back(two)
+        await asyncio.wait_for(three.open(), 1)
+        assert (budget.in_use, budget.waiting) == (1, 0)
+        budget.close()
+
+    assert sweep(story) > 2
+
+
+# --- making room ---------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_idle_connections_of_others_are_closed_least_recently_used_first() -> None:
+    budget = budget_of(4)
+    one, two, poor = Holder(budget), Holder(budget), Holder(budget)
+    await one.open(2)
+    await two.open(2)
+    one.rest()
+    await asyncio.sleep(1)
+    two.rest()
+    before = asyncio.get_running_loop().time()
+    await poor.open()
+    assert (len(one.idle), len(two.idle)) == (0, 1)
+    assert asyncio.get_running_loop().time() - before == pytest.approx(CLOSING_TAKES), "at once, not at the next look"
+    await poor.open()
+    assert (len(two.idle), budget.in_use) == (0, 4)
+    budget.close()
+
+
+@virtual
+async def test_no_more_is_closed_than_is_wanted_and_min_size_is_kept() -> None:
+    budget = budget_of(4)
+    rich, poor = Holder(budget, min_size=3), Holder(budget)
+    await rich.open(4)
+    rich.rest(4)
+    opening = asyncio.create_task(poor.open(2))
+    await asyncio.sleep(0.1)
+    assert (len(rich.idle), len(poor.lanes), budget.waiting) == (3, 1, 1)
+    opening.cancel()
+    await asyncio.wait({opening})
+    assert budget.waiting == 0
+    budget.close()
+
+
+@virtual
+async def test_what_becomes_idle_later_is_closed_then() -> None:
+    budget = budget_of(1)
+    one, two = Holder(budget), Holder(budget)
+    await one.open()
+    opening = asyncio.create_task(two.open())
+    await asyncio.sleep(0.01)
+    one.rest()
+    await asyncio.wait_for(opening, CLOSING_TAKES + 0.001)
+    budget.close()
+
+
+@virtual
+async def test_lane_pools_are_asked_when_no_connection_is_idle() -> None:
+    budgets = Budgets()
+    asked: list[EndpointName] = []
+    budgets.serve_lanes(asked.append)
+    budget = budgets.of(endpoint(1))
+    one, two = Holder(budget), Holder(budget)
+    await one.open()
+    opening = asyncio.create_task(two.open())
+    await settle()
+    assert asked == [PG1]
+    one.rest()
+    await opening
+    budgets.close()
+
+
+@virtual
+async def test_a_busy_pool_gives_lanes_up_until_it_has_at_most_one_more() -> None:
+    budget = budget_of(5)
+    rich, poor = Holder(budget), Holder(budget)
+    await rich.open(5)
+    opening = asyncio.create_task(poor.open(5))
+    for given in range(1, 3):
+        await asyncio.sleep(PRESS_S + 0.001)
+        assert sum(rich.lanes) == 1
+        rich.close()
+        await settle()
+        assert len(poor.lanes) == given
+    await asyncio.sleep(10)
+    assert (len(rich.lanes), sum(rich.lanes), len(poor.lanes)) == (3, 0, 2), "stable"
+    opening.cancel()
+    await asyncio.wait({opening})
+    budget.close()
+
+
+@virtual
+async def test_more_busy_pools_than_connections_take_turns() -> None:
+    budget = budget_of(1)
+    one, two = Holder(budget), Holder(budget)
+    await one.open()
+    opening = asyncio.create_task(two.open())
+    await asyncio.sleep(TURN_S - PRESS_S)
+    assert one.lanes == [False]
+    await asyncio.sleep(3 * PRESS_S)
+    assert one.lanes == [True]
+    one.close()
+    await opening
+    budget.close()
+
+
+# --- grants --------------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_nothing_is_opened_before_the_first_grant_and_what_waits_is_reported_at_once() -> None:
+    told: list[list[Demand]] = []
+    budgets = Budgets(divided=True)
+    budgets.changed = lambda: told.append(budgets.report())
+    budget = budgets.of(endpoint(10))
+    holder = Holder(budget)
+    opening = asyncio.create_task(holder.open(3))
+    await settle()
+    assert told == [[Demand(PG1, 0, 0, 1, 0)]]
+    budgets.on_grant(Grant(PG1, 2, 1))
+    await settle()
+    assert budgets.report() == [Demand(PG1, 2, 2, 1, 1)]
+    budgets.on_grant(Grant(PG1, 3, 3))
+    await opening
+    budgets.on_grant(Grant(PG1, 1, 2))
+    assert budget.granted == 3, "it came late"
+    budgets.close()
+
+
+@virtual
+async def test_a_lower_grant_is_obeyed_at_once_and_reported_again_when_it_is_met() -> None:
+    told: list[Demand] = []
+    budgets = Budgets(divided=True)
+    budgets.changed = lambda: told.extend(budgets.report())
+    budgets.on_grant(Grant(PG1, 5, 1))
+    holder = Holder(budgets.of(endpoint(10)), min_size=2)
+    await holder.open(5)
+    holder.rest(3)
+    told.clear()
+    budgets.on_grant(Grant(PG1, 1, 2))
+    await asyncio.sleep(2 * PRESS_S)
+    assert budgets.report() == [Demand(PG1, 1, 2, 0, 2)], "below min_size, too"
+    assert sum(holder.lanes) == 1
+    assert not told
+    holder.close()
+    assert told == [Demand(PG1, 1, 1, 0, 2)]
+    assert not budgets.of(endpoint(10)).try_take(holder)
+    budgets.close()
+
+
+@virtual
+async def test_a_new_cap_reaches_a_router_of_one_process_and_a_gone_endpoint_is_forgotten() -> None:
+    budgets = Budgets()
+    budget = budgets.of(endpoint(1))
+    holder = Holder(budget)
+    await holder.open()
+    budgets.apply([endpoint(2)])
+    assert budget.try_take(holder)
+    budgets.apply([])
+    assert [one.endpoint for one in budgets] == [PG1], "its connections are still open"
+    budget.give_back(holder)
+    budget.give_back(holder)
+    budgets.apply([])
+    assert list(budgets) == []
+    budgets.apply([endpoint(3)])
+    assert [(one.endpoint, one.granted) for one in budgets] == [(PG1, 3)]
+    budgets.close()
+
+
+@virtual
+async def test_in_a_divided_router_a_new_cap_is_the_ledgers_business() -> None:
+    budgets = Budgets(divided=True)
+    budget = budgets.of(endpoint(1))
+    budgets.apply([endpoint(9)])
+    assert budget.granted == 0
+    budgets.close()

@@ -1,0 +1,308 @@
+"""The cap of an endpoint, as PostgreSQL itself counts it: never passed, and no permit is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from router.devcluster import DevCluster
+from router.devcluster.server import free_port
+from router.engine.connection_budget import Budgets, EndpointBudget
+from router.engine.endpoints import Pools
+from router.model.identity import ClusterName, EndpointName, Generation, TenantName
+from router.model.ledger import Grant
+from router.model.observation import AttemptFailed, FaultKind
+from router.model.policy import PoolPolicy
+from router.model.reasons import CloseReason
+from router.model.request import Access, Statement
+from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant
+from router.postgres.endpoint_pool import PsycopgEndpointPool, PsycopgPoolFactory
+from router.system import SystemChance, SystemClock
+from tests.contracts.promises import run_on, submit
+from tests.support.builders import Recorder
+from tests.support.dev_cluster import TENANTS
+from tests.support.eventually import eventually
+
+pytestmark = pytest.mark.pg
+
+CAP = 5
+MAIN = ClusterName("main")
+
+
+def soon(seconds: float = 5.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+class World:
+    """Tenants' pools on one endpoint with a cap of 5."""
+
+    def __init__(self, pg: DevCluster) -> None:
+        self.server = pg.primary()
+        self.budgets = Budgets()
+        self.factory = PsycopgPoolFactory(SystemChance(), Recorder(), self.budgets.of)
+        self.endpoint = Endpoint(
+            EndpointName(self.server.name), MAIN, "127.0.0.1", self.server.port, max_connections=CAP
+        )
+        self.cluster = Cluster(MAIN, (self.endpoint,), Login("pointsman_control", Secret(pg.control_password)))
+        self.pools: list[PsycopgEndpointPool] = []
+
+    @property
+    def budget(self) -> EndpointBudget:
+        return self.budgets.of(self.endpoint)
+
+    def tenant(self, name: str, **policy: object) -> Tenant:
+        pool = PoolPolicy(**{"max_size": CAP, **policy})  # type: ignore[arg-type]
+        return Tenant(TenantName(name), MAIN, name, Login(name, Secret(TENANTS[name])), pool=pool)
+
+    def pool(self, name: str, access: Access = Access.READ_WRITE, **policy: object) -> PsycopgEndpointPool:
+        pool = self.factory.make(self.tenant(name, **policy), self.cluster, self.endpoint, access, Generation(1))
+        self.pools.append(pool)
+        return pool
+
+    def backends(self) -> int:
+        """As the server counts them. Blocks."""
+        with self.server.connect() as connection:
+            row = connection.execute(
+                "select count(*) from pg_stat_activity where usename = any(%s)", [list(TENANTS)]
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    @contextlib.asynccontextmanager
+    async def counted(self) -> AsyncIterator[list[int]]:
+        """Counts backends as often as possible, on a connection and in a thread of its own."""
+        seen: list[int] = []
+        ended = False
+
+        def count() -> None:
+            query = "select count(*) from pg_stat_activity where usename = any(%s)"
+            with self.server.connect() as connection:
+                while not ended:
+                    row = connection.execute(query, [list(TENANTS)]).fetchone()
+                    seen.append(int(row[0]) if row else -1)
+
+        counting = asyncio.get_running_loop().run_in_executor(None, count)
+        try:
+            yield seen
+        finally:
+            ended = True
+            await counting
+
+    async def close(self) -> None:
+        for pool in self.pools:
+            await pool.close(CloseReason.SHUTDOWN)
+        await eventually(lambda: self.budget.in_use == 0, within_s=3, what="what is free again")
+        await eventually(lambda: self.backends() == 0, within_s=3, what="what is free again")
+        assert self.budget.waiting == 0
+        self.budgets.close()
+
+
+@pytest.fixture
+async def world(pg_cluster: DevCluster) -> AsyncIterator[World]:
+    made = World(pg_cluster)
+    yield made
+    await made.close()
+
+
+async def use(pool: PsycopgEndpointPool, sql: str, deadline_s: float = 10.0) -> None:
+    lane = await pool.open_lane(soon(deadline_s))
+    try:
+        assert (await run_on(lane, sql)).fault is None
+    finally:
+        await lane.give_back()
+
+
+async def test_two_tenants_under_load_never_pass_the_cap_and_both_are_served(world: World) -> None:
+    pools = [world.pool("acme"), world.pool("globex"), world.pool("globex", Access.READ_ONLY)]
+    served = [0, 0, 0]
+    until = soon(2.0)
+
+    async def load(number: int) -> None:
+        while soon(0) < until:
+            await use(pools[number], "select pg_sleep(0.002)")
+            served[number] += 1
+
+    async with world.counted() as seen:
+        await asyncio.gather(*(load(number) for number in (0, 1, 2) for _ in range(6)))
+    assert len(seen) > 20
+    assert max(seen) <= CAP, "PostgreSQL saw more connections than the cap allows"
+    assert max(seen) == CAP
+    assert min(served) * 5 >= max(served), served
+
+
+async def test_lanes_that_never_rest_are_shared_out(world: World) -> None:
+    """As the engine uses them: a lane is kept as long as there is work for it."""
+    clock = SystemClock()
+    pools = Pools(world.factory, clock, lambda _: world.cluster)
+    world.budgets.serve_lanes(pools.free_lanes)
+    served = {"acme": 0, "globex": 0}
+    tenants = {name: world.tenant(name) for name in served}
+    until = soon(2.0)
+
+    async def load(name: str) -> None:
+        while soon(0) < until:
+            pool = pools.get(tenants[name], world.endpoint.name, Access.READ_WRITE, Generation(1))
+            slot = await pool.pin(soon())
+            await pool.run_pinned(slot, [Statement(b"select pg_sleep(0.002)")], soon(), commits=False)
+            pool.release(slot)
+            served[name] += 1
+
+    try:
+        async with world.counted() as seen:
+            first = [asyncio.create_task(load("acme")) for _ in range(6)]
+            await asyncio.sleep(0.3)  # acme has all five, and always work for them
+            await asyncio.gather(*first, *(load("globex") for _ in range(6)))
+    finally:
+        await pools.close()
+    assert max(seen) == CAP
+    assert min(served.values()) * 4 >= max(served.values()), served
+
+
+async def test_what_an_idle_tenant_has_open_is_had_by_another_at_once(world: World) -> None:
+    acme, globex = world.pool("acme", min_size=0), world.pool("globex", min_size=0)
+    for lane in [await acme.open_lane(soon()) for _ in range(CAP)]:
+        await lane.give_back()
+    assert acme.statistics().idle == CAP
+    before = soon(0)
+    lanes = [await globex.open_lane(soon()) for _ in range(4)]
+    assert soon(0) - before < 1.0
+    assert (globex.statistics().leased, acme.statistics().idle, world.budget.in_use) == (4, 1, CAP)
+    for lane in lanes:
+        await lane.give_back()
+    await use(acme, "select 1")
+    assert acme.statistics().idle == 1, "its last one was kept"
+
+
+async def test_min_size_is_kept(world: World) -> None:
+    acme, globex = world.pool("acme", min_size=2), world.pool("globex")
+    for lane in [await acme.open_lane(soon()) for _ in range(CAP)]:
+        await lane.give_back()
+    lanes = [await globex.open_lane(soon()) for _ in range(3)]
+    with pytest.raises(AttemptFailed) as failed:
+        await globex.open_lane(soon(0.3))
+    assert failed.value.fault.kind is FaultKind.POOL_TIMEOUT
+    assert "5 of 5" in failed.value.fault.message
+    assert (world.budget.waiting, acme.statistics().idle) == (0, 2)
+    for lane in lanes:
+        await lane.give_back()
+
+
+async def test_killed_backends_give_their_permits_back(world: World) -> None:
+    acme, globex = world.pool("acme"), world.pool("globex")
+    idle, *lanes = [await acme.open_lane(soon()) for _ in range(CAP)]
+    await idle.give_back()
+    with world.server.connect() as connection:
+        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'acme'")
+    await eventually(lambda: not any(lane.usable for lane in lanes), within_s=2, what="what is free again")
+    async with asyncio.timeout(2):
+        for lane in [await globex.open_lane(soon()) for _ in range(CAP)]:
+            await lane.give_back()
+    await use(acme, "select 1")
+
+
+async def test_an_abandoned_connection_counts_until_its_backend_is_gone(world: World) -> None:
+    acme, globex = world.pool("acme"), world.pool("globex")
+    lanes = [await acme.open_lane(soon()) for _ in range(CAP)]
+    running = submit(lanes[0], "select pg_sleep(30)")
+    await asyncio.sleep(0.05)
+    async with world.counted() as seen:
+        lanes[0].abandon(CloseReason.ABANDONED)
+        await running
+        lane = await globex.open_lane(soon())
+    assert max(seen) == CAP
+    for one in (lane, *lanes[1:]):
+        await one.give_back()
+
+
+async def test_connections_at_the_end_of_their_life_are_replaced_under_the_cap(world: World) -> None:
+    acme, globex = world.pool("acme", lifetime_s=0.2), world.pool("globex", lifetime_s=0.2)
+    until = soon(1.5)
+
+    async def load(pool: PsycopgEndpointPool) -> None:
+        while soon(0) < until:
+            await use(pool, "select 1")
+            await asyncio.sleep(0.001)
+
+    async with world.counted() as seen:
+        await asyncio.gather(*(load(pool) for pool in (acme, globex) for _ in range(4)))
+    assert max(seen) <= CAP
+
+
+async def test_fences_and_abandons_at_any_time_lose_no_permit(world: World) -> None:
+    draw = random.Random(7)
+    pools = [world.pool("acme"), world.pool("globex", min_size=1)]
+    until = soon(1.5)
+
+    async def load(pool: PsycopgEndpointPool) -> None:
+        while soon(0) < until:
+            with contextlib.suppress(AttemptFailed):
+                lane = await pool.open_lane(soon(0.2))
+                done = submit(lane, "select pg_sleep(0.003)")
+                if draw.random() < 0.2:
+                    await asyncio.sleep(draw.random() * 0.004)
+                    lane.abandon(CloseReason.ABANDONED)
+                await done
+                await lane.give_back(tainted=draw.random() < 0.2)
+
+    async def fence() -> None:
+        generation = 1
+        while soon(0) < until:
+            await asyncio.sleep(draw.random() * 0.1)
+            generation += 1
+            draw.choice(pools).fence(Generation(generation))
+
+    async with world.counted() as seen:
+        await asyncio.gather(fence(), *(load(pool) for pool in pools for _ in range(5)))
+    assert max(seen) <= CAP
+
+
+async def test_cancelling_borrowers_at_any_time_loses_no_permit(world: World) -> None:
+    draw = random.Random(11)
+    acme, globex = world.pool("acme"), world.pool("globex")
+    for _ in range(150):
+        tasks = [asyncio.create_task(use(draw.choice((acme, globex)), "select 1")) for _ in range(8)]
+        await asyncio.sleep(draw.random() * 0.006)
+        for task in tasks:
+            if draw.random() < 0.7:
+                task.cancel()
+        await asyncio.wait(tasks)
+        assert world.budget.in_use <= CAP
+    for pool in (acme, globex):  # nothing is left in anybody's way
+        async with asyncio.timeout(3):
+            for lane in [await pool.open_lane(soon()) for _ in range(CAP)]:
+                await lane.give_back()
+
+
+async def test_a_server_that_takes_no_connection_costs_no_permit(world: World) -> None:
+    real, world.endpoint = world.endpoint, Endpoint(
+        world.endpoint.name, MAIN, "127.0.0.1", free_port(), max_connections=CAP
+    )
+    closed = world.pool("acme", min_size=2)
+    world.endpoint = real
+    for _ in range(5):
+        before = soon(0)
+        with pytest.raises(AttemptFailed) as failed:
+            await closed.open_lane(soon())
+        assert failed.value.fault.kind is FaultKind.CONNECT_REFUSED
+        assert soon(0) - before < 1
+    await eventually(lambda: world.budget.in_use == 0, within_s=2, what="what is free again")
+
+
+async def test_a_lowered_grant_is_met_at_once_by_what_is_idle_and_soon_by_what_is_busy(world: World) -> None:
+    acme = world.pool("acme", min_size=2)
+    lanes = [await acme.open_lane(soon()) for _ in range(CAP)]
+    for lane in lanes[2:]:
+        await lane.give_back()
+    world.budgets.on_grant(Grant(world.endpoint.name, 1, 1))
+    await eventually(lambda: world.budget.in_use == 2, within_s=1, what="what is free again")
+    await eventually(lambda: not all(lane.usable for lane in lanes[:2]), within_s=1, what="what is free again")
+    for lane in lanes[:2]:
+        await lane.give_back()
+    await eventually(lambda: world.budget.in_use == 1, within_s=1, what="what is free again")
+    world.budgets.on_grant(Grant(world.endpoint.name, CAP, 2))
+    for lane in [await acme.open_lane(soon()) for _ in range(CAP)]:
+        await lane.give_back()
