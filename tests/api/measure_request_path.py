@@ -126,7 +126,7 @@ class Caller:
     def time_remaining(self) -> float | None:
         return None
 
-    async def let_in(self) -> None: ...
+    async def let_in(self, processes: int) -> None: ...
 
     async def read(self) -> Any:
         count = await self._due.get()
