@@ -21,7 +21,7 @@ from router.engine.shared_read import SharedRead
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Executed
 from router.model.observation import AttemptFailed
-from router.model.request import Request
+from router.model.request import Access, Request
 from router.model.result import Answer
 from router.model.topology import Tenant
 from router.model.views import WaitPhase
@@ -111,7 +111,7 @@ class QuickReads:
         call.phase = WaitPhase.EXECUTE
         call.attempts = 1
         runtime.in_flight[route.endpoint] += 1
-        pool = self._pools.get(tenant, route.endpoint, request.access, route.generation)
+        pool = self._pools.get(tenant, route.endpoint, Access.READ_ONLY, route.generation)
         call.read = read = QuickRead(self, runtime, call, route, pool, tag, told)
         pool.start_shared(read)
         return read
