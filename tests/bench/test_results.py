@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
+from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import plot, report, results_file
-from tests.benchmarks.figures import Metric
+from tests.benchmarks.figures import Metric, Sample
 from tests.benchmarks.results_file import Results
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +100,24 @@ def test_the_plot_is_a_picture_and_the_same_each_time(results: Results, tmp_path
     assert "Pointsman SDK" in words
     assert "2.00×" in words
     assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_shown_is_what_was_written(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures are written rounded; README was once made of the others, and stale at once."""
+    monkeypatch.setattr(benchmarks, "LATEST", tmp_path / "latest.json")
+    monkeypatch.setattr(benchmarks, "README", tmp_path / "README.md")
+    monkeypatch.setattr(benchmarks, "_draw", lambda *_: [])
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
+    case = results.cases[0]
+    odd = replace(case.measured[0], samples=(Sample({Metric.RATE: 1_179_784.7654}),))
+    measured = Results(results.when, results.machine, (replace(case, measured=(odd, *case.measured[1:])),))
+    benchmarks._save(Console(file=io.StringIO()), measured, latest=True)
+    written = results_file.read(tmp_path / "latest.json")
+    assert written is not None
+    text = (tmp_path / "README.md").read_text()
+    assert report.fill(text, written) == text
 
 
 def test_the_readme_shows_the_latest_results() -> None:

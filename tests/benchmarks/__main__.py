@@ -144,6 +144,7 @@ def _save(console: Console, results: Results, *, latest: bool) -> None:
     merged = results.merged_over(results_file.read(LATEST) if latest else None, [case.name for case in CASES])
     path.parent.mkdir(exist_ok=True)
     path.write_text(merged.to_json())
+    merged = Results.from_json(merged.to_json())  # as it was written, rounded: README must show what the file says
     written = [path, *_draw(console, merged, path)]
     if latest:
         README.write_text(report.fill(README.read_text(), merged))
