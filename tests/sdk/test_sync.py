@@ -11,6 +11,8 @@ from typing import Any
 import pointsman
 import pytest
 from pointsman.loop_thread import LoopThread, loop_thread
+from pointsman.streams import RowStream
+from pointsman.sync import SyncRowStream
 
 from tests.sdk.fake_router import FakeRouter, never, until
 from tests.sdk.test_streams import FOUR, Source, forever
@@ -58,6 +60,23 @@ def test_threads_share_one_stream(sync_router: FakeRouter, db: pointsman.sync.Cl
         results = list(pool.map(lambda number: db.query("select $1", number)[0].n, range(100)))
     assert results == [1] * 100
     assert len(sync_router.streams) == 1
+
+
+def test_a_stream_comes_in_chunks_and_column_by_column(sync_router: FakeRouter, db: pointsman.sync.Client) -> None:
+    sync_router.on_rows = Source(*FOUR)
+    assert list(db.stream("select").chunks()) == [[(1,), (2,)], [(3,), (4,)]]
+    sync_router.on_rows = Source(*FOUR)
+    stream = db.stream("select")
+    assert next(stream).n == 1
+    assert [batch["n"] for batch in stream.batches()] == [[2], [3, 4]]
+
+
+def test_a_stream_has_all_that_its_twin_has() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    # What it is made of there, and how it ends: close() here, aclose() there.
+    assert public(RowStream) - public(SyncRowStream) == {"next_chunk", "next_columns", "aclose"}
 
 
 def test_a_stream_is_iterated_and_closed(

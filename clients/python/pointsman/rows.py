@@ -146,6 +146,11 @@ class ColumnBatch:
         """A list of values a column, in the columns' order."""
         self.row_count = row_count
 
+    @classmethod
+    def of(cls, records: list[Record]) -> ColumnBatch:
+        """From rows that are built already; at least one."""
+        return cls(type(records[0]), [*map(list, zip(*records, strict=True))], len(records))
+
     @property
     def fields(self) -> tuple[str, ...]:
         """The columns' names, repeated ones numbered as in Record."""

@@ -96,9 +96,14 @@ class RowStream:
         """The same rows, column by column: quickest, and what numpy and the like take."""
         left = list(self._rows)
         if left:
-            yield ColumnBatch(type(left[0]), [*map(list, zip(*left, strict=True))], len(left))
-        while (batch := await self._next_batch()) is not None:
-            yield self._decoded(Plan.column_batch, batch)
+            yield ColumnBatch.of(left)
+        while (batch := await self.next_columns()) is not None:
+            yield batch
+
+    async def next_columns(self) -> ColumnBatch | None:
+        """The next chunk column by column, None after the last."""
+        batch = await self._next_batch()
+        return None if batch is None else self._decoded(Plan.column_batch, batch)
 
     async def aclose(self) -> None:
         """Ends the statement on the server, if it still runs. Closing again does nothing."""

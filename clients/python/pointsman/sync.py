@@ -14,7 +14,7 @@ from pointsman.copy_requests import CopyInOptions, CopyOutOptions, CopyResult, P
 from pointsman.loop_thread import LoopThread, loop_thread
 from pointsman.options import TLS, BatchOptions, Isolation, ReadOptions, ReadPreference, WriteOptions
 from pointsman.results import BatchResults, Receipt, Result, Rows, single_row, single_value
-from pointsman.rows import Column, Record
+from pointsman.rows import Column, ColumnBatch, Record
 from pointsman.streams import RowStream
 from pointsman.transactions import Savepoint, StatementOptions, Transaction
 
@@ -247,6 +247,22 @@ class SyncRowStream:
             raise StopIteration
         self._rows = iter(records)
         return next(self._rows)
+
+    def chunks(self) -> Iterator[list[Record]]:
+        """The same rows, a list a chunk: quicker for many rows."""
+        left = list(self._rows)
+        if left:
+            yield left
+        while (records := self._thread.run(self._inner.next_chunk())) is not None:
+            yield records
+
+    def batches(self) -> Iterator[ColumnBatch]:
+        """The same rows, column by column: quickest, and what numpy and the like take."""
+        left = list(self._rows)
+        if left:
+            yield ColumnBatch.of(left)
+        while (batch := self._thread.run(self._inner.next_columns())) is not None:
+            yield batch
 
     def close(self) -> None:
         """Ends the statement on the server, if it still runs."""
