@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from pointsman.v1 import query_service_pb2 as pb
+from pointsman.wire import field
 
 from router.api import translate
 from router.api.calls import Call
@@ -54,7 +55,7 @@ class Copying:
             async for item in items:
                 match item:
                     case bytes():
-                        yield _DATA_TAG + _varint(len(item)) + item
+                        yield field(_DATA_TAG, item)
                     case CopyLayout():
                         start = pb.CopyOutStart(format=_format_message(message), columns=item.columns)
                         yield pb.CopyOutResponse(start=start).SerializeToString()
@@ -240,13 +241,3 @@ def _write_answer(answer: CopyAnswer, target: pb.CopyOutEnd | pb.CopyInResponse)
     target.command_tag = answer.command_tag
     target.notices.extend(notices(answer.notices))
     write_receipt(answer.receipt, target.receipt)
-
-
-def _varint(number: int) -> bytes:
-    """Protobuf's encoding of a length."""
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)

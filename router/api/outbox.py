@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from pointsman.wire import field, varint
+
 MESSAGE_BYTES = 1 << 20
 """A message is closed at this size, so that a large reply does not hold up small ones; a larger one travels alone."""
 BACKLOG_BYTES = 8 << 20
@@ -20,29 +22,7 @@ _REPLY_TAGS = {"query": b"\x12", "execute": b"\x1a", "batch": b"\x22", "failure"
 
 def reply_frame(call_id: int, kind: str, body: bytes) -> bytes:
     """One entry of MultiplexResponse.replies; body is the serialised answer of that kind."""
-    reply = b"\x08" + varint(call_id) + _REPLY_TAGS[kind] + varint(len(body)) + body
-    return b"\x0a" + varint(len(reply)) + reply
-
-
-def varint(number: int) -> bytes:
-    """Protobuf's form of an unsigned integer."""
-    if number < _SMALL:
-        return _VARINTS[number]
-    return _varint(number)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-_SMALL = 1 << 14
-_VARINTS = tuple(_varint(number) for number in range(_SMALL))
-"""Lengths and call ids: looked up in a third of the time it takes to make them."""
+    return field(b"\x0a", b"\x08" + varint(call_id) + field(_REPLY_TAGS[kind], body))
 
 
 class Outbox:

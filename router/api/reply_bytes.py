@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from router.api.outbox import varint
+from pointsman.wire import field, text_field, varint
+
 from router.model.identity import EndpointName, TopologyNumber
 from router.model.reasons import RouteReason
 from router.model.result import Cells, Receipt, StatementResult
@@ -41,10 +42,10 @@ class _Way:
         self.topology: TopologyNumber = receipt.topology
         self.reason: RouteReason = receipt.route_reason
         self.field = (
-            _text(_ENDPOINT, receipt.endpoint)
+            text_field(_ENDPOINT, receipt.endpoint)
             + _number(_ROLE, _ROLES[receipt.role])
             + _number(_TOPOLOGY, receipt.topology)
-            + _text(_ROUTE_REASON, receipt.route_reason.value)
+            + text_field(_ROUTE_REASON, receipt.route_reason.value)
         )
 
 
@@ -64,8 +65,7 @@ class ReplyBytes:
         if rows is None or len(rows) > max_bytes:
             return None
         found = rows + self._tag(result)
-        body = self.receipt(receipt)
-        return _RESULT + varint(len(found)) + found + _RECEIPT + varint(len(body)) + body
+        return field(_RESULT, found) + field(_RECEIPT, self.receipt(receipt))
 
     def _tag(self, result: StatementResult) -> bytes:
         key = (result.command_tag, result.rows_affected)
@@ -73,7 +73,7 @@ class ReplyBytes:
         if known is None:
             if len(self._tags) >= _KEPT:
                 self._tags.clear()
-            known = self._tags[key] = _number(_ROWS_AFFECTED, key[1]) + _text(_COMMAND_TAG, key[0])
+            known = self._tags[key] = _number(_ROWS_AFFECTED, key[1]) + text_field(_COMMAND_TAG, key[0])
         return known
 
     def receipt(self, receipt: Receipt) -> bytes:
@@ -88,7 +88,7 @@ class ReplyBytes:
             if len(self._ways) >= _KEPT:
                 self._ways.clear()
             way = self._ways[receipt.endpoint] = _Way(receipt)
-        found = _text(_REQUEST_ID, receipt.request_id) + way.field + _number(_ATTEMPTS, receipt.attempts)
+        found = text_field(_REQUEST_ID, receipt.request_id) + way.field + _number(_ATTEMPTS, receipt.attempts)
         if receipt.queued_s > 0:
             found += _number(_QUEUED, int(receipt.queued_s * 1e6))
         if receipt.held_s > 0:
@@ -96,16 +96,9 @@ class ReplyBytes:
         if receipt.executed_s > 0:
             found += _number(_EXECUTED, int(receipt.executed_s * 1e6))
         if receipt.token:
-            found += _TOKEN + varint(len(receipt.token)) + receipt.token
+            found += field(_TOKEN, receipt.token)
         return found
 
 
 def _number(tag: bytes, value: int) -> bytes:
     return tag + varint(value) if value else b""
-
-
-def _text(tag: bytes, value: str) -> bytes:
-    if not value:
-        return b""
-    raw = value.encode()
-    return tag + varint(len(raw)) + raw

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
+from pointsman.wire import field, varint
+
 CellFramer = Callable[[bytes], bytes]
 
 _COLUMN = b"\x12"
@@ -27,28 +29,8 @@ _real = Struct("<d").pack
 _REAL_PREFIX = _COLUMN + b"\x0a" + _REALS + b"\x08"
 
 
-def varint(number: int) -> bytes:
-    """An unsigned varint."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
-
-
 _CACHED = 4096
-_VARINTS = tuple(varint(number) for number in range(_CACHED))
-
-
-def length(size: int) -> bytes:
-    """The varint of a length; most lengths are small."""
-    return _VARINTS[size] if size < _CACHED else varint(size)
-
-
-def field(tag: bytes, payload: bytes) -> bytes:
-    """A length-delimited field."""
-    return tag + length(len(payload)) + payload
+"""Cells up to this many bytes find their prefix ready."""
 
 
 def schema_field(schema: bytes) -> bytes:
@@ -67,7 +49,7 @@ def _prefixes(tag: bytes) -> tuple[bytes, ...]:
 
 
 def _prefix(tag: bytes, size: int) -> bytes:
-    inner = tag + length(size)
+    inner = tag + varint(size)
     return _COLUMN + varint(len(inner) + size) + inner
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman.v1 import query_service_pb2 as pb
+from pointsman.wire import varint
 
-from router.api.outbox import varint
 from router.api.reply_bytes import ReplyBytes
 from router.api.results import Limits, ResultWriter, WhenTooLarge, write_receipt
 from router.encoding.typed_columns import TypedColumns
