@@ -154,13 +154,13 @@ class PipelineLane(UnitPipeline):
         """ports.Lane.cancel."""
         if self._closed is not None or self._given_back or not self._units:
             return
-        self._cancel_unconfirmed = True
+        earlier, self._cancel_unconfirmed = self._cancel_unconfirmed, True
         try:
             await self._connection.cancel_safe(timeout=_CANCEL_S)
         except faults.CLIENT_ERRORS:
             return  # best effort: the caller abandons the lane when the answer does not come
-        # The server closes the request's connection after it has signalled the backend.
-        self._cancel_unconfirmed = False
+        # The server closes the request's connection after it has signalled the backend. An earlier one may yet come.
+        self._cancel_unconfirmed = earlier
 
     async def give_back(self, *, tainted: bool = False) -> None:
         """ports.Lane.give_back."""

@@ -290,17 +290,24 @@ async def test_fail_before_the_start(pool: PsycopgEndpointPool, lane: Lane) -> N
 
 
 async def test_a_cancel_stops_out_also_while_nobody_reads(pool: PsycopgEndpointPool, lane: Lane) -> None:
-    channel, made, done = copy(lane, SERIES.format(5_000_000))
+    endless = "copy (select generate_series(1, 500000000), 'minutes, if it is not stopped') to stdout"
+    channel, made, done = copy(lane, endless)
     assert await channel.read()
     await asyncio.sleep(0.2)
     channel.drop()
-    began = time.monotonic()
-    await lane.cancel()
-    await asyncio.wait_for(done, 2)
-    assert time.monotonic() - began < 1
+    requests = 0
+    while not done.done() and requests < 10:
+        requests += 1
+        await lane.cancel()  # gives up after 100 ms, which is short for a busy machine
+        await asyncio.wait({done}, timeout=1)
     assert fault_of(made).sqlstate == "57014"
     assert await channel.read() == b""
-    await check_reusable(pool, lane)
+    if requests == 1:
+        await check_reusable(pool, lane)
+    else:
+        assert lane.in_flight == 0
+        await lane.give_back()
+        assert not lane.usable, "a request that may still arrive hits whoever has the connection next"
 
 
 async def test_a_slow_reader_stops_postgresql(lane: Lane, pg_cluster_each: DevCluster) -> None:
