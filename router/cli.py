@@ -46,11 +46,21 @@ def options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
     ] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; the system's authorities are believed.")] = False,
+    ca: Annotated[str, typer.Option(metavar="FILE", help="Believe these authorities (PEM).", show_default=False)] = "",
+    cert: Annotated[str, typer.Option(metavar="FILE", help="Prove yourself by this certificate.")] = "",
+    key: Annotated[str, typer.Option(metavar="FILE", help="Its private key.")] = "",
 ) -> None:
     """A multi-tenant, failover-aware routing pool service for PostgreSQL.
 
     Begin with: pointsman dev
+
+    How to reach a router with TLS stands before the command, or in POINTSMAN_TLS, POINTSMAN_CA, POINTSMAN_CERT,
+    POINTSMAN_KEY.
     """
+    for name, value in (("TLS", "1" if tls else ""), ("CA", ca), ("CERT", cert), ("KEY", key)):
+        if value:
+            os.environ[f"POINTSMAN_{name}"] = value
 
 
 Dev = Annotated[
@@ -262,8 +272,9 @@ def health(address: CallerAddress = "", development: Dev = "") -> None:
     from router.console.admin_client import health as ask
     from router.console.targets import Given, health_address
 
-    where = health_address(Given(address=address, dev=development))
-    if not ask(where):
+    given = Given(address=address, dev=development)
+    where = health_address(given)
+    if not ask(where, tls=given.tls):
         raise Trouble(f"the router at {where} takes no work", "it is starting or draining")
     print("serving")
 

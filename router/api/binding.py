@@ -13,11 +13,19 @@ from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
 
 
-async def bind(server: grpc.aio.Server, address: str, setting: str, *, shared: bool = False) -> str:
+async def bind(
+    server: grpc.aio.Server,
+    address: str,
+    setting: str,
+    *,
+    shared: bool = False,
+    credentials: grpc.ServerCredentials | None = None,
+) -> str:
     """Listen on "host:port" (port 0: any free one) and return the address with the real port.
 
     setting: the name of the setting that the address comes from. shared: others of this router listen there, too, and
-    whoever reserved the port has made sure that nobody else does. RouterError CONFIG_INVALID when it cannot be had.
+    whoever reserved the port has made sure that nobody else does. credentials: those of TLS.
+    RouterError CONFIG_INVALID when it cannot be had.
     """
     host, separator, _ = address.rpartition(":")
     if not address.startswith("unix:"):
@@ -26,7 +34,10 @@ async def bind(server: grpc.aio.Server, address: str, setting: str, *, shared: b
         if not shared:
             await _check(address, setting)
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise _refused(address, setting, str(error)) from error
     return address if address.startswith("unix:") else f"{host}:{port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from router.api.admin_service import AdminService
 from router.api.answering import Answering
 from router.api.binding import bind
 from router.api.calls import Gate
+from router.api.certificates import Certificates, Port
 from router.api.copying import Copying
 from router.api.drain import Drain
 from router.api.listening import stop_listening
@@ -25,9 +27,11 @@ from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
 from router.api.surface import Copies, Directory, Executor, Operator, Overview, Sessions, Workers
 from router.api.transaction_service import TransactionService
+from router.api.transport import server_options
 from router.model.errors import RouterError
+from router.model.events import CertificatesChanged
 from router.model.identity import TenantName
-from router.model.policy import ServerPolicy
+from router.model.policy import ListenerTls, ServerPolicy
 from router.model.request import Method
 from router.model.topology import Secret, Tenant
 from router.model.views import ServerView
@@ -43,20 +47,6 @@ STOP_GRACE_S = 0.1
 
 LINGER_S = 0.2
 """How long a drained process of several still refuses in words what was on its way."""
-
-# No grpc.max_connection_age: it would cut Multiplex streams and transactions in mid-flight.
-LIMITS = (
-    ("grpc.max_metadata_size", 8 << 10),
-    ("grpc.absolute_max_metadata_size", 16 << 10),
-    ("grpc.max_concurrent_streams", 256),
-    ("grpc.server_handshake_timeout_ms", 5_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 2),
-    ("grpc.max_connection_idle_ms", 300_000),
-)
 
 _METHODS = {
     "pointsman.v1.QueryService.Query": Method.QUERY,
@@ -116,6 +106,7 @@ class PublicServer:
         self._policy = policy
         self._drain = drain
         self._processes = processes
+        self._events = parts.events
         self._shared_port = processes > 1
         self._health = health.aio.HealthServicer()
         self._gate = self._make_gate(parts)
@@ -127,7 +118,13 @@ class PublicServer:
     async def start(self) -> None:
         """Take the port and serve, with health NOT_SERVING. RouterError when the port cannot be had."""
         await self.set_serving(serving=False)
-        self.address = await bind(self._server, self._policy.listen, "server.listen", shared=self._shared_port)
+        self.address = await bind(
+            self._server,
+            self._policy.listen,
+            "server.listen",
+            shared=self._shared_port,
+            credentials=credentials(self._policy.tls, "callers", self._events),
+        )
         await self._server.start()
 
     async def set_serving(self, *, serving: bool) -> None:
@@ -198,6 +195,7 @@ class AdminServer:
     def __init__(self, policy: ServerPolicy, parts: AdminParts, drain: Drain) -> None:
         self._policy = policy
         self._drain = drain
+        self._events = parts.events
         self._health = health.aio.HealthServicer()
         self._server = make_server(policy, (ADMIN_SERVICE,), self._health)
         self.address = policy.admin_listen
@@ -217,7 +215,12 @@ class AdminServer:
         """Take the port and serve. RouterError when it cannot be had."""
         await self.set_serving(serving=False)
         await self._health.set(ADMIN_SERVICE.full_name, _SERVING)
-        self.address = await bind(self._server, self._policy.admin_listen, "server.admin_listen")
+        self.address = await bind(
+            self._server,
+            self._policy.admin_listen,
+            "server.admin_listen",
+            credentials=credentials(self._policy.admin_tls, "operators", self._events),
+        )
         await self._server.start()
 
     async def set_serving(self, *, serving: bool) -> None:
@@ -281,16 +284,27 @@ def make_server(
     shared_port: bool = False,
 ) -> grpc.aio.Server:
     """A server with our limits, health and reflection."""
-    # Twice the limit, so that the wrapper can answer a message that is somewhat too large in words.
-    limit = ("grpc.max_receive_message_length", 2 * policy.max_message_bytes)
-    # Not without need: any process of the same user could take a share of the port's connections.
-    reuse = ("grpc.so_reuseport", int(shared_port))
-    server = grpc.aio.server(options=(*LIMITS, limit, reuse))
+    server = grpc.aio.server(
+        options=server_options(policy, shared_port=shared_port), maximum_concurrent_rpcs=policy.transport.max_rpcs
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if policy.reflection:
         names = [descriptor.full_name for descriptor in services]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
+
+
+def credentials(tls: ListenerTls, port: Port, events: EventSink) -> grpc.ServerCredentials | None:
+    """Those of a port that speaks TLS. RouterError when its files cannot serve. To be called in the event loop."""
+    if not tls.on:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def told(change: CertificatesChanged) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: so has the router
+            loop.call_soon_threadsafe(events.emit, change)
+
+    return Certificates(tls, port, told).credentials()
 
 
 async def set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:

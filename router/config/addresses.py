@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 Address = tuple[str, int]
 """Host and port; for a Unix socket "unix:PATH" and 0."""
 
@@ -33,3 +35,14 @@ def clash(one: Address, other: Address) -> bool:
     if one[1] != other[1] or one[1] == 0:
         return False
     return one[0] == other[0] or one[0] in _EVERYWHERE or other[0] in _EVERYWHERE
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether only this machine can reach it. A name is believed to be elsewhere, except localhost."""
+    host = address[0]
+    if host.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

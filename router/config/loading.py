@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from router.config import relations
+from router.config import certificate_files, relations
 from router.config.document import Document, parse
 from router.config.problems import ConfigProblems, Place, Problem
 from router.config.schema import (
@@ -22,7 +22,7 @@ from router.config.schema import (
 from router.config.secret_references import SecretReader, SecretUnavailable
 from router.config.validation import validate
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.policy import ClusterPolicy, RetryPolicy, ServerPolicy
+from router.model.policy import ClusterPolicy, ListenerTls, RetryPolicy, ServerPolicy
 from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, TlsSettings, Topology
 
 _MOST_BYTES = 32 * 1024 * 1024
@@ -86,7 +86,22 @@ class _Assembly:
         clusters = {ClusterName(name): self._cluster(name, section) for name, section in config.clusters.items()}
         admin_tokens = self._tokens(("admin",), config.admin.tokens, "the operators")
         tenants = {TenantName(name): self._tenant(name, section) for name, section in config.tenants.items()}
-        return LoadedConfig(Topology(clusters, tenants), config.server, config.retry, admin_tokens, config.log, source)
+        server = self._server(config.server)
+        return LoadedConfig(Topology(clusters, tenants), server, config.retry, admin_tokens, config.log, source)
+
+    def _server(self, policy: ServerPolicy) -> ServerPolicy:
+        return replace(
+            policy,
+            tls=self._listener(("server", "tls"), policy.tls),
+            admin_tls=self._listener(("server", "admin_tls"), policy.admin_tls),
+        )
+
+    def _listener(self, place: Place, section: ListenerTls) -> ListenerTls:
+        """The same with paths that start at the folder of the file, and with files that are what they should be."""
+        found = certificate_files.resolved(section, self._base)
+        for kind, message in certificate_files.mistakes(found):
+            self._document.report((*place, kind) if kind else place, message)
+        return found
 
     def _cluster(self, name: str, section: ClusterSection) -> Cluster:
         place: Place = ("clusters", name)

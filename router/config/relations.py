@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from router.config.addresses import AddressMistake, clash, parse_address
+from router.config.addresses import AddressMistake, clash, is_loopback, parse_address
 from router.config.document import Document
 from router.config.problems import Place
 from router.config.schema import ClusterSection, FileConfig, TenantSection
@@ -55,6 +55,15 @@ def _listeners(server: ServerPolicy, document: Document) -> Iterator[tuple[Place
             if clash(address, used):
                 yield ("server", name), f"({text}) is the same address as {other}: give each its own port"
         taken.append((name, address))
+        tls = {"listen": "tls", "admin_listen": "admin_tls"}.get(name)
+        if tls is None or server.allow_plaintext or is_loopback(address) or not document.is_sound(("server", tls)):
+            continue
+        if not getattr(server, tls).on:
+            yield (
+                ("server", name),
+                f"({text}) can be reached from other machines, and tokens would travel in plain text: "
+                f"set server.{tls}.cert and key, or server.allow_plaintext: true where the network is trusted",
+            )
 
 
 def _cluster(place: Place, cluster: ClusterSection, document: Document) -> Iterator[tuple[Place, str]]:

@@ -10,6 +10,12 @@ from router.config.json_schema import Schema, resolve, schema
 
 EXAMPLES: Mapping[str, object] = {
     "admin.tokens": ["env:POINTSMAN_ADMIN_TOKEN"],
+    "server.tls.cert": "callers.pem",
+    "server.tls.key": "callers.key",
+    "server.tls.client_ca": "callers-ca.pem",
+    "server.admin_tls.cert": "operators.pem",
+    "server.admin_tls.key": "operators.key",
+    "server.admin_tls.client_ca": "operators-ca.pem",
     "clusters.NAME.control.user": "pointsman_control",
     "clusters.NAME.control.password": "env:POINTSMAN_CONTROL_PASSWORD",
     "clusters.NAME.endpoints.NAME.host": "pg1.example.net",
@@ -24,7 +30,12 @@ EXAMPLES: Mapping[str, object] = {
     "tenants.NAME.tokens": ["env:ACME_TOKEN"],
     "tenants.NAME.weights": {"pg1": 50},
 }
-_STAYS_COMMENTED = ("clusters.NAME.endpoints.NAME.zone", "clusters.NAME.endpoints.NAME.tls", "tenants.NAME.weights")
+_STAYS_COMMENTED = (
+    "server",
+    "clusters.NAME.endpoints.NAME.zone",
+    "clusters.NAME.endpoints.NAME.tls",
+    "tenants.NAME.weights",
+)
 _NAMES = {"clusters": "main", "clusters.NAME.endpoints": "pg1", "tenants": "acme"}
 _MORE: Mapping[str, tuple[str, ...]] = {
     "clusters.NAME.endpoints": ("pg2: {host: pg2.example.net, zone: b}", "pg3: {host: pg3.example.net, zone: c}"),

@@ -12,6 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pointsman.options import TLS
 from pointsman.v1 import admin_service_pb2 as pb
 from pointsman.v1 import admin_service_pb2_grpc
 
@@ -28,8 +29,8 @@ class AdminClient:
 
     def __init__(self, target: Target) -> None:
         self._address = target.address
-        self._metadata = (("authorization", f"Bearer {target.token}"),)
-        self._channel = grpc.insecure_channel(target.address)
+        self._metadata = (("authorization", f"Bearer {target.token}"),) if target.token else ()
+        self._channel = channel_to(target.address, target.tls)
         self._stub: Any = admin_service_pb2_grpc.AdminServiceStub(self._channel)
 
     def __enter__(self) -> AdminClient:
@@ -71,17 +72,30 @@ class AdminClient:
                 return found
 
 
-def health(address: str, timeout_s: float = TIMEOUT_S) -> bool:
+def channel_to(address: str, tls: TLS | None) -> grpc.Channel:
+    """A channel, with TLS or in plain text. Trouble when a file of it cannot be read."""
+    if tls is None:
+        return grpc.insecure_channel(address)
+    try:
+        credentials = tls.credentials()
+    except OSError as error:
+        why = (error.strerror or "unknown error").lower()
+        raise Trouble(f"file {error.filename} cannot be read: {why}", "check --ca, --cert and --key") from None
+    options = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else None
+    return grpc.secure_channel(address, credentials, options=options)
+
+
+def health(address: str, timeout_s: float = TIMEOUT_S, tls: TLS | None = None) -> bool:
     """Whether the router at an address takes work, by the standard health service. Trouble when none answers."""
-    with translated(address), grpc.insecure_channel(address) as channel:
+    with translated(address), channel_to(address, tls) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def reach(address: str) -> None:
+def reach(target: Target) -> None:
     """Trouble at once when no router answers; the SDK would go on trying until its timeout."""
     try:
-        health(address)
+        health(target.address, tls=target.tls)
     except Trouble as trouble:
         if trouble.code is ExitCode.UNREACHABLE:
             raise
@@ -119,6 +133,7 @@ def unreachable(address: str) -> Trouble:
     """Nothing answers at the address."""
     return Trouble(
         f"no router answers at {address}",
-        "is it running? Check the address (--address, POINTSMAN_ADDRESS, POINTSMAN_ADMIN_ADDRESS, --dev)",
+        "is it running? Check the address (--address, POINTSMAN_ADDRESS, POINTSMAN_ADMIN_ADDRESS, --dev), and whether "
+        "it speaks TLS (--tls, --ca, --cert, --key)",
         ExitCode.UNREACHABLE,
     )

@@ -114,7 +114,7 @@ def names(columns: str) -> list[str]:
 
 def run_out(target: Target, asked: CopyOut, as_json: bool) -> None:
     """Copy to a file and tell the end. Trouble when it does not come to it."""
-    reach(target.address)
+    reach(target)
     to: str | BinaryIO = sys.stdout.buffer if asked.file == _STANDARD else asked.file
     with _connected(target) as db, _troubles(target, asked.query), _progress(asked.file, None) as told:
         began = time.perf_counter()
@@ -133,7 +133,7 @@ def run_in(target: Target, asked: CopyIn, as_json: bool) -> None:
     if asked.file == _STANDARD and sys.stdin.isatty():
         raise Trouble("standard input is a terminal", "such as: cat rows.csv | pointsman copy in TABLE -")
     size = _size_of(asked.file)
-    reach(target.address)
+    reach(target)
     source: str | BinaryIO = sys.stdin.buffer if asked.file == _STANDARD else asked.file
     with _connected(target) as db, _troubles(target, ""), _progress(asked.file, size) as told:
         began = time.perf_counter()
@@ -158,7 +158,7 @@ def _size_of(file: str) -> int | None:
 
 @contextlib.contextmanager
 def _connected(target: Target) -> Iterator[pointsman.sync.Client]:
-    with pointsman.sync.connect(target.address, tenant=target.tenant, token=target.token) as db:
+    with pointsman.sync.connect(target.address, tenant=target.tenant, token=target.token, tls=target.tls) as db:
         yield db
 
 

@@ -25,7 +25,7 @@ def run(
     query: str | None, target: Target, read: ReadPreference, output: OutputFormat, timeout_s: float, console: Console
 ) -> None:
     """Run what was asked; the prompt when nothing was, and a person sits at the terminal."""
-    reach(target.address)
+    reach(target)
     with SqlSession(target, read, timeout_s) as session:
         if query is None and sys.stdin.isatty():
             SqlPrompt(session, console, person()).run()

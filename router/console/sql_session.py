@@ -52,7 +52,9 @@ class SqlSession:
         self.target = target
         self.read: ReadPreference = read
         self._timeout_s = timeout_s
-        self._db = pointsman.sync.connect(target.address, tenant=target.tenant, token=target.token, timeout=timeout_s)
+        self._db = pointsman.sync.connect(
+            target.address, tenant=target.tenant, token=target.token, tls=target.tls, timeout=timeout_s
+        )
         self._transaction: Any = None
         self._failed = False
 

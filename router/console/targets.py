@@ -6,10 +6,13 @@ Options win over the environment, which wins over the development router's dev.j
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pointsman.options import TLS
 
 from router.console.trouble import ExitCode, Trouble
 from router.model.policy import ServerPolicy
@@ -22,6 +25,24 @@ class Target:
     address: str
     token: str
     tenant: str = ""
+    tls: TLS | None = None
+    """None: plain text."""
+
+
+def tls_of(environ: Mapping[str, str]) -> TLS | None:
+    """How to speak TLS, by POINTSMAN_TLS, POINTSMAN_CA, POINTSMAN_CERT and POINTSMAN_KEY; None: not at all.
+
+    The options of `pointsman` itself (--tls, --ca, --cert, --key) arrive here, too.
+    """
+    ca, cert, key = (environ.get(f"POINTSMAN_{name}") or None for name in ("CA", "CERT", "KEY"))
+    if (cert is None) != (key is None):
+        raise Trouble("--cert and --key go together", "give both files, or neither", ExitCode.USAGE)
+    on = environ.get("POINTSMAN_TLS", "").lower() not in ("", "0", "no", "false")
+    return TLS(ca, cert, key, environ.get("POINTSMAN_SERVER_NAME") or None) if on or ca or cert else None
+
+
+def _tls_given() -> TLS | None:
+    return tls_of(os.environ)
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,12 @@ class Given:
     token: str = ""
     tenant: str = ""
     dev: str = ""
+    tls: TLS | None = field(default_factory=_tls_given)
+
+    @property
+    def proves_itself(self) -> bool:
+        """Whether a certificate can stand for a token."""
+        return self.tls is not None and self.tls.cert_file is not None
 
 
 def caller_target(given: Given) -> Target:
@@ -43,26 +70,28 @@ def caller_target(given: Given) -> Target:
     if given.dev and not given.token and tenant not in tenants:
         known = ", ".join(tenants) or "none"
         raise Trouble(f"the development router has no tenant {tenant}", f"its tenants: {known}", ExitCode.USAGE)
-    if not token:
+    if not token and not given.proves_itself:
         raise Trouble(
             "no token given",
             "use --token or POINTSMAN_TOKEN; --dev DIR takes it from a running `pointsman dev --data DIR`",
             ExitCode.USAGE,
         )
-    return Target(_address(given.address or str(dev.get("router", "")) or ServerPolicy.listen), token, tenant)
+    address = given.address or str(dev.get("router", "")) or ServerPolicy.listen
+    return Target(_address(address), token, tenant, given.tls)
 
 
 def operator_target(given: Given) -> Target:
     """For the commands that talk to AdminService. Trouble when there is no token."""
     dev = _dev_json(given.dev)
     token = given.token or _dev_admin_token(given.dev)
-    if not token:
+    if not token and not given.proves_itself:
         raise Trouble(
             "no admin token given",
             "use --token or POINTSMAN_ADMIN_TOKEN; --dev DIR takes it from a running `pointsman dev --data DIR`",
             ExitCode.USAGE,
         )
-    return Target(_address(given.address or str(dev.get("admin", "")) or ServerPolicy.admin_listen), token)
+    address = given.address or str(dev.get("admin", "")) or ServerPolicy.admin_listen
+    return Target(_address(address), token, tls=given.tls)
 
 
 def health_address(given: Given) -> str:

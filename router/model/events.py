@@ -195,6 +195,18 @@ class ConfigChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatesChanged:
+    """New certificates of a port were taken, or were no good: then the old ones go on."""
+
+    port: str
+    """callers or operators"""
+    applied: bool
+    problem: str = ""
+    fingerprint: str = ""
+    """SHA-256 of the certificate now in use, shortened."""
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerFailed:
     """A mistake of the router's own: an RPC ended with an exception that nobody expected."""
 
@@ -219,5 +231,6 @@ Event = (
     | ConnectionClosed
     | ConnectFailed
     | ConfigChanged
+    | CertificatesChanged
     | HandlerFailed
 )

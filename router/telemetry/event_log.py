@@ -9,6 +9,7 @@ from typing import Any
 
 from router.model.events import (
     AttemptRetried,
+    CertificatesChanged,
     ConfigChanged,
     ConnectFailed,
     ConnectionClosed,
@@ -214,6 +215,16 @@ class EventLog:
             "configuration applied" if event.applied else "configuration refused",
             changes=event.changes,
             problems=event.problems,
+        )
+
+    def certificates_changed(self, event: CertificatesChanged) -> None:
+        """New ones that are no good are an error: the old ones end some day."""
+        self._line(
+            logging.INFO if event.applied else logging.ERROR,
+            "certificates renewed" if event.applied else "certificates not renewed, the old ones go on",
+            port=event.port,
+            fingerprint=event.fingerprint,
+            problem=event.problem,
         )
 
     def handler_failed(self, event: HandlerFailed) -> None:

@@ -81,5 +81,6 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.ConnectionClosed: (recorder.connection_closed, log.connection_closed),
         events.ConnectFailed: (recorder.connect_failed, log.connect_failed),
         events.ConfigChanged: (recorder.config_changed, log.config_changed),
+        events.CertificatesChanged: (recorder.certificates_changed, log.certificates_changed),
         events.HandlerFailed: (recorder.handler_failed, log.handler_failed),
     }

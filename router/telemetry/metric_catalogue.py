@@ -179,6 +179,9 @@ POOL_LANES = _gauge("pool_lanes", _POOL, "Leased connections that carry many cal
 LANES_IN_FLIGHT = _gauge("pool_lanes_in_flight", _POOL, "Statements in flight on the pool's lanes.")
 
 RELOADS = _counter("config_reloads_total", ("result",), "Configurations applied (ok) or refused (failed).")
+CERTIFICATE_CHANGES = _counter(
+    "certificate_changes_total", ("port", "result"), "New certificates of a port taken (ok) or of no use (failed)."
+)
 HANDLER_FAILURES = _counter("handler_failures_total", ("rpc",), "RPCs that ended by a mistake of the router's own.")
 BUILD = _gauge("build_info", ("version",), "Always 1; the label tells the version.")
 

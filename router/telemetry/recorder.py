@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from router.model.events import (
     AttemptRetried,
+    CertificatesChanged,
     ConfigChanged,
     ConnectFailed,
     ConnectionClosed,
@@ -84,8 +85,12 @@ class Recorder:
         self._failover_steps = counter(catalogue.FAILOVER_STEPS)
         self._health_changes = counter(catalogue.HEALTH_CHANGES)
         self._reloads = counter(catalogue.RELOADS)
+        self._certificate_changes = counter(catalogue.CERTIFICATE_CHANGES)
         self._handler_failures = counter(catalogue.HANDLER_FAILURES)
         self._cells: dict[TenantName, dict[Method, _TenantMethodCells]] = {}
+        self._start_at_0()
+
+    def _start_at_0(self) -> None:
         for method in Method:
             for phase in RequestPhase:
                 self.phases.cell(phase.value, method.value)
@@ -93,6 +98,8 @@ class Recorder:
                 self._retries.cell(method.value, reason.value)
         for result in Success:
             self._reloads.cell(result.value)
+            for port in ("callers", "operators"):
+                self._certificate_changes.cell(port, result.value)
 
     def know_cluster(self, cluster: str, endpoints: Iterable[str]) -> None:
         """Start the series of a cluster at 0. May be called again; counters go on."""
@@ -197,6 +204,10 @@ class Recorder:
     def config_changed(self, event: ConfigChanged) -> None:
         """Count it."""
         self._reloads.cell((Success.OK if event.applied else Success.FAILED).value).value += 1
+
+    def certificates_changed(self, event: CertificatesChanged) -> None:
+        """Count it."""
+        self._certificate_changes.cell(event.port, (Success.OK if event.applied else Success.FAILED).value).value += 1
 
     def handler_failed(self, event: HandlerFailed) -> None:
         """Count it."""

@@ -11,6 +11,7 @@ from router.config.problems import ConfigProblems
 from router.config.schema import LogFormat, LogLevel
 from router.model.policy import BalancerName, HoldPolicy, PoolPolicy, RetryPolicy, ServerPolicy
 from router.model.topology import FailoverMode
+from tests.support.certificates import Authority
 
 ENVIRON = {
     "ADMIN": "admin-token-1234",
@@ -265,7 +266,46 @@ def test_addresses_that_cannot_be_listened_on(address: str):
 
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::1]:7432", "localhost:0", "unix:/run/pointsman.sock"])
 def test_addresses_that_can(address: str):
-    assert load_good(f"server: {{listen: '{address}', metrics_listen: ''}}\n{GOOD}").server.listen == address
+    server = f"server: {{listen: '{address}', metrics_listen: '', allow_plaintext: true}}"
+    assert load_good(f"{server}\n{GOOD}").server.listen == address
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:7431", "router.example.net:0", "10.0.0.1:7431", "[::2]:1"])
+@pytest.mark.parametrize("port", ["listen", "admin_listen"])
+def test_plain_text_leaves_the_machine_only_when_that_is_allowed(address: str, port: str):
+    ((_, path, words),) = problems_of(f"server: {{{port}: '{address}'}}\n{GOOD}")
+    assert path == f"server.{port}"
+    assert "allow_plaintext: true" in words
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2:1", "[::1]:7432", "localhost:0", "unix:/run/pointsman.sock"])
+def test_plain_text_may_stay_on_the_machine(address: str):
+    assert load_good(f"server: {{listen: '{address}'}}\n{GOOD}").server.listen == address
+
+
+def test_files_of_tls_start_at_the_configuration_and_are_tried(tmp_path: Path):
+    authority = Authority()
+    authority.issue(dns=["localhost"]).write(tmp_path / "a.pem", tmp_path / "a.key")
+    authority.issue(dns=["localhost"]).write(tmp_path / "b.pem", tmp_path / "b.key")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    (tmp_path / "empty").write_text("")
+
+    def load(tls: str):
+        return load_text(f"server: {{listen: '0.0.0.0:1', tls: {{{tls}}}}}\n{GOOD}", tmp_path / "x.yaml", ENVIRON)
+
+    tls = load("cert: a.pem, key: a.key, client_ca: ca.pem").server.tls
+    assert (tls.cert, tls.client_ca) == (str(tmp_path / "a.pem"), str(tmp_path / "ca.pem"))
+    for wrong, words in (
+        ("cert: a.pem, key: b.key", "not the certificate's"),
+        ("cert: a.pem, key: none.key", "no such file"),
+        ("cert: a.pem, key: empty", "no PEM text"),
+        ("cert: a.pem, key: a.key, client_ca: empty", "holds no certificates"),
+        ("cert: a.pem", "together"),
+        ("client_ca: ca.pem", "plain text"),
+    ):
+        with pytest.raises(ConfigProblems) as caught:
+            load(wrong)
+        assert words in "\n".join(caught.value.lines()), wrong
 
 
 def test_tenants_may_share_a_database_when_both_say_so():

@@ -259,6 +259,9 @@ async def test_a_client_that_was_never_used_closes() -> None:
         ({"address": "a:1", "timeout": -1}, "timeout"),
         ({"address": "a:1", "consistency": "strong"}, "session"),
         ({"address": "a:1", "tls": pointsman.TLS(cert_file="x")}, "together"),
+        ({"address": "a:1", "cert": "x"}, "together"),
+        ({"address": "a:1", "tls": pointsman.TLS(), "ca": "x"}, "not in both"),
+        ({"address": "a:1", "tls": False, "ca": "x"}, "plain text"),
     ],
 )
 def test_mistakes_in_connect_are_told_at_once(arguments: dict[str, Any], words: str) -> None:

@@ -157,6 +157,8 @@ def test_an_internal_error_is_written_also_when_requests_are_not():
         (ev.FailoverStep("m", "promote", "a", False, 0.1), logging.ERROR),
         (ev.ConfigChanged(True, ("x",)), logging.INFO),
         (ev.ConfigChanged(False, (), ("x",)), logging.ERROR),
+        (ev.CertificatesChanged("callers", True), logging.INFO),
+        (ev.CertificatesChanged("callers", False, "x"), logging.ERROR),
         (ev.ConnectionClosed("t", "a", Access.READ_ONLY, CloseReason.IDLE), logging.DEBUG),
         (ev.ConnectionClosed("t", "a", Access.READ_ONLY, CloseReason.OUT_OF_SYNC), logging.INFO),
     ],

@@ -62,6 +62,7 @@ ALL_EVENTS = (
     ev.ConnectionClosed("acme", "pg1", Access.READ_ONLY, CloseReason.IDLE),
     ev.ConnectFailed("acme", "pg1", "connection refused"),
     ev.ConfigChanged(False, (), ("x",)),
+    ev.CertificatesChanged("callers", False, "x"),
     ev.HandlerFailed("/pointsman.v1.QueryService/Query", "KeyError", "x.py:1"),
 )
 

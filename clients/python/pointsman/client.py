@@ -69,6 +69,9 @@ class Client:
         tenant: str = "",
         token: str | Callable[[], str] | None = None,
         tls: bool | TLS | None = None,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         consistency: Consistency = "session",
         channels: int = DEFAULT_CHANNELS,
@@ -79,7 +82,7 @@ class Client:
             raise ValueError(f"channels must be a whole number from 1, not {channels!r}")
         self._channels = channels
         self._timeout_s = seconds("timeout", timeout)
-        self._connections = Connections(address, tenant=tenant, token=token, tls=tls)
+        self._connections = Connections(address, tenant=tenant, token=token, tls=TLS.chosen(tls, ca, cert, key))
         self._tokens = TokenKeeper(enabled=consistency == "session")
         self._requests = Requests(self._tokens, self._timeout_s)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -306,6 +309,9 @@ def connect(
     tenant: str = "",
     token: str | Callable[[], str] | None = None,
     tls: bool | TLS | None = None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
     timeout: float = DEFAULT_TIMEOUT_S,
     consistency: Consistency = "session",
     channels: int = DEFAULT_CHANNELS,
@@ -315,10 +321,21 @@ def connect(
     tenant       which of the tenants that the token may use; may be empty when there is one
     token        proves who calls; or a function that returns it, asked at each new connection
     tls          None for plain text, True for the system's authorities, or pointsman.TLS(…)
+    ca           file with the authorities that the router's certificate is believed by, instead of the system's
+    cert, key    files of this client's own certificate, where the router knows callers by it; read again on changes
     timeout      seconds for a call that names none
     consistency  "session": reads see what this client has seen and written, also on replicas; "eventual": they may not
     channels     the most connections that calls are spread over; a second is made only when the first is not enough
     """
     return Client(
-        address, tenant=tenant, token=token, tls=tls, timeout=timeout, consistency=consistency, channels=channels
+        address,
+        tenant=tenant,
+        token=token,
+        tls=tls,
+        ca=ca,
+        cert=cert,
+        key=key,
+        timeout=timeout,
+        consistency=consistency,
+        channels=channels,
     )

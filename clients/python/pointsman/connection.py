@@ -24,6 +24,9 @@ STREAMS_PER_CHANNEL = 200
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
 
+LOOK_AT_FILES_S = 1.0
+"""How often certificates are looked at for changes, at most."""
+
 GRACE_S = 0.05
 """How long after its deadline a call still waits for the router's own words about what was executed."""
 
@@ -89,15 +92,17 @@ class Connections:
     """Where the router is and how to get there; makes the channels: one, and others while it drains or is full."""
 
     def __init__(
-        self, address: str, *, tenant: str, token: str | Callable[[], str] | None, tls: bool | TLS | None
+        self, address: str, *, tenant: str, token: str | Callable[[], str] | None, tls: TLS | None
     ) -> None:
         if not address or any(character.isspace() for character in address):
             raise ValueError(f'the address of a router looks like "host:port", not {address!r}')
         self.address = address
         self._tenant = tenant
         self._token = token
-        self._tls = TLS() if tls is True else tls or None
-        self._credentials = self._tls.credentials() if self._tls is not None else None
+        self._tls = tls
+        self._credentials = tls.credentials() if tls is not None else None
+        self._stamp = tls.stamp() if tls is not None else ()
+        self._looked = 0.0
         self._links: list[Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -113,6 +118,8 @@ class Connections:
 
     def acquire(self, *, apart: Collection[Link] = ()) -> Link:
         """The channel for new calls, none of those in `apart`; `release` it afterwards."""
+        if self._stamp:
+            self._renew_credentials(self._tls)
         for link in self._links:
             if not link.retired and link.users < STREAMS_PER_CHANNEL and link not in apart:
                 break
@@ -122,6 +129,23 @@ class Connections:
             self._links.append(link)
         link.users += 1
         return link
+
+    def _renew_credentials(self, tls: TLS | None) -> None:
+        """Certificates live for hours, clients for months: when the files change, new calls get new channels."""
+        now = asyncio.get_running_loop().time()
+        if tls is None or now - self._looked < LOOK_AT_FILES_S:
+            return
+        self._looked = now
+        stamp = tls.stamp()
+        if stamp == self._stamp or None in stamp:
+            return
+        try:
+            self._credentials = tls.credentials()
+        except (OSError, ValueError):
+            return  # in the middle of the change: what there was goes on
+        self._stamp = stamp
+        for link in self._links:
+            link.retire()
 
     def _channel(self) -> aio.Channel:
         if self._credentials is None:

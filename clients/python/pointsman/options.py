@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -182,6 +183,24 @@ class TLS:
     key_file: str | None = None
     server_name: str | None = None
 
+    @classmethod
+    def chosen(
+        cls, tls: bool | TLS | None, ca: str | None, cert: str | None, key: str | None
+    ) -> TLS | None:
+        """What the options of `connect` mean together; None is plain text. ValueError for what fits not together."""
+        given = ca is not None or cert is not None or key is not None
+        if isinstance(tls, TLS):
+            if given:
+                raise ValueError("give the files in tls=TLS(…) or in ca=, cert= and key=, not in both")
+            return tls
+        if tls is False and given:
+            raise ValueError("tls=False is plain text: ca=, cert= and key= have no use there")
+        return cls(ca, cert, key) if tls or given else None
+
+    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Changes when one of the files does; None for one that cannot be looked at."""
+        return tuple(_stamp(path) for path in (self.ca_file, self.cert_file, self.key_file) if path is not None)
+
     def credentials(self) -> grpc.ChannelCredentials:
         """gRPC's credentials. OSError when a file cannot be read."""
         if (self.cert_file is None) != (self.key_file is None):
@@ -191,6 +210,14 @@ class TLS:
             private_key=_content(self.key_file),
             certificate_chain=_content(self.cert_file),
         )
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 def _content(path: str | None) -> bytes | None:

@@ -350,12 +350,24 @@ def connect(
     tenant: str = "",
     token: str | Callable[[], str] | None = None,
     tls: bool | TLS | None = None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
     timeout: float = asynchronous.DEFAULT_TIMEOUT_S,
     consistency: asynchronous.Consistency = "session",
     channels: int = asynchronous.DEFAULT_CHANNELS,
 ) -> Client:
     """What pointsman.connect is, for programs without asyncio."""
     inner = asynchronous.connect(
-        address, tenant=tenant, token=token, tls=tls, timeout=timeout, consistency=consistency, channels=channels
+        address,
+        tenant=tenant,
+        token=token,
+        tls=tls,
+        ca=ca,
+        cert=cert,
+        key=key,
+        timeout=timeout,
+        consistency=consistency,
+        channels=channels,
     )
     return Client(inner, loop_thread())
