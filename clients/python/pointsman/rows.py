@@ -6,6 +6,7 @@ so that a result costs one lookup, one pass a column, and one zip.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -25,6 +26,9 @@ from pointsman.v1 import types_pb2 as pb
 
 MAX_PLANS = 1024
 """Shapes kept; all are dropped beyond, for a program that makes up column names without end."""
+
+_MANY_ROWS = 200
+"""From so many on, building them would start the garbage collector."""
 
 _RESERVED = frozenset({"_fields", "_asdict", "_index_of"})
 
@@ -191,7 +195,20 @@ class Plan:
         """The batch's rows. InternalError when it does not fit the schema."""
         if not self.readers:
             return [tuple.__new__(self.record, ())] * batch.row_count
-        return list(map(tuple.__new__, repeat(self.record), zip(*self._values(batch), strict=True)))
+        columns = self._values(batch)
+        if batch.row_count < _MANY_ROWS:
+            return self._built(columns)
+        collecting = gc.isenabled()
+        # Thousands of objects in a row, none of them garbage: the collector would look through them several times.
+        gc.disable()
+        try:
+            return self._built(columns)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _built(self, columns: list[list[Any]]) -> list[Record]:
+        return list(map(tuple.__new__, repeat(self.record), zip(*columns, strict=True)))
 
     def column_batch(self, batch: pb.RowBatch) -> ColumnBatch:
         """The same rows, column by column, without a record each."""
