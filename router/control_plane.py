@@ -7,6 +7,7 @@ promote. Whoever carries requests follows it through Follower.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
@@ -25,10 +26,14 @@ from router.engine.operator import Operator
 from router.engine.overview import Overview
 from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
 from router.engine.supervisors import Supervisors
+from router.journal.state_directory import StateDirectory, open_state_directory
+from router.model.errors import Code, RouterError
 from router.model.events import ConfigChanged
 from router.model.identity import ClusterName, TopologyNumber
+from router.model.journal import JournalFailed
+from router.model.reasons import RefuseReason
 from router.model.state import ClusterState
-from router.model.topology import Cluster
+from router.model.topology import Cluster, FailoverMode, Topology
 from router.model.views import Load, ReloadResult, ServerView
 from router.ports import Chance, Clock
 from router.postgres.edges import PostgresEdges
@@ -65,14 +70,16 @@ class ControlPlane:
         load: Callable[[], Load],
         everywhere: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """load and everywhere: see Overview and ClusterSupervisor."""
+        """load and everywhere: see Overview and ClusterSupervisor. RouterError when what must not be forgotten cannot
+        be kept."""
         self._config = config
         self._clock, self._chance, self._events = clock, chance, events
         self._follower = follower
         self._everywhere = everywhere
         self._problem = ""
         self._started = clock.now()
-        self._edges = PostgresEdges()
+        self._edges = PostgresEdges(owner=chance.identifier())
+        self._journal = _open_journal(config)
         self._numbers = SnapshotNumbers()
         self._tasks: set[asyncio.Task[None]] = set()
         self.supervisors = Supervisors()
@@ -128,6 +135,10 @@ class ControlPlane:
             self._problem = lines[0]
             self._events.emit(ConfigChanged(applied=False, changes=(), problems=lines))
             return ReloadResult(applied=False, problems=lines)
+        if self._journal is None and _promotes(fresh.topology):
+            self._problem = "promote mode needs a writable server.state_dir; it is opened when the router starts"
+            self._events.emit(ConfigChanged(applied=False, changes=(), problems=(self._problem,)))
+            return ReloadResult(applied=False, problems=(self._problem,))
         changes = diff(self._config, fresh)
         later = needs_restart(self._config, fresh)
         self._problem = ""
@@ -151,9 +162,13 @@ class ControlPlane:
             self._spawn(self.supervisors.remove(name).stop())
 
     def _add_cluster(self, cluster: Cluster) -> None:
-        supervisor = ClusterSupervisor(
-            cluster, self._edges, self._clock, self._chance, self._events, self._numbers, self._everywhere
-        )
+        numbers, everywhere, journal = self._numbers, self._everywhere, self._journal
+        try:
+            supervisor = ClusterSupervisor(
+                cluster, self._edges, self._clock, self._chance, self._events, numbers, everywhere, journal
+            )
+        except JournalFailed as error:
+            raise _unkept(error) from error
         self.supervisors.add(supervisor)
         self._follower.add_cluster(supervisor, self.overview.on_state)
         self._spawn(supervisor.run())
@@ -166,3 +181,19 @@ class ControlPlane:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _promotes(topology: Topology) -> bool:
+    return any(cluster.mode is FailoverMode.PROMOTE for cluster in topology.clusters.values())
+
+
+def _open_journal(config: LoadedConfig) -> StateDirectory | None:
+    required = _promotes(config.topology)
+    try:
+        return open_state_directory(config.server.state_dir, config.source, os.environ, required=required)
+    except JournalFailed as error:
+        raise _unkept(error) from error
+
+
+def _unkept(error: JournalFailed) -> RouterError:
+    return RouterError(Code.FAILED_PRECONDITION, RefuseReason.CONFIG_INVALID, f"the journal: {error}")

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from router.model.copying import CopyLayout
 from router.model.events import Event
-from router.model.identity import Generation
+from router.model.identity import ClusterName, Generation
+from router.model.journal import ClusterRecord
 from router.model.observation import Fault, ProbeResult
 from router.model.reasons import CloseReason, RefuseReason
 from router.model.request import Access, Statement
@@ -304,7 +305,12 @@ class Surgeon(Protocol):
 
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """Cut a standby from its upstream (its login there is kept), wait until its walreceiver is gone, and say what
-        it has received. A primary that needs its acknowledgement can then commit nothing."""
+        it has received. A primary that needs its acknowledgement can then commit nothing. The fence bears the mark of
+        this router; another one that fences the same standby replaces it."""
+        ...
+
+    async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
+        """Whether it is a standby yet, and the fence on it bears our mark: nobody else has moved it meanwhile."""
         ...
 
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:
@@ -312,7 +318,8 @@ class Surgeon(Protocol):
         ...
 
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
-        """pg_promote, and wait until it has left recovery."""
+        """pg_promote, and wait until it has left recovery. The server itself makes sure, in the same statement, that
+        it is a standby with our fence on it: AttemptFailed when it is not, and nothing was done."""
         ...
 
     async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float) -> None:
@@ -340,6 +347,19 @@ class EdgeFactory(Protocol):
     def prober(self, cluster: Cluster, endpoint: Endpoint) -> Prober: ...
 
     def surgeon(self, cluster: Cluster) -> Surgeon: ...
+
+
+class Journal(Protocol):
+    """What survives a router that is killed: one page a cluster."""
+
+    def read(self, cluster: ClusterName) -> ClusterRecord | None:
+        """The page as last written, None when there is none. JournalFailed. Blocks: for the start only."""
+        ...
+
+    async def write(self, record: ClusterRecord) -> None:
+        """Replace the cluster's page; it is on disk when this returns. JournalFailed. The newest write wins, in
+        whatever order they end. Takes as long as the disk does: the caller bounds it."""
+        ...
 
 
 class TopologySource(Protocol):

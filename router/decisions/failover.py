@@ -18,6 +18,7 @@ from typing import assert_never
 from router.decisions.cluster_facts import Facts, Sign
 from router.decisions.machine import (
     ROUTED,
+    AllowWrites,
     ClusterMachine,
     Effect,
     Emit,
@@ -28,13 +29,15 @@ from router.decisions.machine import (
     MoveFinished,
     Operation,
     ProbeNow,
+    Recorded,
     RepointStandbys,
     RoleDoubted,
     StartPromotion,
     SwitchoverOrdered,
     Tick,
 )
-from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue
+from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue, stray_standbys
+from router.decisions.resuming import recorded, with_switch
 from router.model.events import FailoverEnded, FailoverStep, Phase, PhaseChanged
 from router.model.identity import EndpointName, Generation, Term
 from router.model.policy import ClusterPolicy, FailoverPolicy
@@ -73,6 +76,8 @@ def step(state: ClusterMachine, event: Event, now: float, policy: ClusterPolicy)
             after, effects = _moved(state, event, now)
         case MoveFailed():
             after, effects = _not_moved(state, event, now)
+        case Recorded(term):
+            after, effects = _recorded(state, term, now, policy)
         case _:
             assert_never(event)
     after.check(state)
@@ -82,7 +87,8 @@ def step(state: ClusterMachine, event: Event, now: float, policy: ClusterPolicy)
 def _remember(state: ClusterMachine, facts: Facts) -> ClusterMachine:
     claim = facts.primary_claim
     if facts.sign is Sign.SERVES and claim is not None and not claim.in_recovery:
-        return replace(state, facts=facts, last_claim=claim, system_id=state.system_id or claim.system_id)
+        system_id = state.system_id or claim.system_id
+        return replace(state, facts=facts, last_claim=claim, hearsay=False, system_id=system_id)
     return replace(state, facts=facts)
 
 
@@ -111,8 +117,12 @@ def _starting(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPo
         return state, ()
     if facts.verdict.reason is PhaseReason.TWO_PRIMARIES:
         return _enter(state, Phase.STUCK, PhaseReason.TWO_PRIMARIES, now, facts.verdict.detail)
-    if facts.verdict.primary is not None:
-        return _accept(state, facts.verdict.primary, facts.verdict.term, PhaseReason.FIRST_PRIMARY, now)
+    known = state.primary is not None
+    successor = _successor(state, facts) if known else facts.verdict.primary
+    if successor is not None:
+        return _accept(state, successor, facts.verdict.term, PhaseReason.FIRST_PRIMARY, now)
+    if known:
+        return _hold(state, now, facts.verdict.detail)  # the journal's is not there: as if it had just been lost
     if _may_rescue(state, facts, now):
         return _consider_promotion(state, facts, now, policy)
     if now - state.since >= GIVE_UP_S:
@@ -162,10 +172,14 @@ def _without_primary(state: ClusterMachine, facts: Facts, now: float, policy: Cl
         return _stick(state, PhaseReason.TWO_PRIMARIES, verdict.detail, now)
     successor = _successor(state, facts)
     if successor is not None and (successor, verdict.term) == (state.primary, state.term):
-        back = replace(state, doubted_at=None)
+        back = replace(state, doubted_at=None, muted=None)
         return _enter(back, Phase.DRAINING, PhaseReason.PRIMARY_RETURNED, now)
     if successor is not None:
         return _accept(state, successor, verdict.term, PhaseReason.NEW_PRIMARY, now)
+    if state.pledged is not None:
+        return _keep_pledge(state, facts, now, policy)
+    if state.muted is not None and verdict.rivals == (state.muted,) and now >= state.retry_at:
+        return replace(state, detail=verdict.detail, retry_at=now + RETRY_S), (AllowWrites(state.muted),)
     confirmed = state.mode is FailoverMode.PROMOTE and _confirmed(state, facts, now, policy.failover)
     if confirmed or _may_rescue(state, facts, now):
         return _consider_promotion(state, facts, now, policy)
@@ -181,9 +195,23 @@ def _successor(state: ClusterMachine, facts: Facts) -> EndpointName | None:
     if verdict.primary is None or verdict.term < state.term:
         return None
     if verdict.primary == state.primary:
-        return verdict.primary if facts.sign is Sign.SERVES else None
+        serves = facts.sign is Sign.SERVES and (state.pledged is None or verdict.term > state.term)
+        return verdict.primary if serves else None
     gone = state.primary is None or facts.sign in (Sign.DEMOTED, Sign.ABSENT)
     return verdict.primary if verdict.term > state.term or gone else None
+
+
+def _keep_pledge(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
+    """Finish the promotion of the standby that may have been asked for it: nobody else will do, until it is known."""
+    pledged = next((s for s in facts.standbys if s.name == state.pledged), None)
+    if pledged is None or (pledged.streams and not (pledged.claim is not None and pledged.claim.fenced)):
+        # Taken out of the configuration by an operator; or it follows someone again, which no promoted one does.
+        return _evaluate(replace(state, pledged=None), now, policy)
+    if state.mode is not FailoverMode.PROMOTE or not pledged.answers:
+        detail = f"{pledged.name} may have been promoted: bring it back, or take it out of the configuration"
+        obstacle = Obstacle(PhaseReason.PROMOTION_OPEN, detail, waits=False)
+        return _obstructed(state, obstacle, now)
+    return _consider_promotion(state, facts, now, policy)
 
 
 def _confirmed(state: ClusterMachine, facts: Facts, now: float, policy: FailoverPolicy) -> bool:
@@ -214,11 +242,15 @@ def _consider_promotion(state: ClusterMachine, facts: Facts, now: float, policy:
     if state.primary is None:
         plan = plan_rescue(facts.standbys, state.term, since, policy.failover)
     else:
-        plan = plan_promotion(state.primary, state.last_claim, facts.standbys, state.term, since, policy.failover)
+        lost, term = state.last_claim, state.term
+        plan = plan_promotion(
+            state.primary, lost, facts.standbys, term, since, policy.failover, hearsay=state.hearsay
+        )
     if isinstance(plan, Obstacle):
         return _obstructed(state, plan, now)
+    plan = replace(plan, pinned=state.pledged)
     wait_s = state.promoted_at + policy.failover.min_gap_s - now
-    if wait_s > 0:
+    if wait_s > 0 and state.pledged is None:
         detail = f"the last promotion was too recent (failover.min_gap_s); the next may start in {wait_s:.0f} s"
         return _obstructed(state, Obstacle(PhaseReason.TOO_SOON, detail, waits=False), now)
     if now < state.retry_at:
@@ -248,16 +280,7 @@ def _say_only(state: ClusterMachine, plan: PromotionPlan) -> Step:
 def _attach_strays(state: ClusterMachine, facts: Facts, now: float) -> Step:
     if state.mode is not FailoverMode.PROMOTE or state.primary is None or now < state.repoint_at:
         return state, ()
-    strays = tuple(
-        s.name
-        for s in facts.standbys
-        if s.answers
-        and s.claim is not None
-        and s.claim.in_recovery
-        and not s.claim.receiver_alive
-        and s.claim.system_id == state.system_id
-        and (s.claim.fenced or s.claim.timeline < state.term)
-    )
+    strays = stray_standbys(facts.standbys, state.term, state.system_id)
     if not strays:
         return state, ()
     return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(state.primary, strays),)
@@ -292,6 +315,7 @@ def _moved(state: ClusterMachine, event: MoveFinished, now: float) -> Step:
     reason = PhaseReason.PROMOTION_DONE if promoted else PhaseReason.SWITCHOVER
     # An operator's order does not delay the rescue from a later crash: only promotions of our own are counted.
     done = replace(state, promoted_at=now) if promoted else state
+    done = replace(done, switches=with_switch(state, event.primary, event.term, event.switch_lsn))
     return _accept(done, event.primary, event.term, reason, now, promoted=True)
 
 
@@ -305,15 +329,25 @@ def _not_moved(state: ClusterMachine, event: MoveFailed, now: float) -> Step:
         retry_at=now + RETRY_S,
         repoint_at=now,
         promoted_at=now if counts else state.promoted_at,
+        pledged=event.pledged or state.pledged,
+        muted=state.primary if event.muted else state.muted,
     )
     after, effects = _enter(failed, Phase.HOLDING, event.reason, now, event.detail)
     return after, (*effects, ProbeNow())
 
 
+def _recorded(state: ClusterMachine, term: Term, now: float, policy: ClusterPolicy) -> Step:
+    return _evaluate(recorded(state, term), now, policy)
+
+
 def _accept(
     state: ClusterMachine, primary: EndpointName, term: Term, reason: PhaseReason, now: float, *, promoted: bool = False
 ) -> Step:
-    first = state.primary is None
+    if not promoted and state.recorded is not None and term > state.recorded:
+        # A move of our own is in the journal before it begins; what others did has to get there first.
+        waiting = replace(state, wanted=(primary, term), detail=f"noting {primary}, timeline {term}, in the journal")
+        return _hold(waiting, now, waiting.detail) if state.phase in ROUTED else (waiting, ())
+    first = state.phase is Phase.STARTING
     began = state.doubted_at if state.doubted_at is not None else now
     accepted = replace(
         state,
@@ -324,6 +358,11 @@ def _accept(
         doubted_at=None,
         repoint_at=now + REPOINT_GAP_S,
         last_claim=None,
+        hearsay=False,
+        pledged=None,
+        muted=None,
+        wanted=None,
+        switches=state.switches if promoted else with_switch(state, primary, term),
         facts=None,  # those at hand, and the claim, are about the primary before
     )
     after, effects = _enter(accepted, Phase.DRAINING, reason, now)

@@ -10,7 +10,8 @@ from router.decisions.health import NEVER
 from router.decisions.promotion import PromotionPlan
 from router.model.events import Event as ModelEvent
 from router.model.events import Phase
-from router.model.identity import NO_TERM, ClusterName, EndpointName, Generation, Term
+from router.model.identity import NO_LSN, NO_TERM, ClusterName, EndpointName, Generation, Lsn, Term
+from router.model.journal import Switch
 from router.model.observation import RoleClaim
 from router.model.reasons import PhaseReason
 from router.model.topology import FailoverMode
@@ -66,6 +67,8 @@ class MoveFinished:
 
     primary: EndpointName
     term: Term
+    switch_lsn: Lsn = NO_LSN
+    """Where the new timeline began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,20 @@ class MoveFailed:
     detail: str
     promoted: bool
     """Whether pg_promote may have been asked for."""
+    pledged: EndpointName | None = None
+    """Of whom; set with promoted."""
+    muted: bool = False
+    """The hold on the primary's writes could not be taken back."""
 
 
-Event = FactsSeen | RoleDoubted | Tick | HoldDrained | SwitchoverOrdered | MoveFinished | MoveFailed
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The journal holds this term, or was given up on: it may be acted on."""
+
+    term: Term
+
+
+Event = FactsSeen | RoleDoubted | Tick | HoldDrained | SwitchoverOrdered | MoveFinished | MoveFailed | Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +124,14 @@ class Emit:
     event: ModelEvent
 
 
-Effect = ProbeNow | StartPromotion | RepointStandbys | Emit
+@dataclass(frozen=True, slots=True)
+class AllowWrites:
+    """Take back the hold on a primary's writes that a switchover left, as soon as it can be reached."""
+
+    primary: EndpointName
+
+
+Effect = ProbeNow | StartPromotion | RepointStandbys | AllowWrites | Emit
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +163,19 @@ class ClusterMachine:
     retry_at: float = NEVER
     repoint_at: float = NEVER
     last_claim: RoleClaim | None = None
-    """The last claim of the accepted primary while it served."""
+    """The last claim of the accepted primary while it served; after a restart, what the journal knows of it."""
+    hearsay: bool = False
+    """last_claim is from a journal of unknown age: who must confirm commits may have changed since."""
+    pledged: EndpointName | None = None
+    """May have been promoted beyond term, by a move that did not end. Until it is known, the primary of term is not
+    returned to: what it acknowledged then would be lost when this one turns out to be promoted."""
+    muted: EndpointName | None = None
+    """Its writes may be held back by a switchover of a router that is no more."""
+    recorded: Term | None = None
+    """The highest term in the journal; a higher one is recorded before it is accepted. None: no journal is kept."""
+    wanted: tuple[EndpointName, Term] | None = None
+    """A primary that is accepted once the journal has it."""
+    switches: tuple[Switch, ...] = ()
     facts: Facts | None = None
 
     @property
@@ -159,5 +192,7 @@ class ClusterMachine:
         if self.phase in ROUTED:
             assert self.primary is not None, f"{self.phase} without a primary"
             assert self.operation is Operation.NONE, f"{self.phase} during a {self.operation}"
+        if self.phase in ROUTED and (self.primary, self.term) == (before.primary, before.term):
+            assert self.pledged is None, f"{self.primary} is written to although {self.pledged} may be promoted"
         if self.phase is Phase.PROMOTING:
             assert self.operation is Operation.PROMOTION, "PROMOTING without a promotion"

@@ -53,7 +53,7 @@ def believe(claims: Mapping[EndpointName, RoleClaim], known_term: Term, system_i
         detail = f"{' and '.join(highest)} are all writable on timeline {top}: stop all but one"
         return PrimaryVerdict(None, top, PhaseReason.TWO_PRIMARIES, stale, highest, foreign, detail)
     if not highest:
-        detail = _explain_absence(len(own), stale, top)
+        detail = _explain_absence(len(own), stale, top, foreign)
         return PrimaryVerdict(None, top, PhaseReason.NO_PRIMARY, stale, (), foreign, detail)
     if own[highest[0]].read_only:
         detail = f"{highest[0]} takes no writes: default_transaction_read_only is on (ALTER SYSTEM RESET it, reload)"
@@ -88,9 +88,15 @@ def _why(known_term: Term, term: Term) -> PhaseReason:
     return PhaseReason.NEW_PRIMARY if term > known_term else PhaseReason.PRIMARY_RETURNED
 
 
-def _explain_absence(answering: int, stale: tuple[EndpointName, ...], top: Term) -> str:
+def _explain_absence(
+    answering: int, stale: tuple[EndpointName, ...], top: Term, foreign: tuple[EndpointName, ...]
+) -> str:
     if stale:
         return f"{' and '.join(stale)} would take writes, but on an older timeline than {top}"
+    if not answering and foreign:
+        names, verb = " and ".join(foreign), "belong" if len(foreign) > 1 else "belongs"
+        way_out = "if the cluster was made anew, remove its file from the router's state_dir"
+        return f"{names} {verb} to another system than the one known by that name: {way_out}"
     if not answering:
         return "no server of the cluster answers"
     return f"{answering} server{'s' if answering > 1 else ''} answer{'' if answering > 1 else 's'}, all in recovery"

@@ -75,6 +75,11 @@ class Standby:
         told = self.claim.application_name if self.claim is not None else ""
         return (told or self.name).lower()
 
+    @property
+    def streams(self) -> bool:
+        """Whether it answers, and follows someone."""
+        return self.answers and self.claim is not None and self.claim.in_recovery and self.claim.receiver_alive
+
     def lost_upstream(self, since: float) -> bool:
         """Whether it says, after `since`, that it no longer hears the old primary."""
         if not self.answers or self.claim is None or self.probed_at < since or not self.claim.in_recovery:
@@ -107,6 +112,8 @@ class PromotionPlan:
     application_names: tuple[tuple[EndpointName, str], ...]
     """Of every endpoint, the old primary included."""
     may_lose: bool = False
+    pinned: EndpointName | None = None
+    """The only one that may be chosen: it may have been promoted already, by a move that did not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +133,13 @@ def plan_promotion(
     term: Term,
     doubted_at: float,
     policy: FailoverPolicy,
+    *,
+    hearsay: bool = False,
 ) -> PromotionPlan | Obstacle:
     """A plan when it is safe to promote now, else what is in the way.
 
     old_claim: the old primary's last. doubted_at: only what standbys said after it tells about the old primary now.
+    hearsay: old_claim is from before this router started, and may be outdated: then everyone else must be fenced.
     """
     everyone = tuple(standbys)
     alive = tuple(s for s in everyone if s.answers and s.claim is not None and s.claim.in_recovery)
@@ -138,9 +148,13 @@ def plan_promotion(
         what = "replication was asynchronous" if old_claim is not None else "the old primary's settings were never seen"
         detail = f"{what}: promoting could lose acknowledged writes (failover.may_lose allows it)"
         return Obstacle(PhaseReason.NOT_SYNCHRONOUS, detail, waits=False)
-    listed = _listed(rule, everyone)
-    counted = tuple(s for s in alive if s.application_name in listed) if rule.k else alive
-    needed = max(1, len(listed) - rule.k + 1) if rule.k else 1
+    if hearsay and not policy.may_lose:
+        listed = tuple(s.application_name for s in everyone)
+        counted, needed = alive, len(everyone)
+    else:
+        listed = _listed(rule, everyone)
+        counted = tuple(s for s in alive if s.application_name in listed) if rule.k else alive
+        needed = fences_needed(len(listed), rule.k) if rule.k else 1
     obstacle = _too_few(counted, len(alive), len(listed), needed, policy)
     needed = min(needed, len(counted))
     obstacle = obstacle or _still_heard(counted, needed, doubted_at)
@@ -151,6 +165,15 @@ def plan_promotion(
         names += ((old_primary, old_primary.lower()),)
     fence, candidates = tuple(s.name for s in alive), tuple(s.name for s in counted)
     return PromotionPlan(old_primary, term, fence, candidates, needed, rule, names, policy.may_lose)
+
+
+def fences_needed(listed: int, k: int) -> int:
+    """How many of the listed standbys must be fenced when k of them confirm each commit.
+
+    n - k + 1, so that the old primary can collect k confirmations no more; and more than half of them, so that two
+    routers can never both have fenced enough: a fence is one router's at a time.
+    """
+    return max(1, listed - k + 1, listed // 2 + 1)
 
 
 def plan_rescue(
@@ -215,7 +238,9 @@ def choose_candidate(plan: PromotionPlan, fenced: Mapping[EndpointName, RoleClai
     counted = sorted(name for name in plan.counted if name in fenced)
     if len(counted) < plan.needed:
         return None
-    return max(counted, key=lambda name: (fenced[name].timeline, fenced[name].received_lsn))
+    if plan.pinned is not None:
+        return plan.pinned if plan.pinned in fenced else None
+    return max(counted, key=lambda name: (fenced[name].timeline, fenced[name].received_lsn, fenced[name].lsn))
 
 
 def next_rule(plan: PromotionPlan, chosen: EndpointName, remaining: Iterable[EndpointName]) -> SyncRule:
@@ -235,3 +260,17 @@ def next_rule(plan: PromotionPlan, chosen: EndpointName, remaining: Iterable[End
         others = (*others, names[plan.old_primary])
     cohort = tuple(sorted({name for name in others if name != names[chosen]}))
     return SyncRule(plan.rule.method, max(1, min(plan.rule.k, len(left))), cohort)
+
+
+def stray_standbys(standbys: Iterable[Standby], term: Term, system_id: int) -> tuple[EndpointName, ...]:
+    """Standbys of the cluster that follow nobody and have been left behind: by a fence, or by a change of timeline."""
+    return tuple(
+        s.name
+        for s in standbys
+        if s.answers
+        and s.claim is not None
+        and s.claim.in_recovery
+        and not s.claim.receiver_alive
+        and s.claim.system_id == system_id
+        and (s.claim.fenced or s.claim.timeline < term)
+    )

@@ -46,6 +46,7 @@ def present(
         number=number,
         since=machine.since,
         detail=machine.detail,
+        switches=machine.switches,
     )
 
 

@@ -2,6 +2,10 @@
 
 Steps: (hold_writes, catch_up,) fence, choose, set_synchronous, promote, verify_write beside repoint. Up to promote
 everything can be undone; from promote on, the facts decide what has become of it.
+
+A router may be killed, or stopped for minutes, between any two acts. So the journal has a stage before its first act,
+and right before the promotion every server is asked whether our fence still stands: who moved one of them meanwhile,
+another router or a person, has the right of way.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from typing import TypeVar
 from router.decisions.machine import MoveFailed, MoveFinished
 from router.decisions.promotion import PromotionPlan, choose_candidate, next_rule
 from router.model.events import FailoverStep
-from router.model.identity import ClusterName, EndpointName
+from router.model.identity import NO_LSN, ClusterName, EndpointName, Lsn
+from router.model.journal import JournalFailed, MoveKind, MoveNote, MoveStage
 from router.model.observation import AttemptFailed, ProbeResult, RoleClaim
 from router.model.reasons import PhaseReason
 from router.model.topology import Endpoint
@@ -45,7 +50,10 @@ class Mover:
         step_timeout_s: float,
         on_step: Callable[[FailoverStep], None],
         on_claim: Callable[[ProbeResult], None],
+        write: Callable[[MoveNote], Awaitable[None]] | None = None,
     ) -> None:
+        """write: puts a stage into the journal, where there is one; JournalFailed."""
+        self._write = write
         self._cluster = cluster
         self._endpoints = endpoints
         self._surgeon = surgeon
@@ -53,17 +61,23 @@ class Mover:
         self._step_timeout_s = step_timeout_s
         self._on_step = on_step
         self._on_claim = on_claim
-        self._promoted = False
+        self._pledged: EndpointName | None = None
         self._repoints: list[asyncio.Task[bool]] = []
 
     @property
     def promoted(self) -> bool:
         """Whether pg_promote may have been asked for: then nothing is undone."""
-        return self._promoted
+        return self._pledged is not None
+
+    @property
+    def pledged(self) -> EndpointName | None:
+        """Of whom."""
+        return self._pledged
 
     async def promote(self, plan: PromotionPlan) -> MoveFinished | MoveFailed:
         """Fence, choose, promote, verify. Never raises but for cancellation."""
         try:
+            await self.note(MoveNote(MoveKind.PROMOTION, MoveStage.FENCE))
             fenced = await self.fence(plan.fence, plan)
             chosen = choose_candidate(plan, fenced)
             if chosen is None:
@@ -72,11 +86,13 @@ class Mover:
                     PhaseReason.FENCE_INCOMPLETE, f"{count} standbys could be fenced, {plan.needed} are needed"
                 )
             self._say("choose", chosen, 0.0, f"timeline {fenced[chosen].timeline}, of {len(fenced)} fenced")
-            return await self.crown(plan, chosen, tuple(name for name in fenced if name != chosen))
+            others = tuple(name for name in fenced if name != chosen)
+            return await self.crown(plan, chosen, others, MoveKind.PROMOTION, fenced[chosen].received_lsn)
         except MoveError as error:
-            return MoveFailed(error.reason, error.detail, self._promoted)
+            return MoveFailed(error.reason, error.detail, self.promoted, self._pledged)
         except Exception as error:  # whatever it is, the cluster must not stay in PROMOTING
-            return MoveFailed(PhaseReason.PROMOTION_FAILED, f"unexpected: {error!r}", self._promoted)
+            words = f"unexpected: {error!r}"
+            return MoveFailed(PhaseReason.PROMOTION_FAILED, words, self.promoted, self._pledged)
 
     async def fence(self, names: Iterable[EndpointName], plan: PromotionPlan) -> dict[EndpointName, RoleClaim]:
         """Fence standbys at once; returns when all are, or when enough are and the rest has had its chance."""
@@ -104,21 +120,66 @@ class Mover:
             await asyncio.gather(*tasks, return_exceptions=True)
         return dict(fenced)
 
-    async def crown(self, plan: PromotionPlan, chosen: EndpointName, others: tuple[EndpointName, ...]) -> MoveFinished:
+    async def crown(
+        self,
+        plan: PromotionPlan,
+        chosen: EndpointName,
+        others: tuple[EndpointName, ...],
+        kind: MoveKind,
+        switch_lsn: Lsn = NO_LSN,
+    ) -> MoveFinished:
         """Promote a fenced standby, attach the others to it, and prove it by a write. MoveError when it fails."""
         candidate = self._endpoints[chosen]
-        rule = next_rule(plan, chosen, others)
+        await self.note(MoveNote(kind, MoveStage.PROMOTE, chosen))
         # Before promoting: from its first moment as primary it must not acknowledge what nobody else has.
-        setting = self._surgeon.set_synchronous(candidate, rule.text(), self.deadline())
-        await self.act("set_synchronous", chosen, setting, rule.text() or "nobody: writes are not replicated")
-        self._promoted = True
+        await self.set_synchronous(plan, chosen, others)
+        await self._recheck(plan, chosen, others)
+        self._pledged = chosen
         result = await self.act("promote", chosen, self._surgeon.promote(candidate, self.deadline()))
         self._repoints = [asyncio.create_task(self.repoint(name, chosen)) for name in others]
         await self.act("verify_write", chosen, self._surgeon.verify_write(candidate, self.deadline()))
         if result.claim is None:
             raise MoveError(PhaseReason.PROMOTION_FAILED, f"{chosen} did not say its timeline")
         self._on_claim(result)
-        return MoveFinished(chosen, result.claim.timeline)
+        return MoveFinished(chosen, result.claim.timeline, switch_lsn)
+
+    async def set_synchronous(
+        self, plan: PromotionPlan, chosen: EndpointName, others: tuple[EndpointName, ...]
+    ) -> None:
+        """Say who must confirm the commits of the one that is to be primary."""
+        rule = next_rule(plan, chosen, others)
+        setting = self._surgeon.set_synchronous(self._endpoints[chosen], rule.text(), self.deadline())
+        await self.act("set_synchronous", chosen, setting, rule.text() or "nobody: writes are not replicated")
+
+    async def _recheck(self, plan: PromotionPlan, chosen: EndpointName, others: tuple[EndpointName, ...]) -> None:
+        """Whether what was fenced still is, by us. MoveError when somebody else has moved it meanwhile."""
+        names = (chosen, *others)
+
+        async def stands(name: EndpointName) -> bool:
+            try:
+                return await self._surgeon.still_fenced(self._endpoints[name], self.deadline())
+            except AttemptFailed:
+                return False
+
+        standing = {
+            name for name, stood in zip(names, await asyncio.gather(*map(stands, names)), strict=True) if stood
+        }
+        enough = sum(name in standing for name in plan.counted) >= plan.needed
+        if chosen in standing and enough:
+            return
+        moved = ", ".join(name for name in names if name not in standing)
+        words = f"{moved} is not as we left it: somebody else moves the primary, or it is gone"
+        self._say("recheck", chosen, 0.0, words, ok=False)
+        raise MoveError(PhaseReason.FENCE_INCOMPLETE, words)
+
+    async def note(self, note: MoveNote) -> None:
+        """Put a stage into the journal before its first act. MoveError when that fails: then nothing may be done."""
+        if self._write is None:
+            return
+        try:
+            await self._write(note)
+        except JournalFailed as error:
+            raise MoveError(PhaseReason.JOURNAL_FAILED, str(error)) from error
 
     async def finish(self) -> None:
         """Wait for what may outlast the proof of service: standbys that are still being attached."""
@@ -129,6 +190,15 @@ class Mover:
         work = self._surgeon.repoint(self._endpoints[standby], self._endpoints[upstream], self.deadline())
         try:
             await self.act("repoint", standby, work, f"to {upstream}")
+        except MoveError:
+            return False
+        return True
+
+    async def allow_writes(self, primary: EndpointName) -> bool:
+        """Take back the hold on a primary's writes; whether it worked."""
+        work = self._surgeon.allow_writes(self._endpoints[primary], self.deadline())
+        try:
+            await self.act("allow_writes", primary, work)
         except MoveError:
             return False
         return True

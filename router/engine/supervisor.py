@@ -20,7 +20,7 @@ from router.decisions import failover
 from router.decisions.cluster_facts import Seen
 from router.decisions.machine import (
     AWAITING,
-    ClusterMachine,
+    AllowWrites,
     Effect,
     Emit,
     Event,
@@ -36,6 +36,7 @@ from router.decisions.machine import (
 )
 from router.decisions.promotion import PromotionPlan
 from router.decisions.snapshot import NO_ORDERS, Orders, present
+from router.engine.journaling import Journaling
 from router.engine.moving import Mover
 from router.engine.observing import Observations
 from router.engine.probing import Pace
@@ -44,11 +45,12 @@ from router.engine.watching import Watching
 from router.model.errors import Code, RouterError
 from router.model.events import FailoverStep, Health, Phase
 from router.model.identity import EndpointName, TopologyNumber
+from router.model.journal import MoveNote
 from router.model.observation import Fault, FaultKind, ProbeResult
 from router.model.reasons import RefuseReason
 from router.model.state import ClusterState
 from router.model.topology import Cluster, Endpoint
-from router.ports import Chance, Clock, EdgeFactory, EventSink
+from router.ports import Chance, Clock, EdgeFactory, EventSink, Journal
 
 TICK_S = 0.05
 STOP_GRACE_S = 3.0
@@ -84,15 +86,20 @@ class ClusterSupervisor:
         events: EventSink,
         numbers: SnapshotNumbers,
         everywhere: Callable[[], Awaitable[None]] | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """everywhere: waits, for a bounded time, until readers in other processes have taken the newest snapshot."""
+        """everywhere: waits, for a bounded time, until readers in other processes have taken the newest snapshot.
+
+        journal: JournalFailed when the cluster's page cannot be read; None: nothing outlives this supervisor.
+        """
         self._cluster = cluster
         self._edges = edges
         self._clock = clock
         self._events = events
         self._numbers = numbers
         self._everywhere = everywhere
-        self._machine = ClusterMachine(cluster.name, cluster.mode, since=clock.now())
+        self._journaling = Journaling(journal, cluster, clock, events, self._take, self._spawn)
+        self._machine = self._journaling.machine()
         self._observed = Observations(cluster)
         self._orders: dict[EndpointName, Orders] = {}
         self._subscribers: list[Subscriber] = []
@@ -182,9 +189,7 @@ class ClusterSupervisor:
                 on_step(step)
 
         mover = self._mover(tell)
-        move = Switchover(
-            mover, self._surgeon, self._clock, self._look, self._watching.probe_now, self._take, self._spawn
-        )
+        move = Switchover(mover, self._surgeon, self._clock, self._look, self._watching.probe_now, self._take)
         plan = move.plan(self._cluster, self._machine, self._observed.seen, to)
         self._take(SwitchoverOrdered(plan.to))
         return await asyncio.shield(self._spawn(self._when_fenced(move.run(plan, timeout_s))))
@@ -273,6 +278,7 @@ class ClusterSupervisor:
             self._facts.appendleft(FactsSeen(self._observed.judge(self._machine, now)))
         for change in self._observed.changes():
             self._events.emit(change)
+        self._journaling.follow(self._machine)
         self._publish()
         for effect in effects:
             self._perform(effect)
@@ -290,6 +296,8 @@ class ClusterSupervisor:
                 mover = self._mover(self._events.emit)
                 for name in standbys:
                     self._spawn(mover.repoint(name, to))
+            case AllowWrites(primary):
+                self._spawn(self._mover(self._events.emit).allow_writes(primary))
             case _:
                 assert_never(effect)
 
@@ -313,7 +321,11 @@ class ClusterSupervisor:
     def _mover(self, on_step: Callable[[FailoverStep], None]) -> Mover:
         endpoints = {endpoint.name: endpoint for endpoint in self._cluster.endpoints}
         timeout_s = self._cluster.policy.failover.step_timeout_s
-        return Mover(self._cluster.name, endpoints, self._surgeon, self._clock, timeout_s, on_step, self._take)
+        name, surgeon, clock = self._cluster.name, self._surgeon, self._clock
+        return Mover(name, endpoints, surgeon, clock, timeout_s, on_step, self._take, self._note)
+
+    async def _note(self, note: MoveNote) -> None:
+        await self._journaling.note(self._machine, note)
 
     def _look(self, name: EndpointName) -> Seen:
         return self._observed.seen[name]

@@ -7,9 +7,8 @@ The former primary stays out (a stale primary) until it is brought back as a sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from router.decisions.cluster_facts import Seen, gather
 from router.decisions.machine import ClusterMachine, Event, MoveFailed, Operation
@@ -18,6 +17,7 @@ from router.engine.moving import MoveError, Mover
 from router.model.errors import Code, RouterError
 from router.model.events import Health, Phase
 from router.model.identity import EndpointName, Lsn
+from router.model.journal import MoveKind, MoveNote, MoveStage
 from router.model.observation import ProbeResult
 from router.model.reasons import PhaseReason, RefuseReason
 from router.model.topology import Cluster, Endpoint, FailoverMode
@@ -26,7 +26,6 @@ from router.ports import Clock, Surgeon
 CATCH_UP_STEP_S = 0.01
 UNDO_S = 1.0
 """Undoing holds up the rescue of a cluster whose primary died meanwhile: so long at most (seconds)."""
-INSIST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ class Switchover:
         look: Callable[[EndpointName], Seen],
         probe_now: Callable[[EndpointName], None],
         take: Callable[[ProbeResult | Event], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._mover = mover
         self._surgeon = surgeon
@@ -57,7 +55,6 @@ class Switchover:
         self._look = look
         self._probe_now = probe_now
         self._take = take
-        self._spawn = spawn
 
     def plan(
         self, cluster: Cluster, machine: ClusterMachine, seen: Mapping[EndpointName, Seen], to: EndpointName | None
@@ -101,23 +98,25 @@ class Switchover:
                 finished = await self._move(plan)
         except Exception as error:  # whatever it is, the cluster must not stay in the switchover
             words = f"it took longer than {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
-            promoted = self._mover.promoted
-            if not promoted and not await self._undone(plan):
-                self._spawn(self._insist(plan))
-            self._take(MoveFailed(PhaseReason.SWITCHOVER, f"the switchover to {plan.to} failed: {words}", promoted))
+            await self._fail(plan, f"the switchover to {plan.to} failed: {words}")
             raise refused(f"the switchover to {plan.to} failed: {words}") from error
         except asyncio.CancelledError:
-            if not self._mover.promoted:
-                await self._undone(plan)
-            self._take(MoveFailed(PhaseReason.SWITCHOVER, "the router stops", self._mover.promoted))
+            await self._fail(plan, "the router stops")
             raise
         self._take(finished)
         await self._mover.finish()
         return plan.to
 
+    async def _fail(self, plan: SwitchoverPlan, words: str) -> None:
+        """Undo it where that is still possible, and say so."""
+        pledged = self._mover.pledged
+        muted = pledged is None and not await self._undone(plan)
+        self._take(MoveFailed(PhaseReason.SWITCHOVER, words, pledged is not None, pledged, muted))
+
     async def _move(self, plan: SwitchoverPlan) -> Event:
         mover, surgeon = self._mover, self._surgeon
         old = plan.primary.name
+        await mover.note(MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD, plan.to))
         held = await mover.act("hold_writes", old, surgeon.hold_writes(plan.primary, mover.deadline()))
         goal = held.claim.lsn if held.claim is not None else Lsn(0)
         # The others first: one that is ahead of the new primary, were it only by a checkpoint, could not follow it.
@@ -126,7 +125,7 @@ class Switchover:
             raise MoveError(PhaseReason.FENCE_INCOMPLETE, "a standby could not be fenced")
         goal = max([goal, *(claim.received_lsn for claim in fenced.values())])
         await mover.act("catch_up", plan.to, self._caught_up(plan.to, goal))
-        await mover.fence(
+        last = await mover.fence(
             (plan.to,),
             PromotionPlan(
                 old,
@@ -138,7 +137,10 @@ class Switchover:
                 plan.promotion.application_names,
             ),
         )
-        return await mover.crown(plan.promotion, plan.to, tuple(fenced))
+        if plan.to not in last:
+            raise MoveError(PhaseReason.FENCE_INCOMPLETE, f"{plan.to} could not be fenced")
+        lsn = last[plan.to].received_lsn
+        return await mover.crown(plan.promotion, plan.to, tuple(fenced), MoveKind.SWITCHOVER, lsn)
 
     async def _caught_up(self, name: EndpointName, goal: Lsn) -> None:
         """Wait until a standby has received and replayed up to goal; bounded by the switchover's own timeout."""
@@ -154,29 +156,12 @@ class Switchover:
         attached are strays: the failover machine sees to them."""
         names = {*plan.promotion.fence, plan.to}
         attaching = [asyncio.create_task(self._mover.repoint(name, plan.primary.name)) for name in sorted(names)]
-        allowed = asyncio.create_task(self._allow_writes(plan))
+        allowed = asyncio.create_task(self._mover.allow_writes(plan.primary.name))
         done, late = await asyncio.wait([*attaching, allowed], timeout=UNDO_S)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         return allowed in done and allowed.result()
-
-    async def _insist(self, plan: SwitchoverPlan) -> None:
-        """Take the hold on writes back as soon as the primary can be reached, for at most INSIST_S."""
-        ends = self._clock.now() + INSIST_S
-        while self._clock.now() < ends:
-            await self._clock.sleep(UNDO_S)
-            if await self._allow_writes(plan):
-                self._probe_now(plan.primary.name)
-                return
-
-    async def _allow_writes(self, plan: SwitchoverPlan) -> bool:
-        undoing = self._surgeon.allow_writes(plan.primary, self._mover.deadline())
-        try:
-            await self._mover.act("allow_writes", plan.primary.name, undoing)
-        except MoveError:
-            return False
-        return True
 
 
 def follows(standby: Standby, seen: Seen, machine: ClusterMachine) -> bool:

@@ -167,6 +167,14 @@ class FailoverEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalWriteFailed:
+    """What the router must not forget could not be written down."""
+
+    cluster: ClusterName
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionClosed:
     """A connection was closed instead of being reused."""
 
@@ -228,6 +236,7 @@ Event = (
     | PhaseChanged
     | FailoverStep
     | FailoverEnded
+    | JournalWriteFailed
     | ConnectionClosed
     | ConnectFailed
     | ConfigChanged

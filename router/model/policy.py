@@ -334,6 +334,10 @@ class ServerPolicy:
     """Address of the Prometheus endpoint; empty turns it off."""
     grace_s: float = 10.0
     """On SIGTERM, running work has this long to end (seconds)."""
+    state_dir: str = ""
+    """Directory for what must outlive the router: the highest timeline accepted, and a promotion under way. Relative
+    to this file. Empty: $STATE_DIRECTORY (systemd sets it), else `state` beside this file. Must be writable in
+    promote mode; must not be shared by two routers."""
     workers: int = 1
     """Processes that serve callers on one port; 1 serves them in the router's own. Each uses one core."""
     max_message_bytes: int = 4 << 20

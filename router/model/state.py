@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from router.model.events import Health, Phase
 from router.model.identity import NO_LSN, NO_TERM, ClusterName, EndpointName, Generation, Lsn, Term, TopologyNumber
+from router.model.journal import Switch
 from router.model.reasons import HealthReason
 from router.model.topology import Role
 
@@ -48,3 +49,5 @@ class ClusterState:
     """When the phase began (monotonic seconds)."""
     detail: str = ""
     """What the phase waits for, or why it is stuck, in words."""
+    switches: tuple[Switch, ...] = ()
+    """Where the timelines that this router knows of began, oldest first."""

@@ -11,10 +11,14 @@ from router.postgres.surgeon import PostgresSurgeon
 class PostgresEdges:
     """Makes them; opens no connection yet."""
 
+    def __init__(self, owner: str) -> None:
+        """owner: this router's mark, see PostgresSurgeon."""
+        self._owner = owner
+
     def prober(self, cluster: Cluster, endpoint: Endpoint) -> Prober:
         """A watcher of one endpoint."""
         return PostgresProber(cluster, endpoint)
 
     def surgeon(self, cluster: Cluster) -> Surgeon:
         """A surgeon for a cluster."""
-        return PostgresSurgeon(cluster)
+        return PostgresSurgeon(cluster, self._owner)

@@ -37,8 +37,11 @@ _WRITERS = """
 class PostgresSurgeon:
     """Operates on the servers of one cluster."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, owner: str) -> None:
+        """owner: this router's mark on its fences, of letters and digits; no other router may have the same."""
         self._cluster = cluster
+        self._fence = f"{FENCED_HOST}/{owner}"
+        self._stands = f"pg_is_in_recovery() AND position('{self._fence}' in current_setting('primary_conninfo')) > 0"
         self._connections: dict[EndpointName, ControlConnection] = {}
 
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
@@ -48,7 +51,7 @@ class PostgresSurgeon:
         """
         settings = conninfo_to_dict(await self._primary_conninfo(standby, deadline))
         settings.pop("hostaddr", None)
-        await self._alter(standby, "primary_conninfo", _with(settings, host=FENCED_HOST), deadline)
+        await self._alter(standby, "primary_conninfo", _with(settings, host=self._fence), deadline)
         quiet_since: float | None = None
         now = asyncio.get_running_loop().time
         streamed = bool(await self._query(standby, _RECEIVER, deadline))
@@ -61,6 +64,10 @@ class PostgresSurgeon:
             await asyncio.sleep(STEP_S)
         return await self._ask(standby, deadline)
 
+    async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
+        """See ports.Surgeon."""
+        return await self._query(standby, f"SELECT {self._stands}", deadline) == [("t",)]
+
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:
         """See ports.Surgeon."""
         await self._alter(server, "synchronous_standby_names", names, deadline)
@@ -68,7 +75,8 @@ class PostgresSurgeon:
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. A default_transaction_read_only left from an earlier switchover is taken back."""
         await self.allow_writes(standby, deadline)
-        await self._query(standby, "SELECT pg_promote(false)", deadline)
+        if not await self._query(standby, f"SELECT pg_promote(false) WHERE {self._stands}", deadline):
+            raise _impossible(standby, "it is no standby with our fence on it: somebody else has moved it")
 
         async def is_primary() -> bool:
             return await self._query(standby, "SELECT pg_is_in_recovery()", deadline) == [("f",)]

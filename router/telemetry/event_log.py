@@ -20,6 +20,7 @@ from router.model.events import (
     HealthChanged,
     HoldEnded,
     HoldStarted,
+    JournalWriteFailed,
     Outcome,
     Phase,
     PhaseChanged,
@@ -182,6 +183,10 @@ class EventLog:
             took_ms=round(event.took_s * 1000, 1),
             promoted=event.promoted,
         )
+
+    def journal_write_failed(self, event: JournalWriteFailed) -> None:
+        """An error: a router that is restarted now may not know what it must not forget."""
+        self._line(logging.ERROR, "journal not written", cluster=event.cluster, message=event.message)
 
     def connection_closed(self, event: ConnectionClosed) -> None:
         """Ordinary ends at debug, others at info."""

@@ -78,6 +78,7 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.PhaseChanged: (recorder.phase_changed, log.phase_changed),
         events.FailoverStep: (recorder.failover_step, log.failover_step),
         events.FailoverEnded: (recorder.failover_ended, log.failover_ended),
+        events.JournalWriteFailed: (recorder.journal_write_failed, log.journal_write_failed),
         events.ConnectionClosed: (recorder.connection_closed, log.connection_closed),
         events.ConnectFailed: (recorder.connect_failed, log.connect_failed),
         events.ConfigChanged: (recorder.config_changed, log.config_changed),

@@ -139,6 +139,10 @@ FAILOVER_STEPS = _counter(
     "failover_steps_total", ("cluster", "step", "result"), "Steps of promotions and switchovers (ok or failed)."
 )
 
+JOURNAL_FAILURES = _counter(
+    "journal_write_failures_total", ("cluster",), "Pages of the journal in server.state_dir that could not be written."
+)
+
 ROLE = _gauge(
     "endpoint_role",
     (*_ENDPOINT, "role"),

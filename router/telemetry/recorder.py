@@ -18,6 +18,7 @@ from router.model.events import (
     HealthChanged,
     HoldEnded,
     HoldStarted,
+    JournalWriteFailed,
     Outcome,
     PhaseChanged,
     RequestAdmitted,
@@ -81,6 +82,7 @@ class Recorder:
         self._connect_failures = counter(catalogue.CONNECT_FAILURES)
         self._phase_changes = counter(catalogue.PHASE_CHANGES)
         self._failovers = counter(catalogue.FAILOVERS)
+        self._journal_failures = counter(catalogue.JOURNAL_FAILURES)
         self._failover_seconds = histogram(catalogue.FAILOVER_SECONDS)
         self._failover_steps = counter(catalogue.FAILOVER_STEPS)
         self._health_changes = counter(catalogue.HEALTH_CHANGES)
@@ -105,6 +107,7 @@ class Recorder:
         """Start the series of a cluster at 0. May be called again; counters go on."""
         self._holds_entered.cell(cluster)
         self._failover_seconds.cell(cluster)
+        self._journal_failures.cell(cluster)
         for hold_end in HoldEndReason:
             self._holds_ended.cell(cluster, hold_end.value)
         for change in PhaseReason:
@@ -192,6 +195,10 @@ class Recorder:
         cause = FailoverCause.PROMOTED if event.promoted else FailoverCause.FOLLOWED
         self._failovers.cell(event.cluster, cause.value).value += 1
         self._failover_seconds.cell(event.cluster).observe(event.took_s)
+
+    def journal_write_failed(self, event: JournalWriteFailed) -> None:
+        """Count it."""
+        self._journal_failures.cell(event.cluster).value += 1
 
     def connection_closed(self, event: ConnectionClosed) -> None:
         """Count it."""

@@ -35,7 +35,7 @@ def room(rooms: str = "", libraries: str = "", standard: frozenset[str] | None =
 
 
 EVERY_ROOM = (
-    "model decisions engine ports system postgres sql topology encoding telemetry config api devcluster console"
+    "model decisions engine ports system postgres sql topology journal encoding telemetry config api devcluster console"
 )
 ROOMS: Mapping[str, Room] = {
     "model": room(standard=VALUES, pure=True),
@@ -45,6 +45,7 @@ ROOMS: Mapping[str, Room] = {
     "postgres": room("ports model", "psycopg psycopg_pool"),
     "sql": room("ports model", "postgast google"),
     "topology": room("ports model"),
+    "journal": room("ports model"),
     "encoding": room("ports model", "pointsman google"),
     "telemetry": room("ports model", "structlog prometheus_client"),
     "config": room("ports model", "pydantic pydantic_core yaml"),

@@ -1,6 +1,7 @@
 """When a standby may be promoted, and which one: the quorum arithmetic."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from router.decisions.promotion import (
     Standby,
     SyncRule,
     choose_candidate,
+    fences_needed,
     next_rule,
     plan_promotion,
     read_sync_names,
@@ -78,8 +80,10 @@ def old_primary(sync_names: str) -> RoleClaim:
     return RoleClaim(in_recovery=False, system_id=7, timeline=Term(1), sync_names=sync_names)
 
 
-def plan(sync_names: str, *standbys: Standby, policy: FailoverPolicy = POLICY) -> PromotionPlan | Obstacle:
-    return plan_promotion(N1, old_primary(sync_names), standbys, Term(1), DOUBTED_AT, policy)
+def plan(
+    sync_names: str, *standbys: Standby, policy: FailoverPolicy = POLICY, hearsay: bool = False
+) -> PromotionPlan | Obstacle:
+    return plan_promotion(N1, old_primary(sync_names), standbys, Term(1), DOUBTED_AT, policy, hearsay=hearsay)
 
 
 def test_three_servers_any_one_need_both_standbys_fenced():
@@ -184,12 +188,33 @@ def test_every_acknowledged_commit_survives(data: st.DataObject):
     alive = data.draw(st.sets(st.sampled_from(names), min_size=2))
     found = plan(f"ANY {k} ({', '.join(names)})", *(standby(name, answers=name in alive) for name in names))
     if isinstance(found, Obstacle):
-        assert len(alive) < n - k + 1
+        assert len(alive) < fences_needed(n, k)
         return
     for confirmed in itertools.combinations(names, k):
         fenced = {name: received(1, 1000 if name in confirmed else 10) for name in found.counted}
         chosen = choose_candidate(found, fenced)
         assert chosen in confirmed
+
+
+def test_two_routers_never_both_fence_enough():
+    for n, k in itertools.product(range(1, 8), repeat=2):
+        if k <= n:
+            assert n - k + 1 <= fences_needed(n, k) <= n
+            assert 2 * fences_needed(n, k) > n
+
+
+def test_what_is_known_by_hearsay_asks_for_all_others():
+    names = [standby(N2), standby(N3), standby(N4)]
+    assert plan("ANY 2 (n2, n3)", *names, hearsay=True).needed == 3  # type: ignore[union-attr]
+    missing = plan("ANY 2 (n2, n3)", standby(N2), standby(N3), standby(N4, answers=False), hearsay=True)
+    assert isinstance(missing, Obstacle)
+    assert missing.reason is PhaseReason.FENCE_INCOMPLETE
+
+
+def test_who_may_have_been_promoted_is_the_only_one_to_be_chosen():
+    promotion = replace(made("ANY 1 (n2, n3)", standby(N2), standby(N3)), pinned=N2)
+    assert choose_candidate(promotion, {N2: received(1, 1), N3: received(1, 2)}) == N2
+    assert choose_candidate(replace(promotion, needed=1), {N3: received(1, 2)}) is None
 
 
 def test_the_next_cohort_lists_the_old_primary_so_that_it_counts_once_it_is_back():

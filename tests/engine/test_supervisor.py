@@ -313,8 +313,11 @@ async def test_a_candidate_that_dies_while_it_is_promoted_leads_to_no_second_pro
     servers.hanging.add(("promote", N2))
     async with supervised(servers) as (supervisor, _):
         servers["n1"].mood = Mood.DEAD
+        await until(supervisor, lambda _: ("promote", N2) in servers.journal)
+        servers["n2"].mood = Mood.DEAD
         await asyncio.sleep(30)
         assert supervisor.state.phase is Phase.STUCK
+        assert "n2 may have been promoted" in supervisor.state.detail
         assert [step for step, _ in servers.journal].count("promote") == 1
 
 

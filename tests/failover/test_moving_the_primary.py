@@ -31,7 +31,8 @@ async def supervised(
 ) -> AsyncIterator[tuple[ClusterSupervisor, Recorder]]:
     cluster = replace(configured(dev), mode=mode, policy=ClusterPolicy(failover=FailoverPolicy(min_gap_s=0)))
     told = Recorder()
-    supervisor = ClusterSupervisor(cluster, PostgresEdges(), SystemClock(), SystemChance(), told, SnapshotNumbers())
+    edges = PostgresEdges("tests")
+    supervisor = ClusterSupervisor(cluster, edges, SystemClock(), SystemChance(), told, SnapshotNumbers())
     supervisor.subscribe(lambda state: supervisor.report_drained() if state.phase is Phase.DRAINING else None)
     running = asyncio.create_task(supervisor.run())
     try:

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.pg, pytest.mark.chaos]
 
 
 @asynccontextmanager
-async def surgeon(cluster: Cluster) -> AsyncIterator[PostgresSurgeon]:
-    made = PostgresSurgeon(cluster)
+async def surgeon(cluster: Cluster, owner: str = "tests") -> AsyncIterator[PostgresSurgeon]:
+    made = PostgresSurgeon(cluster, owner)
     try:
         yield made
     finally:
@@ -91,6 +91,29 @@ async def test_a_fenced_quorum_confirms_nothing_more(make_cluster: MakeCluster):
             await hands.repoint(endpoint(cluster, name), endpoint(cluster, "n1"), soon())
         await hands.verify_write(endpoint(cluster, "n1"), soon())
     assert "n2" in str(asked(dev, "n2", "SHOW primary_conninfo")), "the application name is kept"
+
+
+async def test_of_two_routers_only_the_one_whose_fence_stands_promotes(make_cluster: MakeCluster):
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    n2, n3 = endpoint(cluster, "n2"), endpoint(cluster, "n3")
+    async with surgeon(cluster, "first") as first, surgeon(cluster, "second") as second:
+        with pytest.raises(AttemptFailed, match="no standby with our fence"):
+            await first.promote(n2, soon())  # not fenced at all
+        await first.fence(n2, soon())
+        assert await first.still_fenced(n2, soon())
+        await second.fence(n2, soon())
+        assert not await first.still_fenced(n2, soon())
+        with pytest.raises(AttemptFailed, match="no standby with our fence"):
+            await first.promote(n2, soon())
+        assert asked(dev, "n2", "SELECT pg_is_in_recovery()")
+        await second.fence(n3, soon())
+        dev.servers["n1"].kill()
+        await second.promote(n2, soon())
+        assert not await second.still_fenced(n2, soon())
+        with pytest.raises(AttemptFailed, match="no standby with our fence"):
+            await first.promote(n3, soon())
+        assert asked(dev, "n3", "SELECT pg_is_in_recovery()")
 
 
 async def test_a_fence_outlives_a_restart_and_the_login_is_still_known(make_cluster: MakeCluster):

@@ -221,11 +221,18 @@ class FakeSurgeon:
         server.fenced = True
         return self._result(server)
 
+    async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
+        server = self._servers[standby.name]
+        await asyncio.sleep(ROUND_TRIP_S)
+        return server.mood is Mood.RUNNING and server.in_recovery and server.fenced
+
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:
         (await self._act("set_synchronous", server, deadline)).sync_names = names
 
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
         server = await self._act("promote", standby, deadline)
+        if not (server.in_recovery and server.fenced):
+            raise AttemptFailed(Fault(FaultKind.CLOSED, Stage.EXECUTE, message="no standby with our fence on it"))
         await asyncio.sleep(PROMOTION_S)
         self._servers.promote(server.name)
         return self._result(server)

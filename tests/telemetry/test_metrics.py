@@ -59,6 +59,7 @@ ALL_EVENTS = (
     ev.PhaseChanged("main", Phase.STEADY, Phase.STUCK, PhaseReason.NO_CANDIDATE, None, 1, 1),
     ev.FailoverStep("main", "promote", "pg2", False, 0.1),
     ev.FailoverEnded("main", "pg2", 2, 1.5, True),
+    ev.JournalWriteFailed("main", "/state/main.json cannot be written: no space left on device"),
     ev.ConnectionClosed("acme", "pg1", Access.READ_ONLY, CloseReason.IDLE),
     ev.ConnectFailed("acme", "pg1", "connection refused"),
     ev.ConfigChanged(False, (), ("x",)),

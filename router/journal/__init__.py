@@ -1,0 +1,1 @@
+"""Edge: what the router must not forget, in files that survive it."""
