@@ -239,17 +239,17 @@ async def test_who_sends_faster_than_postgresql_takes_waits(world: World) -> Non
 
     async def send() -> None:
         nonlocal sent
-        for _ in range(64):
+        for _ in range(256):
             await call.write(data(b"x" * MAX_DATA_BYTES))
             sent += 1
 
     sending = asyncio.create_task(send())
     await asyncio.sleep(0.5)
-    assert sent < 16
+    assert sent < 64, "gRPC's own windows and the kernel's buffers hold a few MiB, no more"
     world.copies.gate.set()
     await sending
     await call.write(END)
-    assert (await call).bytes == 64 * MAX_DATA_BYTES
+    assert (await call).bytes == 256 * MAX_DATA_BYTES
 
 
 async def test_refusals_are_counted(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -29,6 +30,13 @@ class Ended:
 
 
 Command = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """Commands that serve tune the collector of their process, which here is that of the tests."""
+    yield
+    gc.enable()
 
 
 @pytest.fixture

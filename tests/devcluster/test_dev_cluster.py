@@ -50,11 +50,11 @@ def names_on(cluster, server):
 
 
 def wait_for_names(cluster, server, names):
-    wait_until(lambda: names_on(cluster, server) == names, what=f"{names} on {server}", timeout_s=5)
+    wait_until(lambda: names_on(cluster, server) == names, what=f"{names} on {server}", timeout_s=20)
 
 
 def heal_until_done(cluster):
-    return wait_until(cluster.heal, what="a repair", timeout_s=5)
+    return wait_until(cluster.heal, what="a repair", timeout_s=20)
 
 
 def test_the_shared_cluster_is_synchronous_and_as_configured(pg_cluster_each):
@@ -201,7 +201,7 @@ def test_a_thawed_old_primary_is_taken_out_and_a_forgotten_standby_repointed(mak
     wait_until(
         lambda: all(seen.streams_from_port for seen in cluster.observe().values() if seen.in_recovery),
         what="both standbys to stream",
-        timeout_s=5,
+        timeout_s=20,
     )
 
 

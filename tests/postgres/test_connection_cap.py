@@ -63,6 +63,14 @@ class World:
         self.pools.append(pool)
         return pool
 
+    async def begin(self) -> None:
+        """The server is shared: what other tests have abandoned may still run there, and would be counted here."""
+        with self.server.connect() as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)", [list(TENANTS)]
+            )
+        await eventually(lambda: self.backends() == 0, within_s=10, what="nobody else's connection")
+
     def backends(self) -> int:
         """As the server counts them. Blocks."""
         with self.server.connect() as connection:
@@ -104,6 +112,7 @@ class World:
 @pytest.fixture
 async def world(pg_cluster: DevCluster) -> AsyncIterator[World]:
     made = World(pg_cluster)
+    await made.begin()
     yield made
     await made.close()
 
