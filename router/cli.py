@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import router
-from router import interpreter
+from router import interpreter, tenant_commands
 from router.console import config_commands, copy_commands, worker_commands
 from router.console.trouble import ExitCode, Trouble
 
@@ -100,6 +100,7 @@ CallerAddress = Annotated[
 app.command("check-config", rich_help_panel=CONFIGURE)(config_commands.check_config)
 app.add_typer(copy_commands.app, name="copy", rich_help_panel=ASK)
 app.add_typer(config_commands.app, name="config", rich_help_panel=CONFIGURE)
+app.add_typer(tenant_commands.app, name="tenant", rich_help_panel=CONFIGURE)
 app.add_typer(worker_commands.app, name="workers", rich_help_panel=OPERATE)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]

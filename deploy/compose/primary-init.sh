@@ -6,6 +6,7 @@ psql_here() { psql --no-psqlrc --quiet --username postgres --dbname postgres "$@
 
 psql_here -v control_password="$POINTSMAN_CONTROL_PASSWORD" -f /sql/roles.sql
 psql_here -v tenant=acme -v password="$ACME_PASSWORD" -f /sql/tenant.sql
+psql_here -d acme -v tenant=acme -f /sql/tenant_database.sql
 psql_here -f /sql/hardening.sql
 psql_here -v ON_ERROR_STOP=1 -v password="$REPLICATION_PASSWORD" <<'SQL'
 CREATE ROLE replication LOGIN REPLICATION PASSWORD :'password';

@@ -148,6 +148,9 @@ class _Assembly:
             login=self._login((*place, "login"), section.login),
             tokens=self._tokens(place, section.tokens, f"tenant {name}"),
             weights={EndpointName(endpoint): weight for endpoint, weight in section.weights.items()},
+            isolation=section.isolation,
+            role=section.role or "",
+            statements=section.statements,
             pool=section.pool,
             policy=section.limits,
         )

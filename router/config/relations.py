@@ -5,9 +5,10 @@ A value that was wrong by itself has been replaced by a default or a placeholder
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from router.config import isolation
 from router.config.addresses import AddressMistake, clash, is_loopback, parse_address
 from router.config.document import Document
 from router.config.problems import Place
@@ -36,8 +37,7 @@ def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
     yield from _endpoints_are_unique(config, document)
     for name, tenant in config.tenants.items():
         yield from _tenant(("tenants", name), tenant, document, config)
-    yield from _databases(config, document)
-    yield from _logins(config, document)
+    yield from isolation.check(config, document)
 
 
 def _listeners(server: ServerPolicy, document: Document) -> Iterator[tuple[Place, str]]:
@@ -155,46 +155,3 @@ def _written_endpoints(cluster: Any) -> tuple[str, ...]:
     endpoints = cluster.get("endpoints") if isinstance(cluster, dict) else None
     return tuple(endpoints) if isinstance(endpoints, dict) else ()
 
-
-def _databases(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
-    users: dict[tuple[str, str], list[str]] = {}
-    for name, tenant in config.tenants.items():
-        place = ("tenants", name)
-        if document.is_sound((*place, "cluster"), (*place, "database")):
-            users.setdefault((tenant.cluster, tenant.database), []).append(name)
-    for (_, database), names in users.items():
-        for name in names if len(names) > 1 else ():
-            told = document.is_sound(("tenants", name, "shares_database"))
-            if told and not config.tenants[name].shares_database:
-                yield (
-                    ("tenants", name, "database"),
-                    f"({database}) is also used by {_others(names, name)}: give it its own database, or set "
-                    "shares_database: true on each of them and give each its own schema",
-                )
-
-
-def _logins(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
-    users: dict[tuple[str, str], list[str]] = {}
-    for name, tenant in config.tenants.items():
-        if not document.is_sound(("tenants", name, "cluster"), ("tenants", name, "login", "user")):
-            continue
-        users.setdefault((tenant.cluster, tenant.login.user), []).append(name)
-        cluster = config.clusters.get(tenant.cluster)
-        if cluster is not None and cluster.control.user == tenant.login.user:
-            yield (
-                ("tenants", name, "login", "user"),
-                f"({tenant.login.user}) is the control role of cluster {tenant.cluster}: a tenant needs its own role",
-            )
-    for (_, user), names in users.items():
-        for name in names if len(names) > 1 else ():
-            yield (
-                ("tenants", name, "login", "user"),
-                f"({user}) is also the role of {_others(names, name)}: tenants that share a role can read each "
-                "other's data; give each its own",
-            )
-
-
-def _others(names: Iterable[str], name: str) -> str:
-    others = [other for other in names if other != name]
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f"tenant{'s' if len(others) > 1 else ''} {', '.join(others[:3])}{more}"

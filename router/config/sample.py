@@ -29,12 +29,16 @@ EXAMPLES: Mapping[str, object] = {
     "tenants.NAME.login.password": "env:ACME_PASSWORD",
     "tenants.NAME.tokens": ["env:ACME_TOKEN"],
     "tenants.NAME.weights": {"pg1": 50},
+    "tenants.NAME.role": "acme_rows",
+    "tenants.NAME.statements": {"order_by_id": "SELECT * FROM orders WHERE id = $1"},
 }
 _STAYS_COMMENTED = (
     "server",
     "clusters.NAME.endpoints.NAME.zone",
     "clusters.NAME.endpoints.NAME.tls",
     "tenants.NAME.weights",
+    "tenants.NAME.role",
+    "tenants.NAME.statements",
 )
 _NAMES = {"clusters": "main", "clusters.NAME.endpoints": "pg1", "tenants": "acme"}
 _MORE: Mapping[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from router.config.secret_references import SecretReference
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
-from router.model.topology import Endpoint, FailoverMode, TlsSettings
+from router.model.topology import Endpoint, FailoverMode, IsolationMode, TlsSettings
 
 _STRICT: dict[str, object] = {"use_attribute_docstrings": True, "extra": "forbid"}
 
@@ -144,13 +144,20 @@ class TenantSection:
     database: Text
     """Name of its database."""
     login: LoginSection
-    """Its own role: tenants never share one, so that PostgreSQL itself keeps them apart."""
+    """Its role in PostgreSQL, which keeps tenants apart; only registered tenants may share one."""
     tokens: tuple[SecretReference, ...]
     """References to the tokens that its callers prove themselves with; several, so that they can be changed."""
     weights: dict[Name, Weight] = field(default_factory=dict)
     """Weights of endpoints for this tenant's reads, where they differ from the endpoints' own."""
-    shares_database: bool = False
-    """Set on every tenant of a database that several tenants use (each with its own role and schema)."""
+    isolation: IsolationMode = IsolationMode.DATABASE
+    """database: a database and a login of its own, any SQL. schema: a login and a schema of its own in a database that
+    others use, too; any SQL, for tenants that are half trusted. registered: a login that others may share, behind
+    row-level security (current_setting('pointsman.tenant') is its name) or a role; only its registered statements
+    run."""
+    role: Text | None = None
+    """Role that each of its connections takes in place of the login's own rights (registered only)."""
+    statements: dict[Name, Text] = field(default_factory=dict)
+    """SQL by name (registered only, and all that it may run): callers send @NAME, or exactly the same text."""
     pool: PoolPolicy = field(default_factory=PoolPolicy)
     """Its connections to each endpoint; read-only and read-write are kept apart."""
     limits: TenantPolicy = field(default_factory=TenantPolicy)

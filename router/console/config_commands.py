@@ -21,7 +21,7 @@ Write = Annotated[Path | None, typer.Option("--write", help="Write it into this 
 
 def check_config(file: File) -> None:
     """Check a configuration file, its secrets included; every mistake is told with its line."""
-    config = _load(file)
+    config = load_or_tell(file)
     topology = config.topology
     endpoints = sum(len(cluster.endpoints) for cluster in topology.clusters.values())
     counts = ((len(topology.clusters), "cluster"), (endpoints, "endpoint"), (len(topology.tenants), "tenant"))
@@ -43,7 +43,7 @@ def config_show(file: File) -> None:
     """Print a file as it counts, with every default filled in. Secrets are starred."""
     from router.config.showing import show
 
-    config = _load(file)
+    config = load_or_tell(file)
     print(show(config, file.read_text(encoding="utf-8-sig")), end="")
 
 
@@ -52,7 +52,7 @@ def config_diff(old: File, new: File) -> None:
     """Tell in words what a second file changes; what needs a restart is marked."""
     from router.config.differences import diff, needs_restart
 
-    before, after = _load(old), _load(new)
+    before, after = load_or_tell(old), load_or_tell(new)
     later = set(needs_restart(before, after))
     for line in diff(before, after) or ("no difference",):
         print(f"{line} (after a restart)" if line in later else line)
@@ -90,7 +90,8 @@ def _print_or_write(text: str, write: Path | None) -> None:
         raise Trouble(f"{write} cannot be written: {(error.strerror or 'unknown error').lower()}") from None
 
 
-def _load(file: Path) -> LoadedConfig:
+def load_or_tell(file: Path) -> LoadedConfig:
+    """Load it; Trouble after its mistakes were told."""
     from router.config.loading import load
     from router.config.problems import ConfigProblems
 

@@ -190,9 +190,12 @@ class DevCluster:
 
     def create_tenant(self, name: str, password: str, connection_limit: int = 50) -> str:
         """Make (or renew) the tenant's login role and its own database; returns the database's name."""
-        values = {"tenant": name, "password": password, "connection_limit": str(connection_limit)}
-        with self.primary().connect() as connection:
+        values = sql_script.tenant_values(name, password, connection_limit=connection_limit)
+        primary = self.primary()
+        with primary.connect() as connection:
             sql_script.run_script(connection, sql_script.script("tenant.sql"), values)
+        with primary.connect(name) as connection:
+            sql_script.run_script(connection, sql_script.script("tenant_database.sql"), values)
         with self._lock:
             state = self._started.state
             state.tenants = [tenant for tenant in state.tenants if tenant.name != name]

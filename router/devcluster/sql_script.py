@@ -25,7 +25,7 @@ def script(name: str) -> str:
 def run_script(connection: psycopg.Connection[Any], text: str, values: Mapping[str, str] | None = None) -> None:
     """Run every statement of `text` on an autocommit connection; KeyError when a variable has no value."""
     for statement in split(text):
-        filled = _fill(statement.removesuffix(GEXEC), values or {}, connection)
+        filled = fill(statement.removesuffix(GEXEC), values or {}, connection)
         cursor = connection.execute(filled)
         if statement.endswith(GEXEC):
             for row in cursor.fetchall():
@@ -56,9 +56,41 @@ def split(text: str) -> Iterator[str]:
         raise ValueError(f"the last statement has no end: {lines[0].strip()}")
 
 
-def _fill(statement: str, values: Mapping[str, str], connection: psycopg.Connection[Any]) -> str:
+def tenant_values(
+    tenant: str,
+    password: str,
+    *,
+    login: str = "",
+    database: str = "",
+    role: str = "",
+    isolation: str = "database",
+    connection_limit: int = 50,
+) -> dict[str, str]:
+    """Values of the variables of tenant.sql and tenant_database.sql; what is empty is as those files have it."""
+    login = login or tenant
+    return {
+        "tenant": tenant,
+        "password": password,
+        "login": login,
+        "database": database or tenant,
+        "role": role or login,
+        "isolation": isolation,
+        "connection_limit": str(connection_limit),
+    }
+
+
+def fill(
+    statement: str,
+    values: Mapping[str, str],
+    connection: psycopg.Connection[Any] | None = None,
+    keep: frozenset[str] = frozenset(),
+) -> str:
+    """The statement with its variables' values, quoted; those in keep stay as they are."""
+
     def quoted(found: re.Match[str]) -> str:
         literal, identifier = found.groups()
+        if (literal or identifier) in keep:
+            return found[0]
         part = sql.Literal(values[literal]) if literal else sql.Identifier(values[identifier])
         return part.as_string(connection)
 

@@ -18,6 +18,7 @@ from router.engine.calls import Call, Register, stopped_by_id
 from router.engine.copy_run import CopyRun
 from router.engine.endpoints import Pools
 from router.engine.placement import Placement
+from router.engine.registered import not_registered
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import Code, Executed, RouterError
@@ -167,6 +168,8 @@ class Copies:
                 RefuseReason.IDEMPOTENCY_NOT_CONFIGURED,
                 "this router keeps no idempotency table for the tenant: send the copy without a key, or not at all",
             )
+        if runtime.registered is not None:
+            raise not_registered("COPY names tables, and its query is any SQL")
         if request.nested_query:
             traits = self._inspector.inspect_nested(request.nested_query)
             if traits.refuse is not None:

@@ -14,6 +14,7 @@ from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement
 from router.engine.quick_reads import QuickRead, QuickReads
+from router.engine.registered import resolve_steps
 from router.engine.streams import RowStream
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Code, Executed, RouterError
@@ -111,6 +112,8 @@ class Executor:
                 "this router keeps no idempotency table for the tenant: send the request without a key, or not at all",
             )
         check_guards(request.steps)
+        if runtime.registered is not None:
+            resolve_steps(runtime.registered, request)
         for step in request.steps:
             traits = self._inspector.inspect(step.statement.sql)
             if traits.refuse is not None:

@@ -17,6 +17,7 @@ from router.engine.calls import Call, Register, cancelled_error
 from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement, take
+from router.engine.registered import resolves
 from router.engine.shared_read import SharedRead
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Executed
@@ -98,9 +99,11 @@ class QuickReads:
         self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]
     ) -> QuickRead | None:
         """Begin a Query. None: it cannot begin at once, nothing was counted, and Executor.run is its way."""
+        runtime = self._tenants.of(tenant)
+        if runtime.registered is not None and not resolves(runtime.registered, request):
+            return None
         if self._inspector.inspect(request.steps[0].statement.sql).refuse is not None:
             return None
-        runtime = self._tenants.of(tenant)
         route = self._placement.route_now(runtime, request)
         if route is None or not runtime.admission.try_enter():
             return None

@@ -18,6 +18,7 @@ from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool, Slot
 from router.engine.placement import Placement
+from router.engine.registered import resolve
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Code, Executed, RouterError
 from router.model.observation import AttemptFailed
@@ -77,6 +78,8 @@ class Session:
 
     async def run(self, statement: Statement, deadline: float) -> StatementResult:
         """Run one statement inside the transaction. An error leaves the session usable for rollback_to."""
+        if self._runtime.registered is not None:
+            statement = resolve(self._runtime.registered, statement)
         traits = self._sessions.inspector.inspect(statement.sql)
         if traits.refuse_in_transaction is not None:
             raise RouterError(Code.INVALID_ARGUMENT, traits.refuse_in_transaction, traits.message)

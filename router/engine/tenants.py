@@ -12,6 +12,7 @@ from router.decisions.refusal import Refuse
 from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
 from router.engine.expiry import Expired, wait_until
+from router.engine.registered import texts_of
 from router.model.errors import Code, RouterError
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import RetryPolicy
@@ -100,6 +101,8 @@ class TenantRuntime:
         self.balancer = BALANCERS[tenant.policy.balancer]()
         self.in_flight: Counter[EndpointName] = Counter()
         self.budget = RetryBudget(retry, now)
+        self.registered = texts_of(tenant)
+        """What it may run, if not everything."""
         self._reads: dict[Options, Want] = {}
         self._writes: dict[Options, Want] = {}
 

@@ -194,6 +194,15 @@ class ConnectFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionMisplaced:
+    """A new connection is not where its tenant belongs; it was closed before anything ran on it."""
+
+    tenant: TenantName
+    endpoint: EndpointName
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigChanged:
     """A configuration was applied, or refused with its problems."""
 
@@ -239,6 +248,7 @@ Event = (
     | JournalWriteFailed
     | ConnectionClosed
     | ConnectFailed
+    | ConnectionMisplaced
     | ConfigChanged
     | CertificatesChanged
     | HandlerFailed

@@ -63,6 +63,9 @@ class PoolPolicy:
     """A read that takes longer gets a connection where nobody waits behind it (seconds)."""
     grow_s: float = 0.002
     """Another connection is opened when fast reads would wait longer than this (seconds)."""
+    require_marker: bool = False
+    """Use a database only if it has the tenant's marker, which `pointsman tenant init` makes. Another tenant's is
+    refused in any case."""
     stall_factor: float = 8.0
     """A read that takes so many times its usual time, and longer than slow_s, has stalled: those behind it are sent
     again on another connection, and the first answer counts."""

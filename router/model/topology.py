@@ -29,6 +29,20 @@ class FailoverMode(Enum):
     """The router fences, promotes and repoints by itself."""
 
 
+@unique
+class IsolationMode(Enum):
+    """What keeps a tenant apart from its neighbours in PostgreSQL, and so what it may send."""
+
+    DATABASE = "database"
+    """A database and a login of its own: it may send any SQL."""
+    SCHEMA = "schema"
+    """A login and a schema of its own in a database that others use, too: any SQL, of tenants that are half trusted.
+    They can read each other's catalogues (names, function bodies) and share locks, channels and resources."""
+    REGISTERED = "registered"
+    """A login that others may use, too, behind row-level security or a role to be taken: any SQL could step around
+    those, so only statements of the configuration run."""
+
+
 @dataclass(frozen=True)
 class TlsSettings:
     """How a connection to PostgreSQL is protected; libpq's sslmode and files."""
@@ -106,6 +120,11 @@ class Tenant:
     tokens: tuple[Secret, ...] = ()
     weights: Mapping[EndpointName, int] = field(default_factory=dict)
     """Overrides of the endpoints' weights for this tenant's reads."""
+    isolation: IsolationMode = IsolationMode.DATABASE
+    role: str = ""
+    """REGISTERED only: taken by every connection in place of the login's own rights; empty: none."""
+    statements: Mapping[str, str] = field(default_factory=dict)
+    """REGISTERED only: the SQL it may run, by name."""
     pool: PoolPolicy = PoolPolicy()
     policy: TenantPolicy = TenantPolicy()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from router.model.request import Access
-from router.model.topology import Cluster, Endpoint, Login, Tenant
+from router.model.topology import Cluster, Endpoint, IsolationMode, Login, Tenant
 
 PINNED = {
     "DateStyle": "ISO",
@@ -44,7 +44,8 @@ def tls_parameters(endpoint: Endpoint) -> dict[str, str]:
 
 
 def _options(settings: dict[str, str]) -> str:
-    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+    quoted = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
+    return " ".join(f"-c {name}={value}" for name, value in quoted.items())
 
 
 def for_tenant(tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access) -> dict[str, Any]:
@@ -57,6 +58,11 @@ def for_tenant(tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Acc
     settings["client_connection_check_interval"] = "1000"
     if access is Access.READ_ONLY:
         settings["default_transaction_read_only"] = "on"
+    if tenant.isolation is IsolationMode.REGISTERED:
+        # As settings of the connection, RESET and DISCARD come back to them.
+        settings["pointsman.tenant"] = tenant.name
+        if tenant.role:
+            settings["role"] = tenant.role
     parameters = _base(cluster, endpoint, tenant.login, tenant.database)
     parameters["options"] = _options(settings)
     parameters["application_name"] = f"pointsman/{tenant.name}"[:63]

@@ -14,16 +14,19 @@ from typing import Any
 
 import psycopg
 
-from router.model.events import ConnectFailed
+from router.model.events import ConnectFailed, ConnectionClosed, ConnectionMisplaced
 from router.model.identity import Generation
-from router.model.observation import Fault
+from router.model.observation import Fault, FaultKind, Stage
+from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, Tenant
 from router.ports import Chance, EventSink
 from router.postgres import conninfo, faults
 from router.postgres.greeting import ask_at_the_door
+from router.postgres.liveness import shut_socket
 from router.postgres.permits import Permit, PoolPermits
 from router.postgres.prepared import PreparedStatements
+from router.postgres.proving import Misplaced, prove
 
 _LIFETIME_JITTER = 0.1
 _DOOR_S = 0.2
@@ -92,6 +95,8 @@ class Opener:
         self.gate = gate
         self._tenant = tenant
         self._endpoint = endpoint
+        self._access = access
+        self._connect_timeout_s = cluster.policy.connect_timeout_s
         self._kwargs = conninfo.for_tenant(tenant, cluster, endpoint, access)
         self._permits = permits
         self._waiters = waiters
@@ -167,12 +172,16 @@ class Opener:
         try:
             async with self.gate:
                 connection = await connect(*args, autocommit=True, **kwargs)
+                permit.attach(connection)
+                await self._prove(connection)
+        except Misplaced as misplaced:
+            self._tell_misplaced(misplaced)
+            raise
         except faults.CLIENT_ERRORS as error:
             await self._tell_failure(error)
             raise
         finally:
             self.connecting -= 1
-        permit.attach(connection)
         age = self._tenant.pool.lifetime_s * (1 - _LIFETIME_JITTER * self._chance.draw())
         self.failing = False
         self._born[connection] = Born(
@@ -183,6 +192,26 @@ class Opener:
         )
         self._permits.now_idle(connection)
         return connection
+
+    async def _prove(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Close it unless it is the tenant's own."""
+        try:
+            await prove(connection, self._tenant, self._connect_timeout_s)
+        except BaseException:
+            shut_socket(connection.pgconn)
+            connection.pgconn.finish()
+            raise
+
+    def _tell_misplaced(self, misplaced: Misplaced) -> None:
+        """Nobody gets it. Not the server's fault, and nothing that waiting or another server would mend."""
+        self.failing = True
+        tenant, endpoint, problem = self._tenant.name, self._endpoint.name, str(misplaced)
+        self._events.emit(ConnectionMisplaced(tenant, endpoint, problem))
+        self._events.emit(ConnectFailed(tenant, endpoint, problem))
+        self._events.emit(ConnectionClosed(tenant, endpoint, self._access, CloseReason.MISPLACED))
+        self._tell(
+            Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, faults.LOGIN_FAILED, problem, endpoint=self._endpoint.name)
+        )
 
     async def _tell_failure(self, error: BaseException) -> None:
         door = await ask_at_the_door(self._kwargs, asyncio.get_running_loop().time() + _DOOR_S)

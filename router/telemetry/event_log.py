@@ -13,6 +13,7 @@ from router.model.events import (
     ConfigChanged,
     ConnectFailed,
     ConnectionClosed,
+    ConnectionMisplaced,
     FailoverEnded,
     FailoverStep,
     HandlerFailed,
@@ -198,6 +199,17 @@ class EventLog:
             access=event.access,
             reason=event.reason,
         )
+
+    def connection_misplaced(self, event: ConnectionMisplaced) -> None:
+        """At error: the configuration points a tenant at what is not its own. connect_failed thins the repetitions."""
+        if (event.tenant, event.endpoint) not in self._repeats:
+            self._line(
+                logging.ERROR,
+                "connection is not the tenant's",
+                tenant=event.tenant,
+                endpoint=event.endpoint,
+                problem=event.problem,
+            )
 
     def connect_failed(self, event: ConnectFailed) -> None:
         """The same failure again is written only the 2nd, 4th, 8th ... time: a dead server fails many connects."""

@@ -81,6 +81,7 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.JournalWriteFailed: (recorder.journal_write_failed, log.journal_write_failed),
         events.ConnectionClosed: (recorder.connection_closed, log.connection_closed),
         events.ConnectFailed: (recorder.connect_failed, log.connect_failed),
+        events.ConnectionMisplaced: (recorder.connection_misplaced, log.connection_misplaced),
         events.ConfigChanged: (recorder.config_changed, log.config_changed),
         events.CertificatesChanged: (recorder.certificates_changed, log.certificates_changed),
         events.HandlerFailed: (recorder.handler_failed, log.handler_failed),

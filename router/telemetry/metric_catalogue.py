@@ -119,6 +119,11 @@ CONNECTIONS_CLOSED = _counter(
     "connections_closed_total", ("endpoint", "access", "reason"), "Connections closed instead of being reused."
 )
 CONNECT_FAILURES = _counter("connect_failures_total", ("endpoint",), "Connections that could not be opened.")
+CONNECTIONS_MISPLACED = _counter(
+    "connections_misplaced_total",
+    ("endpoint",),
+    "New connections that were closed unused: role, database or marker were not the tenant's. Raise an alarm at 1.",
+)
 
 PHASE = _gauge(
     "cluster_phase", ("cluster", "phase"), "1 for the phase that the cluster is in.", "per cluster: sum over phases = 1"

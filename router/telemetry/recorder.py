@@ -12,6 +12,7 @@ from router.model.events import (
     ConfigChanged,
     ConnectFailed,
     ConnectionClosed,
+    ConnectionMisplaced,
     FailoverEnded,
     FailoverStep,
     HandlerFailed,
@@ -80,6 +81,7 @@ class Recorder:
         self._holds_ended = counter(catalogue.HOLDS_ENDED)
         self._closed = counter(catalogue.CONNECTIONS_CLOSED)
         self._connect_failures = counter(catalogue.CONNECT_FAILURES)
+        self._misplaced = counter(catalogue.CONNECTIONS_MISPLACED)
         self._phase_changes = counter(catalogue.PHASE_CHANGES)
         self._failovers = counter(catalogue.FAILOVERS)
         self._journal_failures = counter(catalogue.JOURNAL_FAILURES)
@@ -116,6 +118,7 @@ class Recorder:
             self._failovers.cell(cluster, cause.value)
         for endpoint in endpoints:
             self._connect_failures.cell(endpoint)
+            self._misplaced.cell(endpoint)
             for health in HealthReason:
                 self._health_changes.cell(cluster, endpoint, health.value)
             for access in Access:
@@ -207,6 +210,10 @@ class Recorder:
     def connect_failed(self, event: ConnectFailed) -> None:
         """Count it."""
         self._connect_failures.cell(event.endpoint).value += 1
+
+    def connection_misplaced(self, event: ConnectionMisplaced) -> None:
+        """Count it."""
+        self._misplaced.cell(event.endpoint).value += 1
 
     def config_changed(self, event: ConfigChanged) -> None:
         """Count it."""

@@ -59,7 +59,9 @@ ROOMS: Mapping[str, Room] = {
     "workers": room(f"{EVERY_ROOM} data_plane control_plane interpreter", "prometheus_client"),
     "app": room(f"{EVERY_ROOM} data_plane control_plane workers interpreter"),
     "dev": room(f"{EVERY_ROOM} app interpreter"),
-    "cli": room(f"{EVERY_ROOM} app dev interpreter", "rich typer"),
+    "tenant_setup": room(EVERY_ROOM, "psycopg"),
+    "tenant_commands": room(f"{EVERY_ROOM} tenant_setup", "psycopg typer"),
+    "cli": room(f"{EVERY_ROOM} app dev interpreter tenant_commands", "rich typer"),
     "__init__": room(),
     "__main__": room("cli"),
 }

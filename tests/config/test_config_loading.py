@@ -242,9 +242,9 @@ def test_each_relation_and_form_is_checked(old: str, new: str, path: str, words:
          ["clusters.main.endpoints.pg1.weight", "clusters.main.endpoints.pg2.weight"]),
         ((("{host: two.example, port: 5433, weight: 300}", "7"),), ["clusters.main.endpoints.pg2"]),
         (
-            (("database: acme", "database: one\n    shares_database: maybe"),
-             ("database: beta", "database: one\n    shares_database: true")),
-            ["tenants.acme.shares_database"],
+            (("database: acme", "database: one\n    isolation: maybe"),
+             ("database: beta", "database: one\n    isolation: schema")),
+            ["tenants.acme.isolation"],
         ),
     ],
 )  # fmt: skip
@@ -309,10 +309,10 @@ def test_files_of_tls_start_at_the_configuration_and_are_tried(tmp_path: Path):
 
 
 def test_tenants_may_share_a_database_when_both_say_so():
-    shared = GOOD.replace("database: beta", "database: acme, shares_database: true".replace(", ", "\n    "))
+    shared = GOOD.replace("database: beta", "database: acme, isolation: schema".replace(", ", "\n    "))
     ((_, path, _),) = problems_of(shared)
     assert path == "tenants.acme.database"
-    both = shared.replace("    weights", "    shares_database: true\n    weights")
+    both = shared.replace("    weights", "    isolation: schema\n    weights")
     assert load_good(both).topology.tenants["beta"].database == "acme"
 
 

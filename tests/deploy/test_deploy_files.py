@@ -177,7 +177,8 @@ class TestCompose:
         script = (DEPLOY / "compose" / "primary-init.sh").read_text()
         for name, optional in (
             ("roles", {"control_role", "control_password_file"}),
-            ("tenant", {"connection_limit", "password_file"}),
+            ("tenant", {"connection_limit", "password_file", "login", "database", "role", "isolation"}),
+            ("tenant_database", {"login", "role", "isolation"}),
         ):
             asked = set(re.findall(r"(?<![:\w]):['\"]?(?:\{\?)?([a-z_]+)", (DEPLOY / f"{name}.sql").read_text()))
             (line,) = (line for line in script.splitlines() if f"/sql/{name}.sql" in line)

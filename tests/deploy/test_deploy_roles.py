@@ -23,7 +23,7 @@ REFERENCE = re.compile(r"\benv:([A-Z_]+)")
 
 def test_the_sample_configuration_fits_what_the_scripts_make():
     config = load_text(sample(), Path("x.yaml"), {name: name for name in REFERENCE.findall(sample())})
-    (made,) = re.findall(r"psql .*-v tenant=(\w+)", README)
+    (made,) = set(re.findall(r"psql .*-v tenant=(\w+)", README))
     (tenant,) = config.topology.tenants.values()
     assert (tenant.name, tenant.login.user, tenant.database) == (made, made, made)
     control = config.topology.clusters[tenant.cluster].control.user

@@ -13,7 +13,7 @@ from tests.support.dev_cluster import DEFAULT_MAJOR, TENANTS
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["roles.sql", "hardening.sql", "tenant.sql"])
+@pytest.mark.parametrize("name", ["roles.sql", "hardening.sql", "tenant.sql", "tenant_database.sql"])
 def test_deploy_holds_the_packaged_file(name):
     assert (REPOSITORY / "deploy" / name).read_text(encoding="utf-8") == script(name)
 

@@ -62,6 +62,7 @@ ALL_EVENTS = (
     ev.JournalWriteFailed("main", "/state/main.json cannot be written: no space left on device"),
     ev.ConnectionClosed("acme", "pg1", Access.READ_ONLY, CloseReason.IDLE),
     ev.ConnectFailed("acme", "pg1", "connection refused"),
+    ev.ConnectionMisplaced("acme", "pg1", "the connection is to database globex, not acme"),
     ev.ConfigChanged(False, (), ("x",)),
     ev.CertificatesChanged("callers", False, "x"),
     ev.HandlerFailed("/pointsman.v1.QueryService/Query", "KeyError", "x.py:1"),

@@ -118,7 +118,7 @@ def _configuration(database: Database, pairs: Pairs) -> dict[str, Any]:
         tenant: {
             "cluster": "main",
             "database": DATABASE,
-            "shares_database": True,
+            "isolation": "schema",
             "login": {"user": login, "password": "file:tenant.password"},
             "tokens": [f"file:{tenant}.token"],
             "pool": {"max_size": 4},

@@ -1,0 +1,55 @@
+-- What a tenant's database holds for the router, and the tenant's schema where the database is shared. Run as a
+-- superuser, connected to the tenant's database, after tenant.sql; it may be run again. PostgreSQL 15 or newer.
+--
+--   psql -d acme -v tenant=acme -f tenant_database.sql
+--
+-- isolation, login, role: as for tenant.sql.
+\set ON_ERROR_STOP on
+\if :{?isolation}
+\else
+  \set isolation database
+\endif
+\if :{?login}
+\else
+  \set login :tenant
+\endif
+\if :{?role}
+\else
+  \set role :login
+\endif
+
+-- A schema of the administrator's, in which no tenant can make or change anything.
+CREATE SCHEMA IF NOT EXISTS pointsman;
+ALTER SCHEMA pointsman OWNER TO CURRENT_USER;
+REVOKE ALL ON SCHEMA pointsman FROM PUBLIC;
+SELECT format('REVOKE CREATE ON SCHEMA pointsman FROM %I', :'login') \gexec
+SELECT format('GRANT USAGE ON SCHEMA pointsman TO %I, %I', :'login', :'role') \gexec
+
+-- Whose database this is. The router reads it on every new connection, and refuses one that is another tenant's.
+CREATE TABLE IF NOT EXISTS pointsman.tenant_marker (
+  login   name NOT NULL,
+  tenant  text NOT NULL,
+  made_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (login, tenant)
+);
+ALTER TABLE pointsman.tenant_marker OWNER TO CURRENT_USER;
+REVOKE ALL ON TABLE pointsman.tenant_marker FROM PUBLIC;
+SELECT format('REVOKE ALL ON TABLE pointsman.tenant_marker FROM %I, %I', :'login', :'role') \gexec
+SELECT format('GRANT SELECT ON TABLE pointsman.tenant_marker TO %I, %I', :'login', :'role') \gexec
+-- Where several logins use the database, none learns of the others here.
+ALTER TABLE pointsman.tenant_marker ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own_rows ON pointsman.tenant_marker;
+CREATE POLICY own_rows ON pointsman.tenant_marker FOR SELECT USING (login = session_user);
+-- One tenant a login, unless it runs registered statements only; one login a database, unless it is shared.
+DELETE FROM pointsman.tenant_marker
+ WHERE (login = :'login' AND tenant <> :'tenant' AND :'isolation' <> 'registered')
+    OR (login <> :'login' AND :'isolation' = 'database');
+INSERT INTO pointsman.tenant_marker (login, tenant) VALUES (:'login', :'tenant') ON CONFLICT DO NOTHING;
+
+-- A shared database: nobody makes objects that others may stumble over; each tenant has a schema of its own.
+SELECT 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'
+ WHERE :'isolation' <> 'database' \gexec
+SELECT format('CREATE SCHEMA IF NOT EXISTS %I AUTHORIZATION %I', :'tenant', :'login')
+ WHERE :'isolation' = 'schema' \gexec
+SELECT format('REVOKE ALL ON SCHEMA %I FROM PUBLIC', :'tenant')
+ WHERE :'isolation' = 'schema' \gexec

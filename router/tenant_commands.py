@@ -1,0 +1,88 @@
+"""`pointsman tenant ...`: what a tenant needs in PostgreSQL, made and checked by the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from router.console.trouble import Trouble
+
+if TYPE_CHECKING:
+    from router.model.topology import Tenant, Topology
+
+app = typer.Typer(help="Make and check what a tenant needs in PostgreSQL.", no_args_is_help=True)
+
+_T = TypeVar("_T")
+
+Name = Annotated[str, typer.Argument(help="Name of the tenant, as the configuration has it.")]
+Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).", metavar="FILE")]
+Dsn = Annotated[
+    str,
+    typer.Option(
+        "--dsn",
+        envvar="POINTSMAN_SUPERUSER_DSN",
+        metavar="DSN",
+        help="How a superuser connects (libpq's URI or words). [default: the first endpoint, and libpq's environment]",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL as a psql script, and do nothing.")]
+
+
+@app.command("init")
+def tenant_init(name: Name, config: Config, dsn: Dsn = "", dry_run: DryRun = False) -> None:
+    """Make or renew a tenant's role, database or schema, grants and marker. May be run again."""
+    from router import tenant_setup
+
+    topology, tenant = _find(config, name)
+    if dry_run:
+        print(tenant_setup.script_of(topology, tenant), end="")
+        return
+    _with_database(lambda: tenant_setup.init(dsn or _default_dsn(topology, tenant), topology, tenant))
+    print(f"tenant {name} is ready: isolation {tenant.isolation.value}, database {tenant.database}")
+
+
+@app.command("check")
+def tenant_check(name: Name, config: Config, dsn: Dsn = "") -> None:
+    """Tell what keeps a tenant apart, and what is missing of it; ends with 1 when something is."""
+    from router import tenant_setup
+
+    topology, tenant = _find(config, name)
+    findings = _with_database(lambda: tenant_setup.check(dsn or _default_dsn(topology, tenant), topology, tenant))
+    for finding in findings:
+        print(f"{'missing' if finding.problem else 'ok     '}  {finding.what}{_colon(finding.problem)}")
+    bad = sum(bool(finding.problem) for finding in findings)
+    if bad:
+        raise Trouble(f"{bad} of {len(findings)} checks of tenant {name} found something missing")
+
+
+def _colon(problem: str) -> str:
+    return f": {problem}" if problem else ""
+
+
+def _find(config: Path, name: str) -> tuple[Topology, Tenant]:
+    from router.console.config_commands import load_or_tell
+
+    topology = load_or_tell(config).topology
+    for tenant in topology.tenants.values():
+        if tenant.name == name:
+            return topology, tenant
+    raise Trouble(f"{config} has no tenant {name}", f"It has {', '.join(sorted(topology.tenants)[:10])}.")
+
+
+def _default_dsn(topology: Topology, tenant: Tenant) -> str:
+    endpoint = topology.clusters[tenant.cluster].endpoints[0]
+    return f"host={endpoint.host} port={endpoint.port}"
+
+
+def _with_database(work: Callable[[], _T]) -> _T:
+    import psycopg
+
+    try:
+        return work()
+    except psycopg.Error as error:
+        line = (str(error) or type(error).__name__).strip().split("\n", 1)[0]
+        raise Trouble(f"PostgreSQL: {line}", "Give a superuser's connection to the primary with --dsn.") from None
