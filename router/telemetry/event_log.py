@@ -201,8 +201,10 @@ class EventLog:
         )
 
     def connection_misplaced(self, event: ConnectionMisplaced) -> None:
-        """At error: the configuration points a tenant at what is not its own. connect_failed thins the repetitions."""
-        if (event.tenant, event.endpoint) not in self._repeats:
+        """At error: the configuration points a tenant at what is not its own. Repetitions as with connect_failed."""
+        key = (f"{event.tenant} misplaced", event.endpoint)
+        times = self._repeats[key] = self._repeats.get(key, 0) + 1
+        if times & (times - 1) == 0:
             self._line(
                 logging.ERROR,
                 "connection is not the tenant's",
