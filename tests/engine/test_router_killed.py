@@ -138,7 +138,8 @@ async def test_the_next_router_finishes_or_undoes_what_the_last_one_left(
     async with running(servers, world, world) as (first, _):
         await begin(world, first, planned=planned)
         if not world.dead:
-            pytest.skip(f"only {len(world.acts)} acts")
+            assert len(world.acts) <= dies_at  # this move has fewer acts: nothing was interrupted
+            return
         acknowledged = servers["n1"].lsn
         known = journal.read(MAIN)
         assert known is not None
