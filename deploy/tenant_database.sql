@@ -46,6 +46,26 @@ DELETE FROM pointsman.tenant_marker
     OR (login <> :'login' AND :'isolation' = 'database');
 INSERT INTO pointsman.tenant_marker (login, tenant) VALUES (:'login', :'tenant') ON CONFLICT DO NOTHING;
 
+-- The table that makes writes with an idempotency key exactly-once: a key's row is written in the transaction of its write,
+-- and lives or dies with it. The router deletes old ones. Each row is updated once, in place: hence room on each page.
+-- Never partition it by time: a unique index would then let the same key in again.
+CREATE TABLE IF NOT EXISTS pointsman.idempotency (
+  login        name NOT NULL DEFAULT session_user,
+  tenant       text NOT NULL,
+  key          text NOT NULL,
+  request_hash bytea NOT NULL,
+  answer       bytea,
+  created_at   timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (login, tenant, key)
+) WITH (fillfactor = 70);
+CREATE INDEX IF NOT EXISTS idempotency_age ON pointsman.idempotency (created_at);
+ALTER TABLE pointsman.idempotency OWNER TO CURRENT_USER;
+REVOKE ALL ON TABLE pointsman.idempotency FROM PUBLIC;
+SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE pointsman.idempotency TO %I, %I', :'login', :'role') \gexec
+ALTER TABLE pointsman.idempotency ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own_rows ON pointsman.idempotency;
+CREATE POLICY own_rows ON pointsman.idempotency USING (login = session_user);
+
 -- A shared database: nobody makes objects that others may stumble over; each tenant has a schema of its own.
 SELECT 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'
  WHERE :'isolation' <> 'database' \gexec

@@ -21,6 +21,7 @@ from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
 from router.engine.load import LoadMeter
+from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
@@ -69,6 +70,7 @@ class DataPlane:
         self.executor = Executor(*parts)
         self.sessions = Sessions(*parts)
         self.copies = Copies(*parts)
+        self.outcomes = Outcomes(*parts)
         self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets)
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -79,6 +81,7 @@ class DataPlane:
             self.executor,
             self.sessions,
             self.copies,
+            self.outcomes,
             ENCODERS[Encoding.TYPED_COLUMNS](PsycopgRowLoader()),
             self._clock,
             self._chance,

@@ -163,8 +163,8 @@ def _serve(cluster: DevCluster, directory: Path, options: DevOptions, started: f
 def _make_tenants(cluster: DevCluster, kept: _Secrets) -> None:
     known = {tenant.name for tenant in cluster.tenants}
     for name in TENANTS:
+        cluster.create_tenant(name, kept.get(f"{name}.password"))  # also renews what is older than this program
         if name not in known:
-            cluster.create_tenant(name, kept.get(f"{name}.password"))
             cluster.load_demo(name)
 
 

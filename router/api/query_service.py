@@ -13,8 +13,12 @@ from router.api.calls import Call
 from router.api.copying import Copying
 from router.api.message_stream import MessageStream
 from router.api.multiplex import Multiplexing
+from router.api.results import write_receipt
+from router.api.surface import Outcomes
+from router.model.errors import bad_request
 from router.model.identity import TenantName
-from router.model.request import CancelOutcome
+from router.model.reasons import RefuseReason
+from router.model.request import CancelOutcome, WriteOutcome
 from router.model.topology import Tenant
 
 TenantCall = Call[Tenant]
@@ -27,6 +31,13 @@ _CANCEL_RESULTS = {
     CancelOutcome.NOT_CANCELLABLE: pb.CANCEL_RESULT_NOT_CANCELLABLE,
 }
 
+_OUTCOMES = {
+    WriteOutcome.COMMITTED: pb.WRITE_OUTCOME_COMMITTED,
+    WriteOutcome.NOT_FOUND: pb.WRITE_OUTCOME_NOT_FOUND,
+    WriteOutcome.RUNNING: pb.WRITE_OUTCOME_RUNNING,
+    WriteOutcome.UNKNOWN: pb.WRITE_OUTCOME_UNKNOWN,
+}
+
 
 class QueryService:
     """pointsman.v1.QueryService."""
@@ -36,10 +47,12 @@ class QueryService:
         answering: Answering,
         multiplexing: Multiplexing,
         copying: Copying,
+        outcomes: Outcomes,
         cancel_elsewhere: CancelElsewhere | None = None,
     ) -> None:
         self._answering = answering
         self._copying = copying
+        self._outcomes = outcomes
         self._multiplexing = multiplexing
         self._cancel_elsewhere = cancel_elsewhere
 
@@ -98,3 +111,23 @@ class QueryService:
         if outcome is CancelOutcome.NOT_FOUND and self._cancel_elsewhere is not None:
             outcome = await self._cancel_elsewhere(call.caller.name, message.request_id)
         return pb.CancelQueryResponse(result=_CANCEL_RESULTS[outcome])
+
+    async def get_outcome(self, call: TenantCall, message: pb.GetOutcomeRequest) -> pb.GetOutcomeResponse:
+        """What became of a write, as far as anybody can tell."""
+        match message.WhichOneof("of"):
+            case "idempotency_key":
+                key = translate.idempotency_key(message.idempotency_key)
+                if not key:
+                    raise bad_request(RefuseReason.BAD_REQUEST, "the idempotency key is empty")
+                deadline = call.deadline(call.caller.policy, message.timeout_ms)
+                call.counted = True
+                found = await self._outcomes.of_key(call.caller, key, deadline, self._answering.request_id(""))
+            case "request_id":
+                found = self._outcomes.of_request(call.caller.name, translate.request_id_from(message.request_id))
+            case _:
+                raise bad_request(RefuseReason.BAD_REQUEST, "name the write by idempotency_key or by request_id")
+        response = pb.GetOutcomeResponse(
+            outcome=_OUTCOMES[found.outcome], created_at_us=found.created_at_us, command_tags=found.command_tags
+        )
+        write_receipt(found.receipt, response.receipt)
+        return response

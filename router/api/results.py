@@ -14,6 +14,7 @@ from router.model.policy import TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Options
 from router.model.result import Cells, PgNotice, Receipt, StatementResult
+from router.model.stored_cells import StoredCells
 from router.model.topology import Role
 
 MAX_RESULT_BYTES = 3 << 20
@@ -96,6 +97,8 @@ class ResultWriter:
         cells = result.cells
         if cells is None or not rows:
             return
+        if isinstance(cells, StoredCells):
+            target.truncated = cells.left_out
         count = cells.ntuples
         if not self._write_whole(cells, target):
             size = self._encoder.estimate_bytes(cells)
@@ -187,6 +190,7 @@ def write_receipt(receipt: Receipt, target: types_pb2.Receipt) -> None:
     target.route_reason = receipt.route_reason.value
     if receipt.token:
         target.token = receipt.token
+    target.replayed = receipt.replayed
 
 
 def _microseconds(seconds: float) -> int:

@@ -25,7 +25,7 @@ from router.api.listening import stop_listening
 from router.api.multiplex import Multiplexing
 from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
-from router.api.surface import Copies, Directory, Executor, Operator, Overview, Sessions, Workers
+from router.api.surface import Copies, Directory, Executor, Operator, Outcomes, Overview, Sessions, Workers
 from router.api.transaction_service import TransactionService
 from router.api.transport import server_options
 from router.model.errors import RouterError
@@ -55,6 +55,7 @@ _METHODS = {
     "pointsman.v1.QueryService.ExecuteBatch": Method.EXECUTE_BATCH,
     "pointsman.v1.QueryService.CopyOut": Method.COPY_OUT,
     "pointsman.v1.QueryService.CopyIn": Method.COPY_IN,
+    "pointsman.v1.QueryService.GetOutcome": Method.GET_OUTCOME,
     "pointsman.v1.TransactionService.Transact": Method.TRANSACT,
 }
 
@@ -78,6 +79,7 @@ class PublicParts:
     executor: Executor
     sessions: Sessions
     copies: Copies
+    outcomes: Outcomes
     encoder: ResultEncoder
     clock: Clock
     chance: Chance
@@ -179,7 +181,7 @@ class PublicServer:
             parts.sessions, parts.encoder, parts.chance, parts.clock, self._drain, parts.executor.refused
         )
         copying = Copying(parts.copies, parts.chance)
-        queries = QueryService(answering, multiplexing, copying, parts.cancel_elsewhere)
+        queries = QueryService(answering, multiplexing, copying, parts.outcomes, parts.cancel_elsewhere)
         gate = self._gate
         self._server.add_generic_rpc_handlers(
             (

@@ -20,7 +20,7 @@ from router.model.request import (
     TransactionMode,
     TransactionState,
 )
-from router.model.result import Answer, Cells, Receipt, StatementResult
+from router.model.result import Answer, Cells, OutcomeFound, Receipt, StatementResult
 from router.model.topology import Tenant
 from router.model.views import (
     ClusterView,
@@ -108,6 +108,14 @@ class Copies(Protocol):
         """The end of the source commits, an exception of it rolls back; when this returns or raises, no piece of it
         is being asked for."""
         ...
+
+
+class Outcomes(Protocol):
+    """Looks up what became of writes."""
+
+    def of_request(self, tenant: TenantName, request_id: str) -> OutcomeFound: ...
+
+    async def of_key(self, tenant: Tenant, key: str, deadline: float, request_id: str) -> OutcomeFound: ...
 
 
 class Session(Protocol):

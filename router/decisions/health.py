@@ -175,6 +175,7 @@ def _faulted(state: EndpointHealth, fault: Fault, now: float) -> EndpointHealth:
             | FaultKind.CANCELLED
             | FaultKind.STALE
             | FaultKind.LOCAL_COMMIT
+            | FaultKind.KEY_BUSY
             | FaultKind.PROTOCOL
             | FaultKind.CLOSED
         ):

@@ -112,8 +112,19 @@ def classify(fault: Fault, facts: Replayability) -> Verdict:
             executed = Executed.ROLLED_BACK if fault.sqlstate == "57014" else _EXECUTED[standing]
             return Verdict(Action.FAIL, Code.CANCELLED, RefuseReason.CANCELLED, executed)
         case FaultKind.LOCAL_COMMIT:
-            # Done on this server only: a failover may undo it, so neither "done" nor "not done" is true.
-            return Verdict(Action.FAIL, Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN, Executed.MAYBE)
+            # Done on this server only: a failover may undo it, so neither "done" nor "not done" is true. Its key's
+            # row, read again behind the standby's confirmation, tells.
+            return _lost(facts, _Standing.OPEN, evidence=False)
+        case FaultKind.KEY_BUSY:
+            again = facts.keyed and not facts.interactive
+            return Verdict(
+                Action.RETRY_SAME if again else Action.FAIL,
+                Code.UNAVAILABLE,
+                RefuseReason.KEY_BUSY,
+                Executed.MAYBE,
+                RetryReason.KEY_BUSY if again else None,
+                1.0,
+            )
 
 
 def _standing(fault: Fault, facts: Replayability) -> _Standing:
@@ -263,6 +274,8 @@ _MESSAGES: Mapping[RefuseReason, str] = {
     RefuseReason.TRANSACTION_LOST: "the transaction's connection was lost, and with it the transaction; run it again",
     RefuseReason.POOL_TIMEOUT: "no connection became free in time; nothing was sent",
     RefuseReason.DRAINING: "the pool of this endpoint was closed while the request waited; nothing was sent",
+    RefuseReason.KEY_BUSY: "another request with this idempotency key is under way, or waits for its standby: whether "
+    "it will be done is not known yet; send it again with the same key",
     RefuseReason.PROTOCOL: "the server's answer could not be understood; the connection was closed",
     RefuseReason.DEADLINE: "the deadline passed before the server answered",
     RefuseReason.CANCELLED: "the request was cancelled",

@@ -27,6 +27,7 @@ from pointsman.v1.types_pb2 import (
 from router.encoding import framing
 from router.encoding.framing import CellFramer
 from router.model.result import Cells, Row, RowLoader, RowRun
+from router.model.stored_cells import StoredCells
 
 MAX_SMALL_ROWS = 100
 MAX_SMALL_BYTES = 64 << 10
@@ -210,7 +211,8 @@ class TypedColumns:
     def encode_into(self, batch: RowBatch, cells: Cells, first_row: int, last_row: int) -> None:
         """The same, into a message that is empty: it may be a part of another, and need not be copied."""
         batch.row_count = last_row - first_row
-        if self._loader is None or first_row or last_row != cells.ntuples or last_row < _FEW_ROWS:
+        part = first_row or last_row != cells.ntuples
+        if self._loader is None or part or last_row < _FEW_ROWS or isinstance(cells, StoredCells):
             _encode_cells(batch, cells, range(first_row, last_row))
             return
         try:

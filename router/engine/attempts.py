@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 _HOLD_PAUSE_S = 0.05
 """Between attempts on the primary: time for the supervisor to see what we saw, and to begin a hold."""
 _QUERY_CANCELED = "57014"
+_FREE = (RetryReason.NOT_SENT, RetryReason.KEY_BUSY)
+"""What was never sent, or waited for a lock only, costs the server nothing: no budget and no count bound it."""
 
 
 def replayability(call: Call, *, first_row_sent: bool = False, interactive: bool = False) -> Replayability:
@@ -39,9 +41,9 @@ def replayability(call: Call, *, first_row_sent: bool = False, interactive: bool
     read_only = request.access is Access.READ_ONLY or (request.mode is not None and request.mode.read_only)
     return Replayability(
         Access.READ_ONLY if read_only else Access.READ_WRITE,
-        batch=request.method is Method.EXECUTE_BATCH,
+        batch=request.method is Method.EXECUTE_BATCH or request.keyed,
         interactive=interactive,
-        keyed=False,
+        keyed=request.keyed,
         first_row_sent=first_row_sent,
     )
 
@@ -98,7 +100,12 @@ class Attempts:
         try:
             return await loop(once)
         except AttemptFailed as last:
-            raise self._answer(call, last.fault, verdict or retry.classify(last.fault, at_stake)) from last
+            answer = self._answer(call, last.fault, verdict or retry.classify(last.fault, at_stake))
+            raise _with_doubt(call, answer) from last
+        except RouterError as error:
+            if not call.in_doubt:
+                raise
+            raise _with_doubt(call, error) from error
 
     def error(self, runtime: TenantRuntime, call: Call, fault: Fault, facts: Replayability) -> RouterError:
         """The answer to a failed attempt that is not repeated; tells the supervisor what the fault proves."""
@@ -138,11 +145,11 @@ class Attempts:
         left = call.request.deadline - self._clock.now()
         if left <= self._policy.reserve_s:
             return False
-        # What was never sent costs the server nothing: only the deadline bounds it.
-        if verdict.retry_reason is not RetryReason.NOT_SENT:
+        if verdict.retry_reason not in _FREE:
             spent = call.attempts >= runtime.tenant.policy.max_attempts
             if spent or not runtime.budget.take(self._clock.now()):
                 return False
+        call.in_doubt = call.in_doubt or verdict.executed is Executed.MAYBE
         if verdict.action is Action.RETRY_ELSEWHERE and call.endpoint:
             call.tried = (*call.tried, call.endpoint)
         pause = self._draw_pause(call, verdict, left)
@@ -167,3 +174,17 @@ class Attempts:
         else:
             pause = delay(call.attempts, self._chance.draw(), self._policy)
         return min(pause, left / 2, left - self._policy.reserve_s)
+
+
+def _with_doubt(call: Call, error: RouterError) -> RouterError:
+    """What the last attempt knows of itself says nothing about one before it that may have been done."""
+    if not call.in_doubt or error.executed in (Executed.MAYBE, Executed.YES):
+        return error
+    return RouterError(
+        Code.UNKNOWN,
+        RefuseReason.OUTCOME_UNKNOWN,
+        f"an attempt of this write may have been committed, and could not be looked up: {error.message}",
+        executed=Executed.MAYBE,
+        numbers={**error.numbers, "then": error.reason.value},
+        fault=error.fault,
+    )

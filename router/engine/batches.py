@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from router.decisions.keys import ASSERT_DURABILITY, COMMIT
 from router.engine.calls import Call, cancelled_error
 from router.engine.lane_pool import LanePool, Slot
 from router.model.errors import Code, Executed, RouterError, bad_request
@@ -18,14 +19,29 @@ from router.model.reasons import RefuseReason
 from router.model.request import BatchStep, Guard, Statement, TransactionMode
 from router.model.result import StatementResult
 
-COMMIT = Statement(b"COMMIT")
+Results = list[StatementResult | None]
 
 
-async def run_batch(pool: LanePool, slot: Slot, call: Call) -> list[StatementResult | None]:
+class OpeningFailed(AttemptFailed):
+    """What was sent in front of the first step failed; place: which statement of it."""
+
+    def __init__(self, fault: Fault, place: int) -> None:
+        super().__init__(fault)
+        self.place = place
+
+
+async def run_batch(pool: LanePool, slot: Slot, call: Call) -> Results:
     """Run the steps atomically. AttemptFailed as lanes do; RouterError GUARD_FAILED when a guard ends the batch."""
-    steps = call.request.steps
     mode = call.request.mode or TransactionMode()
-    results: list[StatementResult | None] = []
+    results = await run_steps(pool, slot, call, (Statement(mode.begin_sql()),))
+    await commit(pool, slot, call, () if mode.read_only else (ASSERT_DURABILITY,))
+    return results
+
+
+async def run_steps(pool: LanePool, slot: Slot, call: Call, opening: Sequence[Statement]) -> Results:
+    """Begin the transaction with these statements and run the steps; COMMIT is the caller's. OpeningFailed, too."""
+    steps = call.request.steps
+    results: Results = []
     begun = False
     while len(results) < len(steps):
         start = len(results)
@@ -33,14 +49,13 @@ async def run_batch(pool: LanePool, slot: Slot, call: Call) -> list[StatementRes
         chosen = [index for index in range(start, end) if _wanted(steps[index], results)]
         results.extend([None] * (end - start))
         if chosen or not begun:
-            prefix = [] if begun else [Statement(mode.begin_sql())]
+            prefix = () if begun else opening
             begun = True
             answers = await _run_segment(pool, slot, call, prefix, chosen)
             for index, answer in zip(chosen, answers, strict=True):
                 results[index] = answer
         if call.cancel_asked:
             raise cancelled_error(Executed.ROLLED_BACK)
-    await commit(pool, slot, call)
     return results
 
 
@@ -97,16 +112,21 @@ async def _run_segment(
     except AttemptFailed as failure:
         # A step is counted as the caller counts: without our BEGIN, with the steps that were skipped.
         place = failure.fault.step - len(prefix)
+        if place < 0 and failure.fault.kind is FaultKind.SERVER_ERROR:
+            raise OpeningFailed(replace(failure.fault, step=0), failure.fault.step) from failure
         step = chosen[place] if 0 <= place < len(chosen) else 0
         raise AttemptFailed(replace(failure.fault, step=step)) from failure
     return unit.results[len(prefix) :]
 
 
-async def commit(pool: LanePool, slot: Slot, call: Call) -> None:
-    """COMMIT, never cancelled once sent. AttemptFailed with stage COMMIT when its outcome is unknown."""
+async def commit(
+    pool: LanePool, slot: Slot, call: Call, before: Sequence[Statement] = (ASSERT_DURABILITY,)
+) -> None:
+    """COMMIT, with what goes in front of it; never cancelled once sent. AttemptFailed with stage COMMIT when its
+    outcome is unknown."""
     call.committing = True
-    unit = await pool.run_pinned(slot, (COMMIT,), call.request.deadline, commits=True, final=True)
-    tag = unit.results[0].command_tag if unit.results else ""
+    unit = await pool.run_pinned(slot, (*before, COMMIT), call.request.deadline, commits=True, final=True)
+    tag = unit.results[-1].command_tag if unit.results else ""
     if tag != "COMMIT":
         # In a failed transaction PostgreSQL answers COMMIT with ROLLBACK, and raises no error.
         raise AttemptFailed(Fault(FaultKind.SERVER_ERROR, Stage.EXECUTE, "25P02", f"COMMIT was answered with {tag}"))

@@ -48,12 +48,14 @@ class Call:
         "executed_s",
         "held_s",
         "hold_until",
+        "in_doubt",
         "pause_s",
         "phase",
         "phase_since",
         "queued_s",
         "read",
         "released",
+        "replayed",
         "request",
         "role",
         "route_reason",
@@ -93,6 +95,11 @@ class Call:
         self.stop_running: Callable[[], bool] | None = None
         """Set while it runs alone on a lane: stops it in PostgreSQL, so that its end is definite. False: too late."""
         self.committing = False
+        self.in_doubt = False
+        """An attempt before this one, or another request with the same key, may have been done; the key's row has not
+        told yet."""
+        self.replayed = False
+        """The answer is that of an earlier request with the same key."""
         self.answered = False
         """A stream's last item is ready: what its reader does from then on does not change how it ended."""
         self.cancel_asked = False
@@ -119,6 +126,8 @@ class Call:
             self.held_s,
             self.executed_s,
             self.route_reason,
+            b"",
+            self.replayed,
         )
 
 
@@ -225,6 +234,10 @@ class Register:
         call.cancel_asked = True
         return CancelOutcome.CANCELLING
 
+    def find(self, tenant: TenantName, request_id: str) -> Call | None:
+        """The request of that id, if it is under way."""
+        return self._by_id.get((tenant, request_id))
+
     def under_way(self, tenant: TenantName | None = None) -> Iterator[Call]:
         """Calls under way, oldest first."""
         for call in sorted(self._calls, key=lambda one: one.started):
@@ -261,7 +274,7 @@ def stopped_by_id(call: Call) -> RouterError | None:
     if call.task_cancelled and call.task is not None:
         call.task_cancelled = False
         if call.task.uncancel() == 0:
-            return cancelled_error(Executed.NO)
+            return cancelled_error(Executed.MAYBE if call.in_doubt else Executed.NO)
     return None
 
 

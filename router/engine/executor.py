@@ -11,6 +11,7 @@ from router.engine.attempts import Attempts, at_route
 from router.engine.batches import check_guards, run_batch
 from router.engine.calls import Call, Register, stopped_by_id
 from router.engine.endpoints import Pools
+from router.engine.keyed_writes import run_keyed
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement
 from router.engine.quick_reads import QuickRead, QuickReads
@@ -105,12 +106,6 @@ class Executor:
                 "the router is shutting down; nothing was executed",
                 retry_after_s=0.1,
             )
-        if request.idempotency_key:
-            raise RouterError(
-                Code.FAILED_PRECONDITION,
-                RefuseReason.IDEMPOTENCY_NOT_CONFIGURED,
-                "this router keeps no idempotency table for the tenant: send the request without a key, or not at all",
-            )
         check_guards(request.steps)
         if runtime.registered is not None:
             resolve_steps(runtime.registered, request)
@@ -170,6 +165,8 @@ class Executor:
         call.enter(WaitPhase.EXECUTE, now)
         call.stop_running = functools.partial(pool.stop_running, slot)
         try:
+            if request.keyed:
+                return await run_keyed(pool, slot, call)
             if request.method is Method.EXECUTE_BATCH:
                 return await run_batch(pool, slot, call)
             statements = (request.steps[0].statement,)

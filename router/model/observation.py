@@ -46,6 +46,8 @@ class FaultKind(Enum):
     """The connection is of an older generation and was fenced."""
     LOCAL_COMMIT = "local_commit"
     """COMMIT answered, but with notice 01000: not confirmed by the synchronous standby."""
+    KEY_BUSY = "key_busy"
+    """The transaction that holds the request's idempotency key is still open."""
     PROTOCOL = "protocol"
     CLOSED = "closed"
     """The pool was closed or drained under the request."""

@@ -110,6 +110,11 @@ class TenantPolicy:
     """Interactive transactions open at once."""
     max_result_bytes: int = 1 << 20
     """Largest unary answer unless the caller asks otherwise; 3 MiB at most (bytes)."""
+    key_wait_s: float = 1.0
+    """A request waits this long for another one that holds its idempotency key, then asks anew, until its deadline
+    (seconds)."""
+    key_age_s: float = 86400.0
+    """Idempotency keys older than this are deleted; a request repeated later is done again (seconds)."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -123,6 +128,8 @@ class TenantPolicy:
             "idle_in_transaction_s",
             "max_transactions",
             "max_result_bytes",
+            "key_wait_s",
+            "key_age_s",
         )
         _not_negative(self, "max_queue")
         if self.default_timeout_s > self.max_timeout_s:

@@ -41,6 +41,10 @@ class RefuseReason(Enum):
     RESULT_TOO_LARGE = "result_too_large"
     GUARD_FAILED = "guard_failed"
     IDEMPOTENCY_NOT_CONFIGURED = "idempotency_not_configured"
+    KEY_REUSED = "key_reused"
+    """The idempotency key belongs to another request."""
+    KEY_BUSY = "key_busy"
+    """A request with the same idempotency key is under way, or waits for its standby."""
     QUOTA = "quota"
     QUEUE_FULL = "queue_full"
     HOPELESS_DEADLINE = "hopeless_deadline"
@@ -108,6 +112,8 @@ class RetryReason(Enum):
     STARTING_UP = "starting_up"
     KEYED = "keyed"
     """The outcome is open, but the idempotency key tells whether the first try was done."""
+    KEY_BUSY = "key_busy"
+    """The transaction that holds the idempotency key is still open."""
 
 
 @unique

@@ -54,6 +54,7 @@ class Method(Enum):
     TRANSACT = "transact"
     COPY_OUT = "copy_out"
     COPY_IN = "copy_in"
+    GET_OUTCOME = "get_outcome"
 
 
 @unique
@@ -76,6 +77,20 @@ class CancelOutcome(Enum):
     """No such request of this tenant is running."""
     NOT_CANCELLABLE = "not_cancellable"
     """Its COMMIT is on the way: stopping it now would hide the outcome."""
+
+
+@unique
+class WriteOutcome(Enum):
+    """What became of a write."""
+
+    COMMITTED = "committed"
+    """Done, as durable as a commit of the router is."""
+    NOT_FOUND = "not_found"
+    """The present primary knows no such key: rolled back, not come (yet), or lost with a former primary."""
+    RUNNING = "running"
+    """Under way, or waiting for its standby."""
+    UNKNOWN = "unknown"
+    """Nobody here can tell."""
 
 
 @unique
@@ -211,3 +226,8 @@ class Request:
         if self.method in (Method.QUERY, Method.STREAM_QUERY, Method.COPY_OUT):
             return Access.READ_ONLY
         return Access.READ_WRITE
+
+    @property
+    def keyed(self) -> bool:
+        """A write that is made exactly-once by its key; a read-only batch can be repeated without one."""
+        return bool(self.idempotency_key) and not (self.mode is not None and self.mode.read_only)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from router.model.identity import EndpointName, TopologyNumber
 from router.model.reasons import RouteReason
+from router.model.request import WriteOutcome
 from router.model.topology import Role
 
 
@@ -70,6 +71,8 @@ class Receipt:
     executed_s: float = 0.0
     route_reason: RouteReason = RouteReason.PRIMARY
     token: bytes = b""
+    replayed: bool = False
+    """The stored answer of an earlier request with the same idempotency key."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,18 @@ class Answer:
 
     results: list[StatementResult | None]
     """None for a step that its guard skipped."""
+    receipt: Receipt = field(default_factory=Receipt)
+
+
+@dataclass(slots=True)
+class OutcomeFound:
+    """What became of a write, and where that was found."""
+
+    outcome: WriteOutcome
+    created_at_us: int = 0
+    """COMMITTED: when the write began, by the primary's clock (microseconds since 1970)."""
+    command_tags: tuple[str, ...] = ()
+    """COMMITTED: of its steps; "" for one that was skipped."""
     receipt: Receipt = field(default_factory=Receipt)
 
 

@@ -18,7 +18,7 @@ from router.model.policy import ServerPolicy, TenantPolicy
 from router.model.topology import Login, Secret, Tenant, Topology
 from router.model.views import ServerView
 from router.system import SystemChance, SystemClock
-from tests.api.fake_copies import FakeCopies
+from tests.api.fake_copies import FakeCopies, FakeOutcomes
 from tests.api.fake_engine import (
     FakeEncoder,
     FakeExecutor,
@@ -48,6 +48,7 @@ class World:
         self.executor = FakeExecutor()
         self.sessions = FakeSessions()
         self.copies = FakeCopies()
+        self.outcomes = FakeOutcomes()
         self.overview = FakeOverview()
         self.operator = FakeOperator()
         self.events = Recorder()
@@ -61,6 +62,7 @@ class World:
                 self.executor,
                 self.sessions,
                 self.copies,
+                self.outcomes,
                 FakeEncoder(),
                 SystemClock(),
                 SystemChance(),

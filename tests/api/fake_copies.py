@@ -7,12 +7,29 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
-from router.model.request import Request
-from router.model.result import PgNotice
+from router.model.identity import TenantName
+from router.model.request import Request, WriteOutcome
+from router.model.result import OutcomeFound, PgNotice
 from router.model.topology import Tenant
 from tests.api.fake_engine import RECEIPT
 
 ANSWER = CopyAnswer(3, 10, "COPY 3", RECEIPT, (PgNotice("NOTICE", "00000", "hm"),))
+
+
+class FakeOutcomes:
+    """Finds what it is told to."""
+
+    def __init__(self) -> None:
+        self.found = OutcomeFound(WriteOutcome.COMMITTED, 1_700_000_000_000_000, ("INSERT 0 1", ""), RECEIPT)
+        self.asked: list[str] = []
+
+    def of_request(self, tenant: TenantName, request_id: str) -> OutcomeFound:
+        self.asked.append(request_id)
+        return OutcomeFound(WriteOutcome.UNKNOWN)
+
+    async def of_key(self, tenant: Tenant, key: str, deadline: float, request_id: str) -> OutcomeFound:
+        self.asked.append(key)
+        return self.found
 
 
 class FakeCopies:

@@ -12,8 +12,8 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
 REFUSED_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc", "manager", "managers"})
 CLOCKS_AND_CHANCE = frozenset({"time", "random", "uuid", "secrets", "datetime"})
-VALUES = frozenset({"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",
-                    "math", "re", "types", "typing"})
+VALUES = frozenset({"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq",
+                    "itertools", "math", "re", "struct", "types", "typing"})
 """The part of the standard library that only makes values."""
 
 

@@ -58,6 +58,7 @@ TABLE = [
     (fault(FaultKind.CANCELLED), STATES),
     (fault(FaultKind.STALE), STATES),
     (fault(FaultKind.LOCAL_COMMIT), STATES),
+    (fault(FaultKind.KEY_BUSY), STATES),
     (fault(FaultKind.PROTOCOL), STATES),
     (fault(FaultKind.CLOSED), STATES),
     (Standing.PRIMARY, (U, P, S, D, P, P)),

@@ -110,8 +110,14 @@ CASES: dict[str, Case] = {
     "fenced while a write ran": (
         of(FaultKind.STALE, Stage.COMMIT), WRITE, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
     "commit is local only": (
-        of(FaultKind.LOCAL_COMMIT, Stage.COMMIT, "01000"), KEYED_BATCH, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE,
+        of(FaultKind.LOCAL_COMMIT, Stage.COMMIT, "01000"), WRITE, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE,
         None),
+    "keyed commit is local only": (
+        of(FaultKind.LOCAL_COMMIT, Stage.COMMIT, "01000"), KEYED_BATCH, HOLD, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE,
+        RetryReason.KEYED),
+    "its key is in use": (
+        of(FaultKind.KEY_BUSY, Stage.EXECUTE, "55P03"), KEYED_BATCH, Action.RETRY_SAME, C.UNAVAILABLE, R.KEY_BUSY,
+        X.MAYBE, RetryReason.KEY_BUSY),
     # deadline, cancel
     "silent unsent": (of(FaultKind.SILENT, Stage.ACQUIRE), WRITE, FAIL, C.DEADLINE_EXCEEDED, R.DEADLINE, X.NO, None),
     "silent read": (
@@ -346,15 +352,20 @@ def test_total_and_never_repeats_what_may_have_happened(fault: Fault, facts: Rep
     got = classify(fault, facts)
     assert (got.action is Action.FAIL) == (got.retry_reason is None)
     if got.action is not Action.FAIL:
-        assert got.executed in (X.NO, X.ROLLED_BACK) or (facts.keyed and got.retry_reason is RetryReason.KEYED)
-        assert not (facts.first_row_sent and facts.access is Access.READ_ONLY and fault.sent)
+        assert got.executed in (X.NO, X.ROLLED_BACK) or (
+            facts.keyed and got.retry_reason in (RetryReason.KEYED, RetryReason.KEY_BUSY)
+        )
+        key_told = fault.kind in (FaultKind.KEY_BUSY, FaultKind.LOCAL_COMMIT)
+        assert key_told or not (facts.first_row_sent and facts.access is Access.READ_ONLY and fault.sent)
         assert not (facts.interactive and fault.sent)
     definite = fault.kind is FaultKind.SERVER_ERROR and fault.detail is not None and fault.detail.severity == "ERROR"
     open_write = facts.access is Access.READ_WRITE and fault.sent and (not facts.batch or fault.stage is Stage.COMMIT)
     if open_write and not definite and fault.kind is FaultKind.CONNECTION_LOST and not facts.interactive:
         assert got.executed is X.MAYBE
         assert got.action is (HOLD if facts.keyed else FAIL)
-    if not fault.sent and not facts.interactive and fault.kind not in (FaultKind.SERVER_ERROR, FaultKind.LOCAL_COMMIT):
+    if not fault.sent and not facts.interactive and fault.kind not in (
+        FaultKind.SERVER_ERROR, FaultKind.LOCAL_COMMIT, FaultKind.KEY_BUSY
+    ):
         assert got.executed in (X.NO, X.ROLLED_BACK)
 
 

@@ -12,7 +12,7 @@ from router.model.policy import TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Method
 from router.model.result import Answer
-from tests.support.builders import Engine, now, request
+from tests.support.builders import Engine, now
 from tests.support.talk import refusal, rest
 from tests.support.virtual_time import settle, virtual
 
@@ -76,10 +76,6 @@ async def test_draining_refuses_what_is_new_and_finishes_what_runs() -> None:
 async def test_statements_of_another_kind_are_refused_before_anything_happens() -> None:
     engine = Engine()
     assert (await refusal(engine.run(Method.EXECUTE, "begin"))).reason is RefuseReason.TRANSACTION_CONTROL
-    keyed = request(Method.EXECUTE, "insert a")
-    keyed.idempotency_key = "k"
-    error = await refusal(engine.executor.run(engine.tenant, keyed))
-    assert error.reason is RefuseReason.IDEMPOTENCY_NOT_CONFIGURED
     assert engine.inner_pools() == []
     await rest(engine)
 

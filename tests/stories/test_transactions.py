@@ -340,8 +340,3 @@ async def test_concurrent_batches_lose_no_update(db: Client) -> None:
     assert await value(db, 5) == 100
 
 
-async def test_an_idempotency_key_is_refused_as_long_as_it_cannot_be_kept(db: Client) -> None:
-    with pytest.raises(pointsman.Error) as caught:
-        await db.execute("update counters set n = 9 where id = 6", idempotency_key="once")
-    assert (caught.value.reason, caught.value.executed) == ("IDEMPOTENCY_NOT_CONFIGURED", Executed.NO)
-    assert await value(db, 6) == 0

@@ -81,10 +81,11 @@ def request(
     guards: dict[int, Guard] | None = None,
     mode: TransactionMode | None = None,
     size: int = 100,
+    key: str = "",
 ) -> Request:
     """A request whose deadline is timeout seconds from now. guards: by step."""
     steps = tuple(BatchStep(Statement(one.encode()), (guards or {}).get(index)) for index, one in enumerate(sql))
-    return Request(method, steps, now() + timeout, options or Options(), request_id, mode, size_bytes=size)
+    return Request(method, steps, now() + timeout, options or Options(), request_id, mode, key, size_bytes=size)
 
 
 class Engine:

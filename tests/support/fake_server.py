@@ -15,6 +15,7 @@ from enum import Enum
 from router.model.observation import PgError
 from router.model.request import Statement
 from router.ports import Unit
+from tests.support.fake_keys import KeyTable
 from tests.support.fake_replies import Lost, Reply, Script, understood
 
 CHECKS_CLIENT_S = 1.0
@@ -70,6 +71,7 @@ class FakeServer:
         """What cancel requests really hit."""
         self.violations: list[str] = []
         """What no client of ours may ever do."""
+        self.keys = KeyTable()
 
     def reply_to(self, statement: Statement) -> Reply:
         script = self.script.get(statement.sql)
@@ -109,6 +111,7 @@ class Backend:
     status: Status = Status.IDLE
     outbox: deque[Message] = field(default_factory=deque)
     current: Statement | None = None
+    lock_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -174,7 +177,7 @@ class Backend:
 
     def _check_client(self) -> None:
         if not self._dead and not (self.current is not None and self.current.sql.upper() == b"COMMIT"):
-            self._effects.clear()
+            self._undo()
             self._exit()
 
     def die(self, last_word: str = "") -> None:
@@ -187,7 +190,7 @@ class Backend:
 
     def _exit(self) -> None:
         self._dead = True
-        self._effects.clear()
+        self._undo()
         self._work.clear()
         self.current = None
         if self._timer is not None:
@@ -245,17 +248,34 @@ class Backend:
             return self.server.reply_to(statement) if scripted is not None and scripted != [] else Reply()
         if self.status is Status.FAILED:
             return Reply(error="25P02", message="current transaction is aborted")
+        if statement.sql.startswith(b"SET LOCAL "):
+            return self._set(statement.sql)
+        if self.server.keys.concerns(statement):
+            return self.server.keys.judge(self, statement)
         reply = self.server.reply_to(statement)
         if reply.effect and self.read_only and not reply.error:
             return Reply(error="25006", message="cannot execute in a read-only transaction")
         return reply
+
+    def _set(self, sql: bytes) -> Reply:
+        name, _, value = sql.removeprefix(b"SET LOCAL ").partition(b" TO ")
+        if name == b"lock_timeout":
+            self.lock_timeout_s = 3600.0 if value == b"DEFAULT" else int(value) / 1000
+        return Reply(takes=0.0, tag="SET", affected=0)
+
+    def judge_again(self) -> None:
+        """The transaction that this statement waited for has ended."""
+        if self._dead or self.current is None:
+            return
+        self._reply = self._judge(self.current)
+        self._restart_timer(self._reply.takes, self._end_statement)
 
     def _end_statement(self) -> None:
         unit, reply, statement = self._work[0], self._reply, self.current
         assert reply is not None
         assert statement is not None
         if reply.lost is Lost.BEFORE:
-            self._effects.clear()
+            self._undo()
             self.die(reply.error)
             return
         if reply.error:
@@ -291,10 +311,11 @@ class Backend:
         error = PgError("ERROR", reply.error, reply.message or f"error {reply.error}",
                         routine="RevalidateCachedQuery" if reply.stale else "")
         if self.status is Status.IDLE or (self.current is not None and self.current.sql.upper() == b"COMMIT"):
-            self._effects.clear()  # an error of COMMIT itself ends the transaction
+            self._undo()  # an error of COMMIT itself ends the transaction
             self.status = Status.IDLE
         else:
             self.status = Status.FAILED
+            self.server.keys.ended(self, committed=False)
         self._skipping = True
         self._tell(Message(unit, self._step, error=error, stale=reply.stale))
 
@@ -327,13 +348,13 @@ class Backend:
         if word == b"COMMIT":
             tag = "ROLLBACK" if self.status is Status.FAILED else "COMMIT"
             if tag == "ROLLBACK":
-                self._effects.clear()
+                self._undo()
             if self.status is Status.IDLE:
                 self.server.violations.append("COMMIT outside a transaction")
             self.status = Status.IDLE
             return tag
         if word == b"ROLLBACK" and b"TO" not in words:
-            self._effects.clear()
+            self._undo()
             self.status = Status.IDLE
             return "ROLLBACK"
         if word == b"ROLLBACK":
@@ -343,7 +364,12 @@ class Backend:
             self._savepoints[words[-1]] = len(self._effects)
         return word.decode()
 
+    def _undo(self) -> None:
+        self._effects.clear()
+        self.server.keys.ended(self, committed=False)
+
     def _commit(self) -> None:
+        self.server.keys.ended(self, committed=True)
         self.server.committed.extend(self._effects)
         self._effects.clear()
 

@@ -56,6 +56,7 @@ from pointsman.errors import (
     UniqueViolation,
 )
 from pointsman.options import TLS
+from pointsman.outcomes import Outcome, WriteOutcome
 from pointsman.results import BatchResults, Notice, Receipt, Result, Rows
 from pointsman.rows import Column, ColumnBatch, Record
 from pointsman.streams import RowStream
@@ -99,6 +100,7 @@ __all__ = [
     "NotSupported",
     "Notice",
     "NumericOutOfRange",
+    "Outcome",
     "OutcomeUnknown",
     "PermissionDenied",
     "PgFields",
@@ -128,6 +130,7 @@ __all__ = [
     "UndefinedObject",
     "UndefinedTable",
     "UniqueViolation",
+    "WriteOutcome",
     "__version__",
     "connect",
     "no_rows",

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 
 import grpc
 from grpc import aio
 
 from pointsman.batches import StepLike
-from pointsman.calls import other_loop
+from pointsman.calls import Call, other_loop
 from pointsman.connection import GRACE_S, Connections
 from pointsman.copies import CopyStream
 from pointsman.copy_data import Row, Source, Target, lines
@@ -26,7 +26,7 @@ from pointsman.copy_requests import (
     out_request,
     total_timeout,
 )
-from pointsman.errors import ClientClosed, Executed
+from pointsman.errors import ClientClosed, Error, Executed
 from pointsman.filling import Filling
 from pointsman.forking import forks, made_before_fork
 from pointsman.multiplex import Multiplexer
@@ -40,7 +40,10 @@ from pointsman.options import (
     put_options,
     seconds,
 )
+from pointsman.outcomes import Outcome, ask
 from pointsman.parameters import put_statement
+from pointsman.repeating import Repetition, keyed
+from pointsman.replies import Reply
 from pointsman.requests import Requests
 from pointsman.results import BatchResults, Result, Rows, single_row, single_value
 from pointsman.rows import Record
@@ -54,6 +57,7 @@ DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_CHANNELS = 4
 
 Consistency = Literal["session", "eventual"]
+Done = TypeVar("Done")
 
 
 class Client:
@@ -110,14 +114,34 @@ class Client:
     async def execute(self, sql: str, *args: Any, **options: Unpack[WriteOptions]) -> Result:
         """Runs a statement on the primary, in a transaction of its own."""
         mux = self._bound()
+        if options and (with_key := keyed(options)) is not None:
+            return await self._repeated(self._requests.write, (sql, args), with_key, self._requests.result)
         call = self._requests.write(sql, args, options)
         return self._requests.result(call, await mux.roundtrip(call))
 
     async def batch(self, steps: Sequence[StepLike], **options: Unpack[BatchOptions]) -> BatchResults:
         """Runs several statements as one transaction in one message: all of them or none."""
         mux = self._bound()
+        if options and (with_key := keyed(options)) is not None:
+            return await self._repeated(self._requests.batch, (steps,), with_key, self._requests.results)
         call = self._requests.batch(steps, options)
         return self._requests.results(call, await mux.roundtrip(call))
+
+    async def _repeated(
+        self,
+        make: Callable[..., Call],
+        content: tuple[Any, ...],
+        options: dict[str, Any],
+        read: Callable[[Call, Reply], Done],
+    ) -> Done:
+        """A write with a key: sent until it is answered, or its deadline."""
+        attempts = Repetition(self._requests.timeout_s(options))
+        while True:
+            call = make(*content, {**options, "timeout": attempts.left_s()})
+            try:
+                return read(call, await self._bound().roundtrip(call))
+            except Error as error:
+                await asyncio.sleep(attempts.failed(error))
 
     def stream(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> RowStream:
         """Runs a read-only statement whose rows come in chunks: `async for row in db.stream(…)`.
@@ -246,6 +270,17 @@ class Client:
         finally:
             link.release()
         return answer.result == pb.CANCEL_RESULT_CANCELLING
+
+    async def outcome(
+        self, idempotency_key: str = "", *, request_id: str = "", timeout: float | None = None
+    ) -> Outcome:
+        """What became of a write whose answer did not arrive, by its key: asks the present primary, changes nothing.
+
+        A write without a key leaves no trace that could tell: by request_id one hears whether the router is at work on
+        it, else UNKNOWN.
+        """
+        self._bound()
+        return await ask(self._connections, idempotency_key, request_id, self._requests.timeout_s({"timeout": timeout}))
 
     @property
     def token(self) -> str:

@@ -56,10 +56,14 @@ class ReadOptions(CallOptions, total=False):
 class WriteOptions(CallOptions, total=False):
     """What writes take besides.
 
-    idempotency_key  makes the write exactly-once; a router that cannot promise that refuses it
+    idempotency_key  makes the write exactly-once, best a UUID of your own that outlives this process: whoever sends the
+                     same write with the same key gets the first answer (receipt.replayed). It is repeated until its
+                     deadline whenever its outcome is unknown or the router cannot be reached
+    idempotent       True: the same with a key made for this call
     """
 
     idempotency_key: str | None
+    idempotent: bool
 
 
 class BatchOptions(WriteOptions, total=False):
@@ -123,7 +127,7 @@ ISOLATION: dict[str, query_pb.IsolationLevel.ValueType] = {
 _ELSEWHERE = frozenset({"timeout", "request_id"})
 """Options that are fields of the request, not of QueryOptions."""
 
-WRITE_ONLY = frozenset({"idempotency_key"})
+WRITE_ONLY = frozenset({"idempotency_key", "idempotent"})
 READ_ONLY = frozenset({"read", "max_staleness", "fallback"})
 BATCH_ONLY = frozenset({"isolation", "read_only", "deferrable"})
 

@@ -13,6 +13,8 @@ from pointsman.copy_data import Row, SyncSource, Target, lines
 from pointsman.copy_requests import CopyInOptions, CopyOutOptions, CopyResult, Progress, TableName
 from pointsman.loop_thread import LoopThread, loop_thread
 from pointsman.options import TLS, BatchOptions, Isolation, ReadOptions, ReadPreference, WriteOptions
+from pointsman.outcomes import Outcome
+from pointsman.repeating import keyed
 from pointsman.results import BatchResults, Receipt, Result, Rows, single_row, single_value
 from pointsman.rows import Column, ColumnBatch, Record
 from pointsman.streams import RowStream
@@ -48,11 +50,15 @@ class Client:
 
     def execute(self, sql: str, *args: Any, **options: Unpack[WriteOptions]) -> Result:
         """Runs a statement on the primary, in a transaction of its own."""
+        if options and keyed(options) is not None:
+            return self._thread.run(self._inner.execute(sql, *args, **options))
         call = self._requests.write(sql, args, options)
         return self._requests.result(call, self._thread.roundtrip(self._inner._bound, call))
 
     def batch(self, steps: Sequence[StepLike], **options: Unpack[BatchOptions]) -> BatchResults:
         """Runs several statements as one transaction in one message."""
+        if options and keyed(options) is not None:
+            return self._thread.run(self._inner.batch(steps, **options))
         call = self._requests.batch(steps, options)
         return self._requests.results(call, self._thread.roundtrip(self._inner._bound, call))
 
@@ -152,6 +158,12 @@ class Client:
             )
         )
         return SyncTransaction(made, self._thread)
+
+    def outcome(
+        self, idempotency_key: str = "", *, request_id: str = "", timeout: float | None = None
+    ) -> Outcome:
+        """What became of a write whose answer did not arrive."""
+        return self._thread.run(self._inner.outcome(idempotency_key, request_id=request_id, timeout=timeout))
 
     def cancel(self, request_id: str, *, timeout: float | None = None) -> bool:
         """Asks to stop the request of that id."""

@@ -91,6 +91,39 @@ CANCEL_RESULT_NOT_CANCELLABLE: CancelResult.ValueType  # 3
 """Its COMMIT is on the way: stopping it now would hide the outcome."""
 global___CancelResult = CancelResult
 
+class _WriteOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _WriteOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WriteOutcome.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    WRITE_OUTCOME_UNSPECIFIED: _WriteOutcome.ValueType  # 0
+    WRITE_OUTCOME_COMMITTED: _WriteOutcome.ValueType  # 1
+    """It was done, and is as durable as the receipt says."""
+    WRITE_OUTCOME_NOT_FOUND: _WriteOutcome.ValueType  # 2
+    """The present primary knows no such key: the write was rolled back, has not come (yet), was lost with a former
+    primary that replicated asynchronously, or is older than keys are kept. To send it again with its key is safe.
+    """
+    WRITE_OUTCOME_RUNNING: _WriteOutcome.ValueType  # 3
+    """It is under way, or waits for its standby."""
+    WRITE_OUTCOME_UNKNOWN: _WriteOutcome.ValueType  # 4
+    """Nobody here can tell."""
+
+class WriteOutcome(_WriteOutcome, metaclass=_WriteOutcomeEnumTypeWrapper): ...
+
+WRITE_OUTCOME_UNSPECIFIED: WriteOutcome.ValueType  # 0
+WRITE_OUTCOME_COMMITTED: WriteOutcome.ValueType  # 1
+"""It was done, and is as durable as the receipt says."""
+WRITE_OUTCOME_NOT_FOUND: WriteOutcome.ValueType  # 2
+"""The present primary knows no such key: the write was rolled back, has not come (yet), was lost with a former
+primary that replicated asynchronously, or is older than keys are kept. To send it again with its key is safe.
+"""
+WRITE_OUTCOME_RUNNING: WriteOutcome.ValueType  # 3
+"""It is under way, or waits for its standby."""
+WRITE_OUTCOME_UNKNOWN: WriteOutcome.ValueType  # 4
+"""Nobody here can tell."""
+global___WriteOutcome = WriteOutcome
+
 class _CopyFormat:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -249,7 +282,11 @@ class ExecuteRequest(google.protobuf.message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     idempotency_key: builtins.str
-    """Makes the write exactly-once. A router that cannot keep that promise refuses the request."""
+    """At most 128 characters, best a UUID. Makes the write exactly-once in the tenant's database: the same request with
+    the same key gets the first success again (receipt.replayed; rows of more than 64 KiB are left out, and their result
+    is marked truncated), another request with it is refused (KEY_REUSED). Kept for a day. A database without the
+    table pointsman.idempotency refuses the request (IDEMPOTENCY_NOT_CONFIGURED).
+    """
     @property
     def statement(self) -> pointsman.v1.types_pb2.Statement: ...
     @property
@@ -377,6 +414,7 @@ class ExecuteBatchRequest(google.protobuf.message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     idempotency_key: builtins.str
+    """As in ExecuteRequest. A read-only batch needs none."""
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BatchStep]: ...
     @property
@@ -588,6 +626,66 @@ class CancelQueryResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["result", b"result"]) -> None: ...
 
 global___CancelQueryResponse = CancelQueryResponse
+
+@typing.final
+class GetOutcomeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    idempotency_key: builtins.str
+    """The idempotency key of the write."""
+    request_id: builtins.str
+    """The id of a request without a key. Nothing of it is kept in the database: this tells only whether this router
+    is still at work on it.
+    """
+    timeout_ms: builtins.int
+    """Bounds the look together with the RPC's deadline; 0 means the tenant's default."""
+    def __init__(
+        self,
+        *,
+        idempotency_key: builtins.str = ...,
+        request_id: builtins.str = ...,
+        timeout_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["idempotency_key", b"idempotency_key", "of", b"of", "request_id", b"request_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["idempotency_key", b"idempotency_key", "of", b"of", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["of", b"of"]) -> typing.Literal["idempotency_key", "request_id"] | None: ...
+
+global___GetOutcomeRequest = GetOutcomeRequest
+
+@typing.final
+class GetOutcomeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: builtins.int
+    CREATED_AT_US_FIELD_NUMBER: builtins.int
+    COMMAND_TAGS_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    outcome: global___WriteOutcome.ValueType
+    created_at_us: builtins.int
+    """COMMITTED: when the write began, by the primary's clock, in microseconds since 1970."""
+    @property
+    def command_tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """COMMITTED: the command tags of its steps."""
+
+    @property
+    def receipt(self) -> pointsman.v1.types_pb2.Receipt:
+        """Where the answer was found."""
+
+    def __init__(
+        self,
+        *,
+        outcome: global___WriteOutcome.ValueType = ...,
+        created_at_us: builtins.int = ...,
+        command_tags: collections.abc.Iterable[builtins.str] | None = ...,
+        receipt: pointsman.v1.types_pb2.Receipt | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["receipt", b"receipt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["command_tags", b"command_tags", "created_at_us", b"created_at_us", "outcome", b"outcome", "receipt", b"receipt"]) -> None: ...
+
+global___GetOutcomeResponse = GetOutcomeResponse
 
 @typing.final
 class CopyTable(google.protobuf.message.Message):
@@ -819,7 +917,7 @@ class CopyInStart(google.protobuf.message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     idempotency_key: builtins.str
-    """Makes the copy exactly-once. A router that cannot keep that promise refuses the request."""
+    """As in ExecuteRequest. A repeated copy must bring the same data: they are compared."""
     @property
     def table(self) -> global___CopyTable: ...
     @property

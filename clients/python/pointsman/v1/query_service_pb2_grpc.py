@@ -76,6 +76,11 @@ class QueryServiceStub(object):
                 request_serializer=pointsman_dot_v1_dot_query__service__pb2.CancelQueryRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_query__service__pb2.CancelQueryResponse.FromString,
                 _registered_method=True)
+        self.GetOutcome = channel.unary_unary(
+                '/pointsman.v1.QueryService/GetOutcome',
+                request_serializer=pointsman_dot_v1_dot_query__service__pb2.GetOutcomeRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_query__service__pb2.GetOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer(object):
@@ -143,6 +148,13 @@ class QueryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOutcome(self, request, context):
+        """What became of a write whose answer did not arrive. Asks the present primary; may be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,6 +197,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.CancelQuery,
                     request_deserializer=pointsman_dot_v1_dot_query__service__pb2.CancelQueryRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_query__service__pb2.CancelQueryResponse.SerializeToString,
+            ),
+            'GetOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOutcome,
+                    request_deserializer=pointsman_dot_v1_dot_query__service__pb2.GetOutcomeRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_query__service__pb2.GetOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -405,6 +422,33 @@ class QueryService(object):
             '/pointsman.v1.QueryService/CancelQuery',
             pointsman_dot_v1_dot_query__service__pb2.CancelQueryRequest.SerializeToString,
             pointsman_dot_v1_dot_query__service__pb2.CancelQueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.QueryService/GetOutcome',
+            pointsman_dot_v1_dot_query__service__pb2.GetOutcomeRequest.SerializeToString,
+            pointsman_dot_v1_dot_query__service__pb2.GetOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

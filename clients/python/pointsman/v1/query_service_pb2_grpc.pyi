@@ -78,6 +78,12 @@ class QueryServiceStub:
     ]
     """Asks to cancel a running request of the same tenant. Best effort, harmless when repeated."""
 
+    GetOutcome: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.query_service_pb2.GetOutcomeRequest,
+        pointsman.v1.query_service_pb2.GetOutcomeResponse,
+    ]
+    """What became of a write whose answer did not arrive. Asks the present primary; may be repeated."""
+
 class QueryServiceAsyncStub:
     """Query execution for microservices. The tenant is proved by metadata: "authorization: Bearer TOKEN"; the
     metadata "pointsman-tenant: NAME" chooses among the tenants which that token may use.
@@ -137,6 +143,12 @@ class QueryServiceAsyncStub:
         pointsman.v1.query_service_pb2.CancelQueryResponse,
     ]
     """Asks to cancel a running request of the same tenant. Best effort, harmless when repeated."""
+
+    GetOutcome: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.query_service_pb2.GetOutcomeRequest,
+        pointsman.v1.query_service_pb2.GetOutcomeResponse,
+    ]
+    """What became of a write whose answer did not arrive. Asks the present primary; may be repeated."""
 
 class QueryServiceServicer(metaclass=abc.ABCMeta):
     """Query execution for microservices. The tenant is proved by metadata: "authorization: Bearer TOKEN"; the
@@ -213,5 +225,13 @@ class QueryServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pointsman.v1.query_service_pb2.CancelQueryResponse, collections.abc.Awaitable[pointsman.v1.query_service_pb2.CancelQueryResponse]]:
         """Asks to cancel a running request of the same tenant. Best effort, harmless when repeated."""
+
+    @abc.abstractmethod
+    def GetOutcome(
+        self,
+        request: pointsman.v1.query_service_pb2.GetOutcomeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.query_service_pb2.GetOutcomeResponse, collections.abc.Awaitable[pointsman.v1.query_service_pb2.GetOutcomeResponse]]:
+        """What became of a write whose answer did not arrive. Asks the present primary; may be repeated."""
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -156,6 +156,38 @@ ENDPOINT_ROLE_PRIMARY: EndpointRole.ValueType  # 1
 ENDPOINT_ROLE_REPLICA: EndpointRole.ValueType  # 2
 global___EndpointRole = EndpointRole
 
+class _Durability:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DurabilityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
+    """Not known, or nothing was written."""
+    DURABILITY_LOCAL: _Durability.ValueType  # 1
+    """On the primary alone: what a failover to a standby may lose."""
+    DURABILITY_STANDBY_WRITTEN: _Durability.ValueType  # 2
+    """Also in the memory of as many standbys as the primary waits for."""
+    DURABILITY_STANDBY_FLUSHED: _Durability.ValueType  # 3
+    """Also on their disks."""
+    DURABILITY_STANDBY_APPLIED: _Durability.ValueType  # 4
+    """And visible to their readers."""
+
+class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
+    """Where a confirmed write is safe."""
+
+DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
+"""Not known, or nothing was written."""
+DURABILITY_LOCAL: Durability.ValueType  # 1
+"""On the primary alone: what a failover to a standby may lose."""
+DURABILITY_STANDBY_WRITTEN: Durability.ValueType  # 2
+"""Also in the memory of as many standbys as the primary waits for."""
+DURABILITY_STANDBY_FLUSHED: Durability.ValueType  # 3
+"""Also on their disks."""
+DURABILITY_STANDBY_APPLIED: Durability.ValueType  # 4
+"""And visible to their readers."""
+global___Durability = Durability
+
 @typing.final
 class Statement(google.protobuf.message.Message):
     """One SQL statement with native placeholders $1..$n. Several statements in one message are refused."""
@@ -450,6 +482,7 @@ class Receipt(google.protobuf.message.Message):
     HELD_US_FIELD_NUMBER: builtins.int
     EXECUTED_US_FIELD_NUMBER: builtins.int
     ROUTE_REASON_FIELD_NUMBER: builtins.int
+    DURABILITY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     token: builtins.bytes
     """Opaque consistency token: pass it as after_token to read what this request saw or wrote."""
@@ -466,6 +499,8 @@ class Receipt(google.protobuf.message.Message):
     executed_us: builtins.int
     route_reason: builtins.str
     """Why this endpoint: a route reason of the router, for example "weighted" or "fallback_primary"."""
+    durability: global___Durability.ValueType
+    """Of a committed write."""
     def __init__(
         self,
         *,
@@ -480,7 +515,8 @@ class Receipt(google.protobuf.message.Message):
         held_us: builtins.int = ...,
         executed_us: builtins.int = ...,
         route_reason: builtins.str = ...,
+        durability: global___Durability.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "endpoint", b"endpoint", "executed_us", b"executed_us", "held_us", b"held_us", "queued_us", b"queued_us", "replayed", b"replayed", "request_id", b"request_id", "role", b"role", "route_reason", b"route_reason", "token", b"token", "topology", b"topology"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "durability", b"durability", "endpoint", b"endpoint", "executed_us", b"executed_us", "held_us", b"held_us", "queued_us", b"queued_us", "replayed", b"replayed", "request_id", b"request_id", "role", b"role", "route_reason", b"route_reason", "token", b"token", "topology", b"topology"]) -> None: ...
 
 global___Receipt = Receipt

@@ -1,0 +1,89 @@
+"""What became of a write whose answer did not arrive."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from dataclasses import dataclass
+
+from grpc import aio
+
+from pointsman.connection import GRACE_S, Connections
+from pointsman.options import milliseconds
+from pointsman.results import Receipt
+from pointsman.status import error_from_rpc
+from pointsman.v1 import query_service_pb2 as pb
+
+METHOD = "/pointsman.v1.QueryService/GetOutcome"
+
+
+class WriteOutcome(enum.Enum):
+    """What became of a write."""
+
+    COMMITTED = "committed"
+    """It was done, and is as durable as the receipt of an answer would say."""
+    NOT_FOUND = "not_found"
+    """The present primary knows no such key: the write was rolled back, has not come (yet), was lost with a former
+    primary that replicated asynchronously, or is older than keys are kept. To send it again with its key is safe."""
+    RUNNING = "running"
+    """It is under way, or waits for its standby."""
+    UNKNOWN = "unknown"
+    """Nobody can tell."""
+
+
+_OUTCOMES: dict[int, WriteOutcome] = {
+    pb.WRITE_OUTCOME_COMMITTED: WriteOutcome.COMMITTED,
+    pb.WRITE_OUTCOME_NOT_FOUND: WriteOutcome.NOT_FOUND,
+    pb.WRITE_OUTCOME_RUNNING: WriteOutcome.RUNNING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a write, and where that was found.
+
+    began         COMMITTED: when it began, by the primary's clock
+    command_tags  COMMITTED: of its steps, "" for one that was skipped
+    """
+
+    outcome: WriteOutcome
+    began: datetime.datetime | None
+    command_tags: tuple[str, ...]
+    receipt: Receipt
+
+
+async def ask(connections: Connections, key: str, request_id: str, timeout_s: float) -> Outcome:
+    """One look. Error when the router, or the primary behind it, cannot be asked."""
+    if bool(key) == bool(request_id):
+        raise ValueError("outcome() takes an idempotency key or request_id=, one of them")
+    request = pb.GetOutcomeRequest(timeout_ms=milliseconds("timeout", timeout_s))
+    if key:
+        request.idempotency_key = key
+    else:
+        request.request_id = request_id
+    link = connections.acquire()
+    try:
+        call: aio.UnaryUnaryMultiCallable[pb.GetOutcomeRequest, pb.GetOutcomeResponse] = link.channel.unary_unary(
+            METHOD,
+            request_serializer=pb.GetOutcomeRequest.SerializeToString,
+            response_deserializer=pb.GetOutcomeResponse.FromString,
+        )
+        answer = await call(request, timeout=timeout_s + GRACE_S, metadata=connections.metadata())
+    except aio.AioRpcError as failure:
+        raise error_from_rpc(failure, writes=False) from None
+    finally:
+        link.release()
+    return _outcome(answer)
+
+
+def _outcome(answer: pb.GetOutcomeResponse) -> Outcome:
+    began = None
+    if answer.created_at_us:
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        began = epoch + datetime.timedelta(microseconds=answer.created_at_us)
+    return Outcome(
+        _OUTCOMES.get(answer.outcome, WriteOutcome.UNKNOWN),
+        began,
+        tuple(answer.command_tags),
+        Receipt.from_bytes(answer.receipt.SerializeToString()),
+    )
