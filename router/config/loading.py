@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from router.config.schema import (
 from router.config.secret_references import SecretReader, SecretUnavailable
 from router.config.validation import validate
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.policy import ClusterPolicy, ListenerTls, RetryPolicy, ServerPolicy
+from router.model.policy import ClusterPolicy, ListenerTls, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
 from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, TlsSettings, Topology
 
 _MOST_BYTES = 32 * 1024 * 1024
@@ -62,11 +63,21 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
 
 def load_text(text: str, source: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
     """The same for a text that is already read; source names it in messages and anchors relative paths."""
+    loaded = _loaded(text, source, os.environ if environ is None else environ)
+    # Ten thousand tenants take 15 MB, scattered over 100 MB of memory that reading them took: none of it could go back.
+    # By now all the rest is free; a copy lies close together, and the scattered ones go.
+    raw = pickle.dumps(loaded, pickle.HIGHEST_PROTOCOL)
+    del loaded
+    copy: LoadedConfig = pickle.loads(raw)
+    return copy
+
+
+def _loaded(text: str, source: Path, environ: Mapping[str, str]) -> LoadedConfig:
     document = parse(text)
     config = validate(document) if document.values else None
     if config is not None:
         relations.check(document, config)
-        reader = SecretReader(source.resolve().parent, os.environ if environ is None else environ)
+        reader = SecretReader(source.resolve().parent, environ)
         loaded = _Assembly(document, reader, source.resolve().parent).assemble(config, source)
         if not document.problems:
             return loaded
@@ -81,6 +92,9 @@ class _Assembly:
         self._reader = reader
         self._base = base
         self._token_owners: dict[str, str] = {}
+        self._pools: dict[PoolPolicy, PoolPolicy] = {}
+        self._limits: dict[TenantPolicy, TenantPolicy] = {}
+        """Most tenants have the same, and then the same object."""
 
     def assemble(self, config: FileConfig, source: Path) -> LoadedConfig:
         clusters = {ClusterName(name): self._cluster(name, section) for name, section in config.clusters.items()}
@@ -151,8 +165,8 @@ class _Assembly:
             isolation=section.isolation,
             role=section.role or "",
             statements=section.statements,
-            pool=section.pool,
-            policy=section.limits,
+            pool=self._pools.setdefault(section.pool, section.pool),
+            policy=self._limits.setdefault(section.limits, section.limits),
         )
 
     def _login(self, place: Place, section: LoginSection) -> Login:

@@ -53,7 +53,7 @@ class TlsSettings:
     key: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Secret:
     """A secret's value, resolved from env: or file:. Prints as stars, so that it cannot leak by a log or a repr."""
 
@@ -63,7 +63,7 @@ class Secret:
         return "***"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Login:
     """A role that the router logs in with, and its secret (None: certificate or trust)."""
 
@@ -109,7 +109,7 @@ class Cluster:
     policy: ClusterPolicy = ClusterPolicy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """Who calls: a service with a database, a login and limits of its own."""
 
