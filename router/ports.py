@@ -303,6 +303,10 @@ class Surgeon(Protocol):
     Raises AttemptFailed. Every act ends by its deadline (monotonic seconds).
     """
 
+    async def look(self, server: Endpoint, deadline: float) -> ProbeResult:
+        """What a server says about itself now."""
+        ...
+
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """Cut a standby from its upstream (its login there is kept), wait until its walreceiver is gone, and say what
         it has received. A primary that needs its acknowledgement can then commit nothing. The fence bears the mark of
@@ -310,7 +314,8 @@ class Surgeon(Protocol):
         ...
 
     async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
-        """Whether it is a standby yet, and the fence on it bears our mark: nobody else has moved it meanwhile."""
+        """Whether it is a standby yet, follows nobody, and the fence on it bears our mark: nobody else has moved it
+        meanwhile."""
         ...
 
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:

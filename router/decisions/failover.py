@@ -242,13 +242,13 @@ def _consider_promotion(state: ClusterMachine, facts: Facts, now: float, policy:
     if state.primary is None:
         plan = plan_rescue(facts.standbys, state.term, since, policy.failover)
     else:
-        lost, term = state.last_claim, state.term
+        lost, term, told = state.last_claim, state.term, policy.failover
+        hearsay, pinned = state.hearsay, state.pledged
         plan = plan_promotion(
-            state.primary, lost, facts.standbys, term, since, policy.failover, hearsay=state.hearsay
+            state.primary, lost, facts.standbys, term, since, told, hearsay=hearsay, pinned=pinned
         )
     if isinstance(plan, Obstacle):
         return _obstructed(state, plan, now)
-    plan = replace(plan, pinned=state.pledged)
     wait_s = state.promoted_at + policy.failover.min_gap_s - now
     if wait_s > 0 and state.pledged is None:
         detail = f"the last promotion was too recent (failover.min_gap_s); the next may start in {wait_s:.0f} s"

@@ -135,11 +135,13 @@ def plan_promotion(
     policy: FailoverPolicy,
     *,
     hearsay: bool = False,
+    pinned: EndpointName | None = None,
 ) -> PromotionPlan | Obstacle:
     """A plan when it is safe to promote now, else what is in the way.
 
     old_claim: the old primary's last. doubted_at: only what standbys said after it tells about the old primary now.
     hearsay: old_claim is from before this router started, and may be outdated: then everyone else must be fenced.
+    pinned: see PromotionPlan; then there is no way back, whether or not standbys still hear the old primary.
     """
     everyone = tuple(standbys)
     alive = tuple(s for s in everyone if s.answers and s.claim is not None and s.claim.in_recovery)
@@ -157,14 +159,15 @@ def plan_promotion(
         needed = fences_needed(len(listed), rule.k) if rule.k else 1
     obstacle = _too_few(counted, len(alive), len(listed), needed, policy)
     needed = min(needed, len(counted))
-    obstacle = obstacle or _still_heard(counted, needed, doubted_at)
+    if obstacle is None and pinned is None:
+        obstacle = _still_heard(counted, needed, doubted_at)
     if obstacle is not None:
         return obstacle
     names = tuple((s.name, s.application_name) for s in everyone)
     if old_primary is not None:
         names += ((old_primary, old_primary.lower()),)
     fence, candidates = tuple(s.name for s in alive), tuple(s.name for s in counted)
-    return PromotionPlan(old_primary, term, fence, candidates, needed, rule, names, policy.may_lose)
+    return PromotionPlan(old_primary, term, fence, candidates, needed, rule, names, policy.may_lose, pinned)
 
 
 def fences_needed(listed: int, k: int) -> int:

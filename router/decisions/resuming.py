@@ -41,7 +41,7 @@ def restore(record: ClusterRecord | None, name: ClusterName, mode: FailoverMode,
         last_claim=known if record.primary is not None else None,
         hearsay=move is None,
         pledged=move.chosen if move is not None and promoting else None,
-        muted=record.primary if move is not None and move.kind is MoveKind.SWITCHOVER and not promoting else None,
+        muted=record.primary if move is not None and move.kind is MoveKind.SWITCHOVER else None,
         recorded=record.term,
         switches=record.switches,
     )
@@ -89,7 +89,8 @@ def with_switch(
 
 def _open_move(state: ClusterMachine) -> MoveNote | None:
     if state.pledged is not None:
-        return MoveNote(MoveKind.PROMOTION, MoveStage.PROMOTE, state.pledged)
+        kind = MoveKind.PROMOTION if state.muted is None else MoveKind.SWITCHOVER
+        return MoveNote(kind, MoveStage.PROMOTE, state.pledged)
     if state.muted is not None:
         return MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD)
     return None

@@ -82,6 +82,7 @@ class Journaling:
         self._take(Recorded(wanted.term))
 
     async def _put(self, journal: Journal, wanted: ClusterRecord) -> None:
+        self._page = None  # not known, should this be given up half-way
         try:
             async with asyncio.timeout(WRITE_S):
                 await journal.write(wanted)

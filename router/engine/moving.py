@@ -11,8 +11,8 @@ another router or a person, has the right of way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 from router.decisions.machine import MoveFailed, MoveFinished
 from router.decisions.promotion import PromotionPlan, choose_candidate, next_rule
@@ -87,7 +87,10 @@ class Mover:
                 )
             self._say("choose", chosen, 0.0, f"timeline {fenced[chosen].timeline}, of {len(fenced)} fenced")
             others = tuple(name for name in fenced if name != chosen)
-            return await self.crown(plan, chosen, others, MoveKind.PROMOTION, fenced[chosen].received_lsn)
+            await self.beside(
+                MoveNote(MoveKind.PROMOTION, MoveStage.PROMOTE, chosen), self.set_synchronous(plan, chosen, others)
+            )
+            return await self.crown(plan, chosen, others, fenced[chosen].received_lsn)
         except MoveError as error:
             return MoveFailed(error.reason, error.detail, self.promoted, self._pledged)
         except Exception as error:  # whatever it is, the cluster must not stay in PROMOTING
@@ -125,14 +128,13 @@ class Mover:
         plan: PromotionPlan,
         chosen: EndpointName,
         others: tuple[EndpointName, ...],
-        kind: MoveKind,
         switch_lsn: Lsn = NO_LSN,
     ) -> MoveFinished:
-        """Promote a fenced standby, attach the others to it, and prove it by a write. MoveError when it fails."""
+        """Promote a fenced standby, attach the others to it, and prove it by a write. MoveError when it fails.
+
+        set_synchronous comes first: from its first moment as primary it must not acknowledge what nobody else has.
+        """
         candidate = self._endpoints[chosen]
-        await self.note(MoveNote(kind, MoveStage.PROMOTE, chosen))
-        # Before promoting: from its first moment as primary it must not acknowledge what nobody else has.
-        await self.set_synchronous(plan, chosen, others)
         await self._recheck(plan, chosen, others)
         self._pledged = chosen
         result = await self.act("promote", chosen, self._surgeon.promote(candidate, self.deadline()))
@@ -180,6 +182,18 @@ class Mover:
             await self._write(note)
         except JournalFailed as error:
             raise MoveError(PhaseReason.JOURNAL_FAILED, str(error)) from error
+
+    async def beside(self, note: MoveNote, work: Coroutine[Any, Any, T]) -> T:
+        """Put a stage into the journal while something else is done that may be done without it. MoveError."""
+        noting = asyncio.create_task(self.note(note))
+        try:
+            result = await work
+        except BaseException:
+            noting.cancel()
+            await asyncio.wait({noting})
+            raise
+        await noting
+        return result
 
     async def finish(self) -> None:
         """Wait for what may outlast the proof of service: standbys that are still being attached."""

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any, TypeVar, assert_never
 
 from router.decisions import failover
-from router.decisions.cluster_facts import Seen
 from router.decisions.machine import (
     AWAITING,
     AllowWrites,
@@ -189,8 +188,12 @@ class ClusterSupervisor:
                 on_step(step)
 
         mover = self._mover(tell)
-        move = Switchover(mover, self._surgeon, self._clock, self._look, self._watching.probe_now, self._take)
+        move = Switchover(mover, self._surgeon, self._clock, self._take)
+        began = self._clock.now()
         plan = move.plan(self._cluster, self._machine, self._observed.seen, to)
+        await move.prepare(plan, timeout_s)
+        timeout_s -= self._clock.now() - began
+        plan = move.plan(self._cluster, self._machine, self._observed.seen, plan.to)  # as things are by now
         self._take(SwitchoverOrdered(plan.to))
         return await asyncio.shield(self._spawn(self._when_fenced(move.run(plan, timeout_s))))
 
@@ -326,9 +329,6 @@ class ClusterSupervisor:
 
     async def _note(self, note: MoveNote) -> None:
         await self._journaling.note(self._machine, note)
-
-    def _look(self, name: EndpointName) -> Seen:
-        return self._observed.seen[name]
 
     def _pace(self, name: EndpointName) -> Pace:
         seen = self._observed.seen.get(name)

@@ -1,6 +1,6 @@
 """A planned switchover: hold writes, let the chosen standby catch up, then move the primary; undone when it fails.
 
-The pause of writes is the whole of it: probing, catching up and promoting happen while requests wait in the hold.
+What need not wait is done before writes are held (prepare); the rest is the pause: hold, fence, promote, prove.
 The former primary stays out (a stale primary) until it is brought back as a standby, which SQL cannot do.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.decisions.cluster_facts import Seen, gather
 from router.decisions.machine import ClusterMachine, Event, MoveFailed, Operation
@@ -23,7 +23,7 @@ from router.model.reasons import PhaseReason, RefuseReason
 from router.model.topology import Cluster, Endpoint, FailoverMode
 from router.ports import Clock, Surgeon
 
-CATCH_UP_STEP_S = 0.01
+CATCH_UP_STEP_S = 0.002
 UNDO_S = 1.0
 """Undoing holds up the rescue of a cluster whose primary died meanwhile: so long at most (seconds)."""
 
@@ -35,6 +35,8 @@ class SwitchoverPlan:
     primary: Endpoint
     to: EndpointName
     promotion: PromotionPlan
+    lsn: Lsn
+    """Where the primary was when this was planned."""
 
 
 class Switchover:
@@ -45,16 +47,13 @@ class Switchover:
         mover: Mover,
         surgeon: Surgeon,
         clock: Clock,
-        look: Callable[[EndpointName], Seen],
-        probe_now: Callable[[EndpointName], None],
         take: Callable[[ProbeResult | Event], None],
     ) -> None:
         self._mover = mover
         self._surgeon = surgeon
         self._clock = clock
-        self._look = look
-        self._probe_now = probe_now
         self._take = take
+        self._endpoints: dict[EndpointName, Endpoint] = {}
 
     def plan(
         self, cluster: Cluster, machine: ClusterMachine, seen: Mapping[EndpointName, Seen], to: EndpointName | None
@@ -85,10 +84,30 @@ class Switchover:
             raise refused("the new primary would have no standby left to confirm its writes")
         chosen = to or max(sorted(counted), key=lambda name: _received(counted[name]))
         names = (*((s.name, s.application_name) for s in facts.standbys), (primary, primary.lower()))
-        fence = tuple(name for name in following if name != chosen)
+        fence = (chosen, *(name for name in following if name != chosen))
         promotion = PromotionPlan(primary, machine.term, fence, fence, len(fence), rule, names)
-        endpoint = next(e for e in cluster.endpoints if e.name == primary)
-        return SwitchoverPlan(endpoint, chosen, promotion)
+        self._endpoints = {endpoint.name: endpoint for endpoint in cluster.endpoints}
+        return SwitchoverPlan(self._endpoints[primary], chosen, promotion, claim.lsn)
+
+    async def prepare(self, plan: SwitchoverPlan, timeout_s: float) -> None:
+        """What need not wait until writes are held: connections, the setting of the next primary, catching up.
+
+        Changes nothing that works now, so it may be given up at any time. RouterError SWITCHOVER_REFUSED.
+        """
+        mover, surgeon, to = self._mover, self._surgeon, plan.to
+        others = tuple(name for name in plan.promotion.fence if name != to)
+        try:
+            async with asyncio.timeout(timeout_s):
+                names = (plan.primary.name, *others)
+                looks = (surgeon.look(self._endpoints[name], mover.deadline()) for name in names)
+                looking = asyncio.gather(*looks, return_exceptions=True)
+                await mover.set_synchronous(plan.promotion, to, others)
+                await mover.act("catch_up", to, self._caught_up(to, plan.lsn))
+                await looking
+        except TimeoutError:
+            raise refused(f"{to} did not catch up within {timeout_s:g} s; nothing was changed") from None
+        except MoveError as error:
+            raise refused(f"{to} cannot take over: {error.detail}") from error
 
     async def run(self, plan: SwitchoverPlan, timeout_s: float) -> EndpointName:
         """Do it, SwitchoverOrdered having been taken. RouterError SWITCHOVER_REFUSED when it failed: then everything
@@ -110,52 +129,42 @@ class Switchover:
     async def _fail(self, plan: SwitchoverPlan, words: str) -> None:
         """Undo it where that is still possible, and say so."""
         pledged = self._mover.pledged
-        muted = pledged is None and not await self._undone(plan)
+        muted = pledged is not None or not await self._undone(plan)
         self._take(MoveFailed(PhaseReason.SWITCHOVER, words, pledged is not None, pledged, muted))
 
     async def _move(self, plan: SwitchoverPlan) -> Event:
-        mover, surgeon = self._mover, self._surgeon
-        old = plan.primary.name
-        await mover.note(MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD, plan.to))
-        held = await mover.act("hold_writes", old, surgeon.hold_writes(plan.primary, mover.deadline()))
+        mover, surgeon, to = self._mover, self._surgeon, plan.to
+        await mover.note(MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD, to))
+        held = await mover.act("hold_writes", plan.primary.name, surgeon.hold_writes(plan.primary, mover.deadline()))
         goal = held.claim.lsn if held.claim is not None else Lsn(0)
-        # The others first: one that is ahead of the new primary, were it only by a checkpoint, could not follow it.
-        fenced = await mover.fence(plan.promotion.fence, plan.promotion)
+        await mover.act("catch_up", to, self._caught_up(to, goal))
+        fencing = mover.fence(plan.promotion.fence, plan.promotion)
+        fenced = await mover.beside(MoveNote(MoveKind.SWITCHOVER, MoveStage.PROMOTE, to), fencing)
         if len(fenced) < len(plan.promotion.fence):
             raise MoveError(PhaseReason.FENCE_INCOMPLETE, "a standby could not be fenced")
-        goal = max([goal, *(claim.received_lsn for claim in fenced.values())])
-        await mover.act("catch_up", plan.to, self._caught_up(plan.to, goal))
-        last = await mover.fence(
-            (plan.to,),
-            PromotionPlan(
-                old,
-                plan.promotion.term,
-                (plan.to,),
-                (plan.to,),
-                1,
-                plan.promotion.rule,
-                plan.promotion.application_names,
-            ),
-        )
-        if plan.to not in last:
-            raise MoveError(PhaseReason.FENCE_INCOMPLETE, f"{plan.to} could not be fenced")
-        lsn = last[plan.to].received_lsn
-        return await mover.crown(plan.promotion, plan.to, tuple(fenced), MoveKind.SWITCHOVER, lsn)
+        furthest = max(claim.received_lsn for claim in fenced.values())
+        if fenced[to].received_lsn < furthest:
+            # One that is ahead of the new primary, were it only by a checkpoint, could not follow it.
+            await mover.act("repoint", to, surgeon.repoint(self._endpoints[to], plan.primary, mover.deadline()))
+            await mover.act("catch_up", to, self._caught_up(to, furthest))
+            fenced |= await mover.fence((to,), replace(plan.promotion, counted=(to,), needed=1))
+        others = tuple(name for name in fenced if name != to)
+        return await mover.crown(plan.promotion, to, others, fenced[to].received_lsn)
 
     async def _caught_up(self, name: EndpointName, goal: Lsn) -> None:
         """Wait until a standby has received and replayed up to goal; bounded by the switchover's own timeout."""
         while True:
-            claim = self._look(name).claim
+            claim = (await self._surgeon.look(self._endpoints[name], self._mover.deadline())).claim
             if claim is not None and min(claim.received_lsn, claim.lsn) >= goal:
                 return
-            self._probe_now(name)
             await self._clock.sleep(CATCH_UP_STEP_S)
 
     async def _undone(self, plan: SwitchoverPlan) -> bool:
         """Attach the standbys to the old primary again and let it write; whether it may. Standbys that could not be
         attached are strays: the failover machine sees to them."""
-        names = {*plan.promotion.fence, plan.to}
-        attaching = [asyncio.create_task(self._mover.repoint(name, plan.primary.name)) for name in sorted(names)]
+        attaching = [
+            asyncio.create_task(self._mover.repoint(name, plan.primary.name)) for name in plan.promotion.fence
+        ]
         allowed = asyncio.create_task(self._mover.allow_writes(plan.primary.name))
         done, late = await asyncio.wait([*attaching, allowed], timeout=UNDO_S)
         for task in late:

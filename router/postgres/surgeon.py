@@ -19,14 +19,20 @@ from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection
 from router.postgres.role_query import FENCED_HOST, ROLE_QUERY, read_claim
 
-STEP_S = 0.005
+STEP_S = 0.002
 """Between two looks at whether something has happened (seconds)."""
 SETTLE_S = 0.03
 """A start-up process may be between two attempts to stream when we look; so long nothing may be seen (seconds)."""
+AT_REST_S = 0.15
+"""A start-up process gets this long to come to rest before it is told to promote (seconds)."""
 GRACE_S = 1.0
 """Write transactions that run when writes are to be held get this long to end (seconds)."""
 
 _RECEIVER = "SELECT status, sender_host, sender_port FROM pg_stat_wal_receiver"
+_AT_REST = """
+SELECT 1 FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval'"""
+"""It sleeps between two attempts to stream, and the request wakes it. One that comes while it tries to connect is not
+noticed before it has slept through the next wal_retrieve_retry_interval: 5 s, unless set."""
 _WRITERS = """
   FROM pg_stat_activity AS a JOIN pg_roles AS r ON r.rolname = a.usename
  WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND a.usename <> current_user
@@ -44,6 +50,10 @@ class PostgresSurgeon:
         self._stands = f"pg_is_in_recovery() AND position('{self._fence}' in current_setting('primary_conninfo')) > 0"
         self._connections: dict[EndpointName, ControlConnection] = {}
 
+    async def look(self, server: Endpoint, deadline: float) -> ProbeResult:
+        """See ports.Surgeon."""
+        return await self._ask(server, deadline)
+
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """Point the standby's walreceiver at nowhere and wait until it is gone. See ports.Surgeon.
 
@@ -51,10 +61,11 @@ class PostgresSurgeon:
         """
         settings = conninfo_to_dict(await self._primary_conninfo(standby, deadline))
         settings.pop("hostaddr", None)
+        streamed = bool(await self._query(standby, _RECEIVER, deadline))
         await self._alter(standby, "primary_conninfo", _with(settings, host=self._fence), deadline)
         quiet_since: float | None = None
         now = asyncio.get_running_loop().time
-        streamed = bool(await self._query(standby, _RECEIVER, deadline))
+        # One that streamed and is gone has ended because of us, and the next goes nowhere.
         while quiet_since is None or now() - quiet_since < (0 if streamed else SETTLE_S):
             if await self._query(standby, _RECEIVER, deadline):
                 quiet_since, streamed = None, True
@@ -66,7 +77,8 @@ class PostgresSurgeon:
 
     async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
         """See ports.Surgeon."""
-        return await self._query(standby, f"SELECT {self._stands}", deadline) == [("t",)]
+        query = f"SELECT {self._stands} AND NOT EXISTS ({_RECEIVER} WHERE status = 'streaming')"
+        return await self._query(standby, query, deadline) == [("t",)]
 
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:
         """See ports.Surgeon."""
@@ -75,6 +87,13 @@ class PostgresSurgeon:
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. A default_transaction_read_only left from an earlier switchover is taken back."""
         await self.allow_writes(standby, deadline)
+        now = asyncio.get_running_loop().time
+        hurry_at = min(now() + AT_REST_S, deadline)
+
+        async def at_rest() -> bool:
+            return now() >= hurry_at or bool(await self._query(standby, _AT_REST, deadline))
+
+        await _until(at_rest)
         if not await self._query(standby, f"SELECT pg_promote(false) WHERE {self._stands}", deadline):
             raise _impossible(standby, "it is no standby with our fence on it: somebody else has moved it")
 

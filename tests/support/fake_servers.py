@@ -216,6 +216,13 @@ class FakeSurgeon:
         now = asyncio.get_running_loop().time()
         return ProbeResult(server.name, ProbeOutcome.OK, now, 0.0, self._servers.claim(server))
 
+    async def look(self, server: Endpoint, deadline: float) -> ProbeResult:
+        await asyncio.sleep(ROUND_TRIP_S)
+        seen = self._servers[server.name]
+        if seen.mood is not Mood.RUNNING:
+            raise AttemptFailed(Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, message="look was refused"))
+        return self._result(seen)
+
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         server = await self._act("fence", standby, deadline)
         server.fenced = True
