@@ -305,7 +305,6 @@ class Surgeon(Protocol):
 
     async def look(self, server: Endpoint, deadline: float) -> ProbeResult:
         """What a server says about itself now."""
-        ...
 
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """Cut a standby from its upstream (its login there is kept), wait until its walreceiver is gone, and say what
@@ -314,8 +313,7 @@ class Surgeon(Protocol):
         ...
 
     async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
-        """Whether it is a standby yet, follows nobody, and the fence on it bears our mark: nobody else has moved it
-        meanwhile."""
+        """Whether it is a standby yet, follows nobody, and bears our mark: nobody else has moved it meanwhile."""
         ...
 
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:
@@ -356,14 +354,13 @@ class EdgeFactory(Protocol):
 
 class Journal(Protocol):
     """What survives a router that is killed: one page a cluster."""
-
     def read(self, cluster: ClusterName) -> ClusterRecord | None:
         """The page as last written, None when there is none. JournalFailed. Blocks: for the start only."""
         ...
 
     async def write(self, record: ClusterRecord) -> None:
-        """Replace the cluster's page; it is on disk when this returns. JournalFailed. The newest write wins, in
-        whatever order they end. Takes as long as the disk does: the caller bounds it."""
+        """Replace the cluster's page, on disk when this returns. JournalFailed. The newest write wins, in whatever
+        order they end; the caller bounds how long they may take."""
         ...
 
 
