@@ -14,6 +14,7 @@ from typing import Protocol
 from psycopg import pq
 
 import router
+from router.api.admin_identity import AdminIdentity
 from router.api.server import AdminParts
 from router.api.surface import Workers
 from router.config import loading
@@ -84,6 +85,7 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self.supervisors = Supervisors()
         self._directory = Directory(config.topology)
+        self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
         self.overview = Overview(self._directory, self.supervisors, load, clock)
         self.operator = Operator(self.supervisors, load, clock, self.reload)
         self._know_clusters(config)
@@ -110,9 +112,8 @@ class ControlPlane:
 
     def admin_parts(self, workers: Workers) -> AdminParts:
         """What stands behind the operators' port."""
-        tokens = self._config.admin_tokens
         return AdminParts(
-            self.overview, self.operator, workers, self.server_view, self._clock, self._events, tokens
+            self.overview, self.operator, workers, self.server_view, self._clock, self._events, self._operators
         )
 
     def start(self) -> None:
@@ -156,6 +157,7 @@ class ControlPlane:
             elif cluster != old.clusters[name]:
                 supervisor.apply(cluster)
         self._directory.apply(fresh.topology)
+        self._operators.apply(fresh.admin_tokens, fresh.admin_callers)
         self._follower.apply(fresh)
         for name in set(old.clusters) - set(fresh.topology.clusters):
             self._follower.remove_cluster(name)

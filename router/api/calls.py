@@ -20,7 +20,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from router.api.drain import Drain
 from router.api.message_stream import Context, MessageStream, parse
+from router.api.proving import Proving, expired_error
+from router.api.rpc_roles import NEEDED, PROVE_AGAIN, check_role
 from router.api.status import grpc_code, status_of, trailers_of
+from router.model.callers import Admission
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import HandlerFailed
 from router.model.identity import TenantName
@@ -42,21 +45,27 @@ Result = TypeVar("Result")
 Handler = Callable[[Any, Context], Awaitable[Any]]
 
 
-class Identify(Protocol[Proved]):
-    """Proves who calls, from the token and the tenant that the metadata claims; RouterError when it cannot."""
+class Proof(Protocol[Proved]):
+    """Tells as whom a call may go on now, by the configuration in force. RouterError: as nobody."""
 
-    def __call__(self, token: str | None, claimed: str | None, /) -> Proved: ...
+    def __call__(self) -> Admission[Proved]: ...
+
+    def remaining_s(self) -> float: ...
 
 
 class Call(Generic[Caller]):
     """One RPC under way."""
 
-    __slots__ = ("_now", "_remaining_s", "caller", "counted", "method", "prove")
+    __slots__ = ("_now", "_remaining_s", "caller", "counted", "method", "prove", "role", "who")
 
-    def __init__(self, prove: Callable[[], Caller], method: str, now: float, remaining_s: float | None) -> None:
+    def __init__(self, prove: Proof[Caller], method: str, now: float, remaining_s: float | None) -> None:
+        """RouterError when the proof is none."""
         self.prove = prove
-        """Who calls, by the configuration in force now: it may change under a long stream. RouterError: nobody."""
-        self.caller = prove()
+        """To be asked again while a long stream goes on."""
+        admission = prove()
+        self.caller = admission.caller
+        self.role = admission.role
+        self.who = admission.who
         self.method = method
         self.counted = False
         """Set when the engine has taken the request, which it then counts by itself."""
@@ -88,7 +97,7 @@ class Gate(Generic[Caller]):
 
     def __init__(
         self,
-        identify: Identify[Caller],
+        proving: Proving[Caller],
         refused: Callable[[Caller | None, str, RouterError], None],
         *,
         clock: Clock,
@@ -97,7 +106,7 @@ class Gate(Generic[Caller]):
         max_message_bytes: int,
     ) -> None:
         """refused: told of each request that the engine never saw. drain: None for a port that serves to the end."""
-        self._identify = identify
+        self._proving = proving
         self._refused = refused
         self._clock = clock
         self._events = events
@@ -150,7 +159,7 @@ class Gate(Generic[Caller]):
                     async for message in messages:
                         await context.write(serialized(message))
 
-            await self._run(name, context, run)
+            await self._run(name, context, _while_proved(name, run, Executed.NO))
 
         return handle
 
@@ -159,7 +168,7 @@ class Gate(Generic[Caller]):
             async def run(call: Call[Caller]) -> None:
                 await function(call, MessageStream(message_class, context, self._max_message_bytes))
 
-            await self._run(name, context, run)
+            await self._run(name, context, _while_proved(name, run, Executed.MAYBE))
 
         return handle
 
@@ -170,7 +179,7 @@ class Gate(Generic[Caller]):
                 message: Message | bytes = await function(call, stream)
                 return serialized(message)
 
-            return await self._run(name, context, run)
+            return await self._run(name, context, _while_proved(name, run, Executed.MAYBE))
 
         return handle
 
@@ -203,12 +212,12 @@ class Gate(Generic[Caller]):
                 self._idle.set()
 
     def _admit(self, name: str, context: Context) -> Call[Caller]:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        token, claimed = bearer_token(metadata.get("authorization")), metadata.get("pointsman-tenant")
+        call: Call[Caller] | None = None
         try:
-            call = Call(lambda: self._identify(token, claimed), name, self._clock.now(), context.time_remaining())
+            call = Call(self._proving.begin(context), name, self._clock.now(), context.time_remaining())
+            check_role(call.role, NEEDED.get(name), name)
         except RouterError as error:
-            self._refused(None, name, error)
+            self._refused(call.caller if call is not None else None, name, error)
             raise
         if self._drain is not None and self._drain.refuses(name):
             draining = draining_error()
@@ -224,10 +233,27 @@ class Gate(Generic[Caller]):
         await context.abort(grpc_code(error), status.message, trailers_of(error, status))
 
 
-def bearer_token(authorization: str | None) -> str | None:
-    """The token of "Bearer TOKEN", None when there is none of that form."""
-    scheme, _, token = (authorization or "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+def _while_proved(
+    name: str, work: Callable[[Call[Caller]], Awaitable[Result]], executed: Executed
+) -> Callable[[Call[Caller]], Awaitable[Result]]:
+    """The work of a stream, which ends with the token or certificate that began it. executed: what may be done then."""
+    if name in PROVE_AGAIN:
+        return work
+
+    async def bounded(call: Call[Caller]) -> Result:
+        remaining_s = call.prove.remaining_s()
+        if remaining_s == math.inf:
+            return await work(call)
+        try:
+            async with asyncio.timeout(max(0.0, remaining_s)) as bound:
+                return await work(call)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            error = expired_error()
+            raise RouterError(error.code, error.reason, error.message, executed=executed) from None
+
+    return bounded
 
 
 def tenant_name_of(caller: object) -> TenantName | None:

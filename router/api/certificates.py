@@ -17,7 +17,7 @@ import grpc
 
 from router.model.errors import Code, RouterError
 from router.model.events import CertificatesChanged
-from router.model.policy import ListenerTls
+from router.model.port_policies import ListenerTls
 from router.model.reasons import RefuseReason
 
 Port = Literal["callers", "operators"]

@@ -8,6 +8,7 @@ ends its side still gets its answers; one that goes away has everything of it ca
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 from pointsman.v1 import query_service_pb2 as pb
@@ -26,8 +27,10 @@ from router.api.calls import (
 from router.api.drain import Drain
 from router.api.message_stream import MessageStream, check_size
 from router.api.outbox import Outbox, reply_frame
+from router.api.rpc_roles import IN_MULTIPLEX, check_role
 from router.api.status import status_of
 from router.api.surface import ReadUnderWay
+from router.model.callers import CallerRole
 from router.model.errors import Code, Executed, RouterError, bad_request
 from router.model.reasons import RefuseReason
 from router.model.request import CancelOutcome, Method, Request
@@ -40,6 +43,8 @@ STARTS_PER_TURN = 32
 LINGER_S = 0.5
 """After a drain, a stream with nothing under way is kept this long for its caller to end it."""
 RETRY_WHEN_FULL_S = 0.05
+END_OF_PROOF_S = 10.0
+"""A caller whose token or certificate is about to end has this long, or a fifth of what is left, for a new stream."""
 
 _METHODS = {"query": Method.QUERY, "execute": Method.EXECUTE, "batch": Method.EXECUTE_BATCH}
 
@@ -81,6 +86,7 @@ class _Conversation:
         self._shared = shared
         self._prove = call.prove
         self._tenant = call.caller
+        self._role = call.role
         self._denied: RouterError | None = None
         self._stream = stream
         self._outbox = Outbox()
@@ -90,13 +96,24 @@ class _Conversation:
     async def run(self) -> None:
         """Until the caller has ended its side and all is answered; RouterError when the stream itself must fail."""
         unsubscribe = self._shared.drain.subscribe(self._outbox.announce_drain)
+        ending = self._announce_end_of_proof()
         reader = asyncio.create_task(self._read())
         reader.add_done_callback(lambda _: self._outbox.wake())
         try:
             await self._write(reader)
         finally:
             unsubscribe()
+            if ending is not None:
+                ending.cancel()
             await self._stop(reader)
+
+    def _announce_end_of_proof(self) -> asyncio.TimerHandle | None:
+        """Its caller is asked for a new stream before the token or certificate of this one ends."""
+        remaining_s = self._prove.remaining_s()
+        if remaining_s == math.inf:
+            return None
+        before_s = remaining_s - min(END_OF_PROOF_S, remaining_s / 5)
+        return asyncio.get_running_loop().call_later(max(0.0, before_s), self._outbox.announce_drain)
 
     async def _write(self, reader: asyncio.Task[None]) -> None:
         while True:
@@ -132,7 +149,8 @@ class _Conversation:
     def _prove_again(self) -> None:
         """A reload may have changed the tenant, or taken its token away, since the stream was opened."""
         try:
-            self._tenant, self._denied = self._prove(), None
+            admission = self._prove()
+            self._tenant, self._role, self._denied = admission.caller, admission.role, None
         except RouterError as error:
             self._denied = error
 
@@ -180,6 +198,8 @@ class _Conversation:
             raise _stream_full(in_use, self._shared.max_calls)
         if kind is None:
             raise bad_request(RefuseReason.BAD_REQUEST, "the call is empty, or of a kind unknown to this router")
+        if self._role is not CallerRole.WRITER:
+            check_role(self._role, IN_MULTIPLEX.get(kind), kind)
         return kind
 
     def _request(self, call: pb.MultiplexCall, kind: str, now: float, remaining_s: float | None) -> Request:

@@ -21,19 +21,23 @@ from router.api.calls import Gate
 from router.api.certificates import Certificates, Port
 from router.api.copying import Copying
 from router.api.drain import Drain
+from router.api.jwt_keys import JwtVerifier
 from router.api.listening import stop_listening
 from router.api.multiplex import Multiplexing
+from router.api.peer_certificate import PeerCertificates
+from router.api.proving import Proving, Registry
 from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
-from router.api.surface import Copies, Directory, Executor, Operator, Outcomes, Overview, Sessions, Workers
+from router.api.surface import Copies, Executor, Operator, Outcomes, Overview, Sessions, Workers
 from router.api.transaction_service import TransactionService
 from router.api.transport import server_options
 from router.model.errors import RouterError
 from router.model.events import CertificatesChanged
 from router.model.identity import TenantName
-from router.model.policy import ListenerTls, ServerPolicy
+from router.model.policy import ServerPolicy
+from router.model.port_policies import ListenerTls
 from router.model.request import Method
-from router.model.topology import Secret, Tenant
+from router.model.topology import Tenant
 from router.model.views import ServerView
 from router.ports import Chance, Clock, EventSink
 
@@ -75,7 +79,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class PublicParts:
     """What stands behind the callers' port."""
 
-    directory: Directory
+    directory: Registry[Tenant]
     executor: Executor
     sessions: Sessions
     copies: Copies
@@ -97,7 +101,7 @@ class AdminParts:
     server_view: Callable[[], ServerView]
     clock: Clock
     events: EventSink
-    tokens: Sequence[Secret] = ()
+    operators: AdminIdentity
 
 
 class PublicServer:
@@ -111,6 +115,8 @@ class PublicServer:
         self._events = parts.events
         self._shared_port = processes > 1
         self._health = health.aio.HealthServicer()
+        self._jwt = JwtVerifier(policy.jwt, parts.events.emit) if policy.jwt.on else None
+        self._refreshing: asyncio.Task[None] | None = None
         self._gate = self._make_gate(parts)
         self._server = make_server(policy, PUBLIC_SERVICES, self._health, shared_port=self._shared_port)
         self.address = policy.listen
@@ -127,6 +133,8 @@ class PublicServer:
             shared=self._shared_port,
             credentials=credentials(self._policy.tls, "callers", self._events),
         )
+        if self._jwt is not None:
+            self._refreshing = asyncio.create_task(self._jwt.run())
         await self._server.start()
 
     async def set_serving(self, *, serving: bool) -> None:
@@ -156,6 +164,8 @@ class PublicServer:
 
     async def stop(self) -> None:
         """Cancel what still runs and close the port. May be called without start, and twice."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         await self._server.stop(STOP_GRACE_S)
 
     def _make_gate(self, parts: PublicParts) -> Gate[Tenant]:
@@ -163,8 +173,9 @@ class PublicServer:
             if name in _METHODS:
                 parts.executor.refused(tenant.name if tenant else TenantName(""), _METHODS[name], error)
 
+        proving = Proving(parts.directory, jwt=self._jwt, certificates=_asked_for(self._policy.tls))
         return Gate(
-            parts.directory.authenticate,
+            proving,
             refused,
             clock=parts.clock,
             events=parts.events,
@@ -203,7 +214,7 @@ class AdminServer:
         self.address = policy.admin_listen
         """After start, with the real port."""
         gate: Gate[OperatorIdentity] = Gate(
-            AdminIdentity(parts.tokens),
+            Proving(parts.operators, certificates=_asked_for(policy.admin_tls)),
             lambda caller, name, error: None,
             clock=parts.clock,
             events=parts.events,
@@ -294,6 +305,10 @@ def make_server(
         names = [descriptor.full_name for descriptor in services]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
+
+
+def _asked_for(tls: ListenerTls) -> PeerCertificates | None:
+    return PeerCertificates() if tls.client_ca else None
 
 
 def credentials(tls: ListenerTls, port: Port, events: EventSink) -> grpc.ServerCredentials | None:

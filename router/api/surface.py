@@ -35,14 +35,6 @@ from router.model.views import (
 )
 
 
-class Directory(Protocol):
-    """Who a caller is."""
-
-    def authenticate(self, token: str | None, claimed_tenant: str | None) -> Tenant:
-        """The tenant that this token proves; RouterError UNAUTHENTICATED or TENANT_DENIED."""
-        ...
-
-
 class ReadUnderWay(Protocol):
     """A read that runs without a task."""
 

@@ -18,9 +18,11 @@ from router.api.calls import Call, draining_error, timeout_s
 from router.api.drain import Drain
 from router.api.message_stream import MessageStream, check_size
 from router.api.results import ResultEncoder, ResultWriter, WhenTooLarge, limits_from, write_receipt
+from router.api.rpc_roles import check_role
 from router.api.status import status_of
 from router.api.surface import Session, Sessions
 from router.api.transact_plan import Action, Begin, End, Plan, plan_from
+from router.model.callers import CallerRole
 from router.model.errors import Code, Executed, RouterError
 from router.model.identity import TenantName
 from router.model.reasons import RefuseReason
@@ -61,15 +63,18 @@ class TransactionService:
     async def transact(self, call: Call[Tenant], stream: MessageStream[pb.TransactRequest]) -> None:
         """Serve one transaction until it ends or the caller does."""
         call.counted = True
-        await _Transaction(self, call.caller, stream).run()
+        await _Transaction(self, call, stream).run()
 
 
 class _Transaction:
     """One stream. Messages are done one after the other, in the order in which they came."""
 
-    def __init__(self, shared: TransactionService, tenant: Tenant, stream: MessageStream[pb.TransactRequest]) -> None:
+    def __init__(
+        self, shared: TransactionService, call: Call[Tenant], stream: MessageStream[pb.TransactRequest]
+    ) -> None:
         self._shared = shared
-        self._tenant = tenant
+        self._prove = call.prove
+        self._tenant = call.caller
         self._stream = stream
         self._options = DEFAULT_OPTIONS
         self._session: Session | None = None
@@ -86,6 +91,7 @@ class _Transaction:
         unsubscribe = self._shared.drain.subscribe(self._tell_drain)
         try:
             while not self._ended and (message := await self._stream.read()) is not None:
+                check_role(self._prove().role, CallerRole.WRITER, "Transact")  # it may have been taken away
                 await self._send(await self._perform(message))
                 if self._fatal is not None:
                     raise self._fatal

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from router.model.policy import ListenerTls
+from router.model.port_policies import ListenerTls
 
 _KINDS = ("cert", "key", "client_ca")
 

@@ -25,7 +25,7 @@ def needs_restart(old: LoadedConfig, new: LoadedConfig) -> tuple[str, ...]:
 def _parts(config: LoadedConfig) -> dict[str, object]:
     return {
         "server": config.server,
-        "admin": {"tokens": config.admin_tokens},
+        "admin": {"tokens": config.admin_tokens, "callers": config.admin_callers},
         "log": config.log,
         "retry": config.retry,
         "clusters": config.topology.clusters,

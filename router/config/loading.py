@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from router.config import certificate_files, relations
+from router.config import caller_sections, certificate_files, relations
+from router.config.caller_sections import token_id
 from router.config.document import Document, parse
 from router.config.problems import ConfigProblems, Place, Problem
 from router.config.schema import (
@@ -17,13 +18,16 @@ from router.config.schema import (
     FileConfig,
     LoginSection,
     LogSection,
+    OperatorSection,
     TenantSection,
     TlsSection,
 )
 from router.config.secret_references import SecretReader, SecretUnavailable
 from router.config.validation import validate
+from router.model.callers import CallerGrant, CallerId
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.policy import ClusterPolicy, ListenerTls, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
+from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
+from router.model.port_policies import ListenerTls
 from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, TlsSettings, Topology
 
 _MOST_BYTES = 32 * 1024 * 1024
@@ -37,6 +41,7 @@ class LoadedConfig:
     server: ServerPolicy
     retry: RetryPolicy
     admin_tokens: tuple[Secret, ...]
+    admin_callers: tuple[CallerGrant, ...]
     log: LogSection
     source: Path
 
@@ -91,21 +96,31 @@ class _Assembly:
         self._document = document
         self._reader = reader
         self._base = base
-        self._token_owners: dict[str, str] = {}
+        self._jwt = False
+        self._token_owners: dict[CallerId, str] = {}
         self._pools: dict[PoolPolicy, PoolPolicy] = {}
         self._limits: dict[TenantPolicy, TenantPolicy] = {}
         """Most tenants have the same, and then the same object."""
 
     def assemble(self, config: FileConfig, source: Path) -> LoadedConfig:
         clusters = {ClusterName(name): self._cluster(name, section) for name, section in config.clusters.items()}
+        self._jwt = config.server.jwt.on
         admin_tokens = self._tokens(("admin",), config.admin.tokens, "the operators")
         tenants = {TenantName(name): self._tenant(name, section) for name, section in config.tenants.items()}
         server = self._server(config.server)
-        return LoadedConfig(Topology(clusters, tenants), server, config.retry, admin_tokens, config.log, source)
+        operators = self._callers(("admin",), config.admin.callers, "the operators")
+        topology = Topology(clusters, tenants)
+        return LoadedConfig(topology, server, config.retry, admin_tokens, operators, config.log, source)
 
     def _server(self, policy: ServerPolicy) -> ServerPolicy:
+        jwt = policy.jwt
+        if jwt.on and not jwt.by_address:
+            jwt = replace(jwt, keys=str(self._base / Path(jwt.keys).expanduser()))
+            if not os.access(jwt.keys, os.R_OK):
+                self._document.report(("server", "jwt", "keys"), f"file {jwt.keys} does not exist or cannot be read")
         return replace(
             policy,
+            jwt=jwt,
             tls=self._listener(("server", "tls"), policy.tls),
             admin_tls=self._listener(("server", "admin_tls"), policy.admin_tls),
         )
@@ -161,6 +176,7 @@ class _Assembly:
             database=section.database,
             login=self._login((*place, "login"), section.login),
             tokens=self._tokens(place, section.tokens, f"tenant {name}"),
+            callers=self._callers(place, section.callers, f"tenant {name}"),
             weights={EndpointName(endpoint): weight for endpoint, weight in section.weights.items()},
             isolation=section.isolation,
             role=section.role or "",
@@ -182,11 +198,21 @@ class _Assembly:
                 continue
             if not secret.value.isascii() or not secret.value.isprintable() or secret.value != secret.value.strip():
                 self._document.report(here, f"{reference} must be printable ASCII without spaces at its ends")
-            other = self._token_owners.setdefault(secret.value, owner)
-            if other != owner:
-                self._document.report(here, f"{reference} is also a token of {other}: a token proves one identity only")
+            self._own(here, reference, token_id(secret.value), owner)
             found.append(secret)
         return tuple(found)
+
+    def _callers(self, place: Place, sections: Sequence[OperatorSection], owner: str) -> tuple[CallerGrant, ...]:
+        found = tuple(caller_sections.grants(place, sections, self._secret, self._document.report, jwt=self._jwt))
+        for grant in found:
+            if grant.id.startswith("token:"):
+                self._own((*place, "callers"), "a token", grant.id, owner)
+        return found
+
+    def _own(self, here: Place, what: str, token: CallerId, owner: str) -> None:
+        other = self._token_owners.setdefault(token, owner)
+        if other != owner:
+            self._document.report(here, f"{what} is also a token of {other}: a token proves one identity only")
 
     def _secret(self, place: Place, reference: str) -> Secret | None:
         try:

@@ -5,14 +5,14 @@ A value that was wrong by itself has been replaced by a default or a placeholder
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from router.config import isolation
 from router.config.addresses import AddressMistake, clash, is_loopback, parse_address
 from router.config.document import Document
 from router.config.problems import Place
-from router.config.schema import ClusterSection, FileConfig, TenantSection
+from router.config.schema import ClusterSection, FileConfig, OperatorSection, TenantSection
 from router.config.wording import unknown_name
 from router.model.policy import ServerPolicy
 from router.model.topology import FailoverMode
@@ -30,8 +30,9 @@ def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
         yield ("clusters",), "must name at least one cluster"
     if not document.values.get("tenants"):
         yield ("tenants",), "must name at least one tenant"
-    if not config.admin.tokens:
+    if not config.admin.tokens and not config.admin.callers:
         yield ("admin", "tokens"), "must hold at least one token: nobody could operate the router otherwise"
+    yield from _certificates_are_asked_for(config, document)
     for name, cluster in config.clusters.items():
         yield from _cluster(("clusters", name), cluster, document)
     yield from _endpoints_are_unique(config, document)
@@ -64,6 +65,18 @@ def _listeners(server: ServerPolicy, document: Document) -> Iterator[tuple[Place
                 f"({text}) can be reached from other machines, and tokens would travel in plain text: "
                 f"set server.{tls}.cert and key, or server.allow_plaintext: true where the network is trusted",
             )
+
+
+def _certificates_are_asked_for(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
+    """A caller known by its certificate gets in only where the port asks for one."""
+    ports: list[tuple[str, Place, Sequence[OperatorSection]]] = [("admin_tls", ("admin",), config.admin.callers)]
+    ports += [("tls", ("tenants", name), tenant.callers) for name, tenant in config.tenants.items()]
+    for port, place, callers in ports:
+        if getattr(config.server, port).client_ca or not document.is_sound(("server", port)):
+            continue
+        for index, caller in enumerate(callers):
+            if caller.spiffe or caller.dns:
+                yield (*place, "callers", index), f"proves itself by a certificate: set server.{port}.client_ca"
 
 
 def _cluster(place: Place, cluster: ClusterSection, document: Document) -> Iterator[tuple[Place, str]]:
@@ -111,7 +124,7 @@ def _endpoints_are_unique(config: FileConfig, document: Document) -> Iterator[tu
 
 
 def _tenant(place: Place, tenant: TenantSection, document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
-    if not tenant.tokens:
+    if not tenant.tokens and not tenant.callers:
         yield (*place, "tokens"), "must hold at least one token: nobody could call as this tenant otherwise"
     written = document.values.get("clusters")
     clusters = written if isinstance(written, dict) else {}

@@ -28,6 +28,11 @@ EXAMPLES: Mapping[str, object] = {
     "tenants.NAME.login.user": "acme",
     "tenants.NAME.login.password": "env:ACME_PASSWORD",
     "tenants.NAME.tokens": ["env:ACME_TOKEN"],
+    "server.jwt.keys": "https://login.example.net/keys.json",
+    "server.jwt.issuer": "https://login.example.net",
+    "server.jwt.audience": "pointsman",
+    "admin.callers": ["{spiffe: spiffe://example.net/operators/night-shift}"],
+    "tenants.NAME.callers": ["{spiffe: spiffe://example.net/acme/web}", "{subject: acme-reports, role: reader}"],
     "tenants.NAME.weights": {"pg1": 50},
     "tenants.NAME.role": "acme_rows",
     "tenants.NAME.statements": {"order_by_id": "SELECT * FROM orders WHERE id = $1"},
@@ -39,6 +44,8 @@ _STAYS_COMMENTED = (
     "tenants.NAME.weights",
     "tenants.NAME.role",
     "tenants.NAME.statements",
+    "tenants.NAME.callers",
+    "admin.callers",
 )
 _NAMES = {"clusters": "main", "clusters.NAME.endpoints": "pg1", "tenants": "acme"}
 _MORE: Mapping[str, tuple[str, ...]] = {

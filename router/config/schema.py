@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.config.secret_references import SecretReference
+from router.config.secret_references import SecretReference, TokenReference
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
 from router.model.topology import Endpoint, FailoverMode, IsolationMode, TlsSettings
 
@@ -60,11 +60,41 @@ class TlsMode(Enum):
     VERIFY_FULL = "verify-full"
 
 
+@unique
+class Role(Enum):
+    """What a caller may do."""
+
+    READER = "reader"
+    WRITER = "writer"
+
+
+class OperatorSection(_Section):
+    """Somebody who proves to be an operator. Exactly one of spiffe, dns and token."""
+
+    spiffe: Text | None = None
+    """SPIFFE id of its certificate: spiffe://TRUST-DOMAIN/PATH."""
+    dns: Text | None = None
+    """DNS name in its certificate (a subject alternative name; the common name never counts)."""
+    token: TokenReference | None = None
+    """Its token: a reference, or sha256: and the token's SHA-256 in hexadecimal."""
+
+
+class CallerSection(OperatorSection):
+    """Somebody who may call as the tenant. Exactly one of spiffe, dns, subject and token."""
+
+    subject: Text | None = None
+    """Subject (`sub`) of its signed token; see server.jwt."""
+    role: Role = Role.WRITER
+    """reader may Query, StreamQuery and CopyOut, writer everything."""
+
+
 class AdminSection(_Section):
     """Who may operate the router."""
 
-    tokens: tuple[SecretReference, ...]
+    tokens: tuple[SecretReference, ...] = ()
     """References to the tokens that operators prove themselves with; several, so that they can be changed."""
+    callers: tuple[OperatorSection, ...] = ()
+    """Operators who prove themselves otherwise."""
 
 
 class LogSection(_Section):
@@ -145,8 +175,11 @@ class TenantSection:
     """Name of its database."""
     login: LoginSection
     """Its role in PostgreSQL, which keeps tenants apart; only registered tenants may share one."""
-    tokens: tuple[SecretReference, ...]
+    tokens: tuple[SecretReference, ...] = ()
     """References to the tokens that its callers prove themselves with; several, so that they can be changed."""
+    callers: tuple[CallerSection, ...] = ()
+    """Who may call as it besides, by certificate, signed token or a token's hash, and in which role. A certificate or a
+    subject may stand in several tenants: the call then names one."""
     weights: dict[Name, Weight] = field(default_factory=dict)
     """Weights of endpoints for this tenant's reads, where they differ from the endpoints' own."""
     isolation: IsolationMode = IsolationMode.DATABASE

@@ -35,6 +35,23 @@ SecretReference = Annotated[
 ]
 
 
+TOKEN_PATTERN = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|sha256:[0-9a-f]{64})$"
+TOKEN_WAY_OUT = "must be env:NAME, file:PATH, or sha256: and 64 hexadecimal digits in lower case, never the token"
+
+
+def _check_token(value: object) -> str:
+    if not isinstance(value, str) or re.match(TOKEN_PATTERN, value) is None:
+        raise ValueError(TOKEN_WAY_OUT)
+    return value
+
+
+TokenReference = Annotated[
+    str,
+    BeforeValidator(_check_token),
+    Field(examples=["sha256:9f86d081…"], json_schema_extra={"pattern": TOKEN_PATTERN}),
+]
+
+
 @dataclass(frozen=True)
 class SecretReader:
     """Resolves references. base: the folder that relative file paths start from; environ: the environment."""

@@ -24,6 +24,8 @@ def show(config: LoadedConfig, text: str) -> str:
     for tenant in values["tenants"].values():
         _hide_login(tenant["login"])
         tenant["tokens"] = ["***"] * len(tenant["tokens"])
+        _hide_tokens(tenant["callers"])
+    _hide_tokens(values["admin"]["callers"])
     values["admin"]["tokens"] = ["***"] * len(values["admin"]["tokens"])
     text_out: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     return f"# {config.source}, defaults filled in\n{text_out}"
@@ -32,3 +34,9 @@ def show(config: LoadedConfig, text: str) -> str:
 def _hide_login(login: dict[str, Any]) -> None:
     if login["password"] is not None:
         login["password"] = "***"
+
+
+def _hide_tokens(callers: list[dict[str, Any]]) -> None:
+    for caller in callers:
+        if caller["token"] is not None:
+            caller["token"] = "***"

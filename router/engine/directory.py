@@ -1,72 +1,116 @@
-"""Who is calling: a token proves it, a name only chooses among what the token may use."""
+"""Which tenant a call acts for: credentials prove it, a name only chooses among what they may use."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 
+from router.model.callers import Admission, CallerGrant, CallerId, CallerRole, Evidence, shown
 from router.model.errors import Code, RouterError
 from router.model.identity import TenantName
 from router.model.reasons import RefuseReason
 from router.model.topology import Tenant, Topology
 
+Grants = Mapping[TenantName, Admission[Tenant]]
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+
+def token_id(token: str) -> CallerId:
+    """What a static token proves. A token has enough entropy that its hash need not be slow."""
+    return CallerId(f"token:{hashlib.sha256(token.encode('utf-8', 'surrogateescape')).hexdigest()}")
 
 
 class Directory:
-    """Tenants by the digest of their tokens: a look-up takes the same time whether a token is nearly right or not."""
+    """Tenants by those who may call as them: a look-up takes the same time whether a token is nearly right or not."""
 
     def __init__(self, topology: Topology) -> None:
         self._tenants: dict[TenantName, Tenant] = {}
-        self._by_digest: dict[bytes, tuple[TenantName, ...]] = {}
+        self._grants: dict[CallerId, dict[TenantName, Admission[Tenant]]] = {}
         self.apply(topology)
 
     def apply(self, topology: Topology) -> None:
         """Take a new topology; calls already admitted keep the tenant they were admitted with."""
-        by_digest: dict[bytes, tuple[TenantName, ...]] = {}
+        grants: dict[CallerId, dict[TenantName, Admission[Tenant]]] = {}
         for tenant in topology.tenants.values():
-            for token in tenant.tokens:
-                digest = _digest(token.value)
-                by_digest[digest] = (*by_digest.get(digest, ()), tenant.name)
+            for grant in _callers(tenant):
+                grants.setdefault(grant.id, {})[tenant.name] = Admission(tenant, grant.role, grant.id)
         self._tenants = dict(topology.tenants)
-        self._by_digest = by_digest
+        self._grants = grants
 
-    def authenticate(self, token: str | None, claimed_tenant: str | None) -> Tenant:
-        """The tenant that a call acts for.
+    def knows(self, who: CallerId) -> bool:
+        """Whether an identity may act for any tenant."""
+        return who in self._grants
 
-        RouterError UNAUTHENTICATED without a known token; PERMISSION_DENIED for a tenant that the token may not use
-        (also for one that does not exist: which names exist is nobody's business).
+    def admit(self, evidence: Evidence, claimed: str | None) -> Admission[Tenant]:
+        """The tenant that a call acts for, and its role there.
+
+        A certificate that stands for nobody here adds nothing to a token; one that stands for somebody narrows it: both
+        must agree, and the lesser role counts. RouterError UNAUTHENTICATED without a known identity; TENANT_DENIED for
+        a tenant that it may not use (also for one that does not exist: which names exist is nobody's business).
         """
-        names = self._by_digest.get(_digest(token)) if token else None
-        if names is None:
-            what = "unknown token" if token else "no token"
-            raise RouterError(
-                Code.UNAUTHENTICATED,
-                RefuseReason.UNAUTHENTICATED,
-                f"{what}: send metadata 'authorization: Bearer TOKEN' with a token from the tenant's configuration",
+        grants: Grants | None = None
+        if evidence.token is not None:
+            grants = self._grants.get(evidence.token)
+            if grants is None:
+                raise _unknown(evidence)
+        if evidence.certificate:
+            grants = self._narrowed(evidence.certificate, grants)
+        if grants is None:
+            raise _unknown(evidence)
+        if claimed:
+            admission = grants.get(TenantName(claimed))
+            if admission is None:
+                raise _denied(f"this identity may not act for tenant {claimed!r}")
+            return admission
+        if len(grants) != 1:
+            raise _denied(
+                f"this identity may act for {len(grants)} tenants: name one in metadata 'pointsman-tenant'", len(grants)
             )
-        if claimed_tenant:
-            name = TenantName(claimed_tenant)
-            if name in names:
-                return self._tenants[name]
-            raise RouterError(
-                Code.PERMISSION_DENIED,
-                RefuseReason.TENANT_DENIED,
-                f"this token may not act for tenant {claimed_tenant!r}",
-            )
-        if len(names) == 1:
-            return self._tenants[names[0]]
-        raise RouterError(
-            Code.PERMISSION_DENIED,
-            RefuseReason.TENANT_DENIED,
-            f"this token may act for {len(names)} tenants: name one in metadata 'pointsman-tenant'",
-            numbers={"tenants": len(names)},
-        )
+        return next(iter(grants.values()))
+
+    def _narrowed(self, names: tuple[CallerId, ...], by_token: Grants | None) -> Grants | None:
+        by_name = {name: one for who in reversed(names) for name, one in self._grants.get(who, {}).items()}
+        if not by_name:
+            return by_token
+        if by_token is None:
+            return by_name
+        both = {
+            name: one if by_name[name].role.allows(one.role) else by_name[name]
+            for name, one in by_token.items()
+            if name in by_name
+        }
+        if not both:
+            raise _denied("the token and the certificate prove different tenants")
+        return both
 
     def get(self, name: TenantName) -> Tenant | None:
         """A tenant by name."""
         return self._tenants.get(name)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Tenant]:
         return iter(self._tenants.values())
+
+
+def _callers(tenant: Tenant) -> Iterator[CallerGrant]:
+    for token in tenant.tokens:
+        yield CallerGrant(token_id(token.value), CallerRole.WRITER)
+    yield from tenant.callers
+
+
+def _unknown(evidence: Evidence) -> RouterError:
+    if evidence.token is not None:
+        what = "unknown token" if evidence.token.startswith("token:") else f"unknown caller {shown(evidence.token)!r}"
+    elif evidence.certificate:
+        what = f"the certificate's {', '.join(map(repr, evidence.certificate[:4]))} may act for no tenant"
+    else:
+        what = "no token"
+    return RouterError(
+        Code.UNAUTHENTICATED,
+        RefuseReason.UNAUTHENTICATED,
+        f"{what}: send metadata 'authorization: Bearer TOKEN' with a token from the tenant's configuration, or a "
+        "certificate that it names",
+    )
+
+
+def _denied(message: str, tenants: int | None = None) -> RouterError:
+    numbers = {} if tenants is None else {"tenants": tenants}
+    return RouterError(Code.PERMISSION_DENIED, RefuseReason.TENANT_DENIED, message, numbers=numbers)

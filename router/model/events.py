@@ -224,6 +224,16 @@ class CertificatesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class JwtKeysChanged:
+    """New keys for signed tokens were taken, or could not be had: then the old ones go on."""
+
+    applied: bool
+    keys: int
+    """How many are in use."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerFailed:
     """A mistake of the router's own: an RPC ended with an exception that nobody expected."""
 
@@ -251,5 +261,6 @@ Event = (
     | ConnectionMisplaced
     | ConfigChanged
     | CertificatesChanged
+    | JwtKeysChanged
     | HandlerFailed
 )

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from enum import Enum, unique
 from typing import ClassVar
 
+from router.model.bounds import not_negative as _not_negative
+from router.model.bounds import positive as _positive
+from router.model.port_policies import JwtPolicy, ListenerTls, TransportPolicy
+
 
 @unique
 class BalancerName(Enum):
@@ -17,20 +21,6 @@ class BalancerName(Enum):
     SMOOTH_WEIGHTED = "smooth_weighted"
     LEAST_IN_FLIGHT = "least_in_flight"
     TWO_CHOICES = "two_choices"
-
-
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value <= 0:
-            raise ValueError(f"{name} must be greater than 0, not {value}")
-
-
-def _not_negative(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, not {value}")
 
 
 @dataclass(frozen=True)
@@ -265,72 +255,6 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class ListenerTls:
-    """How one port of the router is protected. The files are read again when they change, without a restart."""
-
-    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
-
-    cert: str = ""
-    """File with the router's certificate and those between it and its authority (PEM); empty: plain text."""
-    key: str = ""
-    """File with the certificate's private key (PEM, not encrypted)."""
-    client_ca: str = ""
-    """File with the authorities whose certificates callers must show (PEM); empty: none is asked for. With it nobody
-    gets in without one, also not with a token."""
-
-    @property
-    def on(self) -> bool:
-        """Whether the port speaks TLS."""
-        return bool(self.cert)
-
-    def __post_init__(self) -> None:
-        if bool(self.cert) != bool(self.key):
-            raise ValueError("needs cert and key together, or neither")
-        if self.client_ca and not self.cert:
-            raise ValueError("client_ca needs cert and key: who speaks plain text cannot show a certificate")
-
-
-@dataclass(frozen=True)
-class TransportPolicy:
-    """What one connection, and all of them together, may take of a port's server. Each process and port by itself."""
-
-    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
-
-    max_connections: int = 4096
-    """Connections at once; more are closed before they can say anything."""
-    max_rpcs: int = 16384
-    """RPCs at once, a Multiplex stream being one; more are refused."""
-    max_streams: int = 256
-    """RPCs at once on one connection; more wait in the caller."""
-    max_metadata_bytes: int = 8192
-    """Size of a call's metadata beyond which calls may be refused; at twice of it they are (bytes)."""
-    handshake_timeout_s: float = 5.0
-    """A connection that has not finished its handshakes by then is closed (seconds)."""
-    keepalive_s: float = 30.0
-    """A connection that was silent for this long is asked whether it lives (seconds)."""
-    keepalive_timeout_s: float = 10.0
-    """One that does not answer by then is closed (seconds)."""
-    min_ping_s: float = 10.0
-    """Callers that ask the same of the router more often are warned, then closed (seconds)."""
-    max_ping_strikes: int = 2
-    """How often they are warned."""
-    idle_s: float = 300.0
-    """A connection without an RPC for this long is closed (seconds)."""
-    max_age_s: float = 0.0
-    """A connection older than this takes no new RPC, so that its caller proves itself anew; 0: no limit. It cuts what
-    still runs after the grace, also transactions: identities are checked during streams without it (seconds)."""
-    age_grace_s: float = 30.0
-    """What runs on a connection that is too old may go on for this long (seconds)."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "max_connections", "max_rpcs", "max_streams", "handshake_timeout_s", "keepalive_s")
-        _positive(self, "keepalive_timeout_s", "min_ping_s", "idle_s")
-        _not_negative(self, "max_ping_strikes", "max_age_s", "age_grace_s")
-        if not 1024 <= self.max_metadata_bytes <= 1 << 20:
-            raise ValueError(f"max_metadata_bytes must be between 1024 and 1048576, not {self.max_metadata_bytes}")
-
-
-@dataclass(frozen=True)
 class ServerPolicy:
     """The router process itself."""
 
@@ -360,6 +284,8 @@ class ServerPolicy:
     """TLS on the callers' port."""
     admin_tls: ListenerTls = ListenerTls()
     """TLS on the operators' port; its authorities are its own, and none of the callers' is believed there."""
+    jwt: JwtPolicy = JwtPolicy()
+    """Signed tokens of callers."""
     allow_plaintext: bool = False
     """Serve without TLS on addresses that other machines reach, for a trusted network or a proxy that ends TLS. Tokens
     and data can be read on the way."""

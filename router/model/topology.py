@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
+from router.model.callers import CallerGrant
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.policy import ClusterPolicy, PoolPolicy, TenantPolicy
 
@@ -118,6 +119,8 @@ class Tenant:
     database: str
     login: Login
     tokens: tuple[Secret, ...] = ()
+    callers: tuple[CallerGrant, ...] = ()
+    """Who else may call as it: by certificate, by signed token, or by a token of which only the hash is known."""
     weights: Mapping[EndpointName, int] = field(default_factory=dict)
     """Overrides of the endpoints' weights for this tenant's reads."""
     isolation: IsolationMode = IsolationMode.DATABASE

@@ -22,6 +22,7 @@ from router.model.events import (
     HoldEnded,
     HoldStarted,
     JournalWriteFailed,
+    JwtKeysChanged,
     Outcome,
     Phase,
     PhaseChanged,
@@ -243,6 +244,15 @@ class EventLog:
             "certificates renewed" if event.applied else "certificates not renewed, the old ones go on",
             port=event.port,
             fingerprint=event.fingerprint,
+            problem=event.problem,
+        )
+
+    def jwt_keys_changed(self, event: JwtKeysChanged) -> None:
+        """Keys that cannot be had are an error: the old ones end some day."""
+        self._line(
+            logging.INFO if event.applied else logging.ERROR,
+            "keys for signed tokens renewed" if event.applied else "keys for signed tokens not renewed",
+            keys=event.keys,
             problem=event.problem,
         )
 

@@ -84,5 +84,6 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.ConnectionMisplaced: (recorder.connection_misplaced, log.connection_misplaced),
         events.ConfigChanged: (recorder.config_changed, log.config_changed),
         events.CertificatesChanged: (recorder.certificates_changed, log.certificates_changed),
+        events.JwtKeysChanged: (recorder.jwt_keys_changed, log.jwt_keys_changed),
         events.HandlerFailed: (recorder.handler_failed, log.handler_failed),
     }

@@ -191,6 +191,9 @@ RELOADS = _counter("config_reloads_total", ("result",), "Configurations applied 
 CERTIFICATE_CHANGES = _counter(
     "certificate_changes_total", ("port", "result"), "New certificates of a port taken (ok) or of no use (failed)."
 )
+JWT_KEY_CHANGES = _counter(
+    "jwt_key_changes_total", ("result",), "New keys for signed tokens taken (ok) or not to be had (failed)."
+)
 HANDLER_FAILURES = _counter("handler_failures_total", ("rpc",), "RPCs that ended by a mistake of the router's own.")
 BUILD = _gauge("build_info", ("version",), "Always 1; the label tells the version.")
 

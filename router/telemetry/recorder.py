@@ -20,6 +20,7 @@ from router.model.events import (
     HoldEnded,
     HoldStarted,
     JournalWriteFailed,
+    JwtKeysChanged,
     Outcome,
     PhaseChanged,
     RequestAdmitted,
@@ -90,6 +91,7 @@ class Recorder:
         self._health_changes = counter(catalogue.HEALTH_CHANGES)
         self._reloads = counter(catalogue.RELOADS)
         self._certificate_changes = counter(catalogue.CERTIFICATE_CHANGES)
+        self._jwt_key_changes = counter(catalogue.JWT_KEY_CHANGES)
         self._handler_failures = counter(catalogue.HANDLER_FAILURES)
         self._cells: dict[TenantName, dict[Method, _TenantMethodCells]] = {}
         self._start_at_0()
@@ -102,6 +104,7 @@ class Recorder:
                 self._retries.cell(method.value, reason.value)
         for result in Success:
             self._reloads.cell(result.value)
+            self._jwt_key_changes.cell(result.value)
             for port in ("callers", "operators"):
                 self._certificate_changes.cell(port, result.value)
 
@@ -222,6 +225,10 @@ class Recorder:
     def certificates_changed(self, event: CertificatesChanged) -> None:
         """Count it."""
         self._certificate_changes.cell(event.port, (Success.OK if event.applied else Success.FAILED).value).value += 1
+
+    def jwt_keys_changed(self, event: JwtKeysChanged) -> None:
+        """Count it."""
+        self._jwt_key_changes.cell((Success.OK if event.applied else Success.FAILED).value).value += 1
 
     def handler_failed(self, event: HandlerFailed) -> None:
         """Count it."""

@@ -16,7 +16,21 @@ from types import ModuleType
 from prometheus_client.core import Metric as Family
 
 from router.config import loading, schema
-from router.model import errors, events, identity, ledger, observation, policy, reasons, request, state, topology, views
+from router.model import (
+    callers,
+    errors,
+    events,
+    identity,
+    ledger,
+    observation,
+    policy,
+    port_policies,
+    reasons,
+    request,
+    state,
+    topology,
+    views,
+)
 from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.ledger import Demand, Grant
 from router.model.observation import Fault
@@ -185,7 +199,8 @@ Question = CancelAsked | LookAsked
 Reply = CancelOutcome | Look
 
 _CLASSES = (
-    *(errors, events, identity, ledger, observation, policy, reasons, request, state, topology, views),
+    *(callers, errors, events, identity, ledger, observation, policy, port_policies, reasons, request, state, topology),
+    views,
     *(loading, schema),
 )
 

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from pointsman.v1 import admin_service_pb2_grpc, query_service_pb2_grpc, transaction_service_pb2_grpc
 
+from router.api.admin_identity import AdminIdentity
 from router.api.server import AdminParts, ApiServer, PublicParts
 from router.engine.directory import Directory
 from router.model.identity import ClusterName, TenantName, TopologyNumber
@@ -55,10 +56,12 @@ class World:
         tenants = (_tenant("acme", TOKEN, "both"), _tenant("umbrella", "umbrella-token", "both"))
         topology = Topology({}, {tenant.name: tenant for tenant in tenants})
         self.workers = FakeWorkers()
+        self.directory = Directory(topology)
+        self.operators = AdminIdentity((Secret("first-admin"), Secret(ADMIN_TOKEN)))
         self.server = ApiServer(
             policy,
             PublicParts(
-                Directory(topology),
+                self.directory,
                 self.executor,
                 self.sessions,
                 self.copies,
@@ -76,7 +79,7 @@ class World:
                 lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, "router.yaml"),
                 SystemClock(),
                 self.events,
-                (Secret("first-admin"), Secret(ADMIN_TOKEN)),
+                self.operators,
             ),
         )
 

@@ -11,11 +11,14 @@ from google.protobuf.descriptor import MethodDescriptor
 from pointsman.v1 import query_service_pb2 as pb
 from pointsman.v1 import types_pb2
 
-from router.api.calls import bearer_token
+from router.api.proving import bearer_token
 from router.api.server import ADMIN_SERVICE, PUBLIC_SERVICES
+from router.engine.directory import token_id
+from router.model.callers import Evidence
 from router.model.errors import RouterError
 from router.model.identity import TenantName
 from router.model.reasons import RefuseReason
+from router.model.topology import Secret
 from tests.api.conftest import ADMIN_TOKEN, TOKEN, World
 from tests.api.reading import reason_of
 
@@ -94,9 +97,9 @@ def test_no_admin_token_means_nobody() -> None:
     from router.api.admin_identity import AdminIdentity
 
     with pytest.raises(RouterError, match=r"admin\.tokens"):
-        AdminIdentity(())("anything", None)
+        AdminIdentity().admit(Evidence(token_id("anything")), None)
     with pytest.raises(RouterError):
-        AdminIdentity(())("", None)
+        AdminIdentity((Secret(""),)).admit(Evidence(token_id("")), None)
 
 
 @pytest.mark.parametrize(

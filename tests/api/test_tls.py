@@ -18,7 +18,8 @@ from pointsman.v1 import query_service_pb2_grpc, types_pb2
 
 from router.model.errors import RouterError
 from router.model.events import CertificatesChanged
-from router.model.policy import ListenerTls, ServerPolicy, TransportPolicy
+from router.model.policy import ServerPolicy
+from router.model.port_policies import ListenerTls, TransportPolicy
 from tests.api.conftest import AUTH, TOKEN, World, eventually
 from tests.support.certificates import Authority, Issued
 

@@ -49,7 +49,7 @@ ROOMS: Mapping[str, Room] = {
     "encoding": room("ports model", "pointsman google"),
     "telemetry": room("ports model", "structlog prometheus_client"),
     "config": room("ports model", "pydantic pydantic_core yaml"),
-    "api": room("engine ports model", "grpc grpc_health grpc_reflection google pointsman"),
+    "api": room("engine ports model", "grpc grpc_health grpc_reflection google pointsman jwt cryptography"),
     "devcluster": room("", "psycopg"),
     "console": room("config model", "grpc grpc_health pointsman rich typer"),
     "system": room("ports model"),

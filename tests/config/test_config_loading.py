@@ -1,5 +1,6 @@
 """A configuration file: what it becomes, and that every mistake in it is told at once, with its place."""
 
+import hashlib
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from router.config.loading import LoadedConfig, load, load_text
 from router.config.problems import ConfigProblems
 from router.config.schema import LogFormat, LogLevel
+from router.model.callers import CallerRole
 from router.model.policy import BalancerName, HoldPolicy, PoolPolicy, RetryPolicy, ServerPolicy
 from router.model.topology import FailoverMode
 from tests.support.certificates import Authority
@@ -408,3 +410,73 @@ def test_hundreds_of_tenants_with_file_secrets_load_from_a_read_only_file(tmp_pa
     path.write_text(GOOD + "".join(one.format(number) for number in range(count)))
     path.chmod(stat.S_IRUSR)
     assert len(load(path, ENVIRON).topology.tenants) == count + 2
+
+
+def with_callers(*callers: str, server: str = "", admin: str = "") -> str:
+    text = GOOD.replace("tokens: [env:BETA_TOKEN]", f"callers: [{', '.join(callers)}]")
+    return f"{server}\n{text.replace('admin: {tokens: [env:ADMIN]', f'admin: {{tokens: [env:ADMIN]{admin}')}"
+
+
+JWT = "server: {jwt: {keys: 'https://login.example.net/keys', issuer: i, audience: a}}"
+HASH = "sha256:" + "0a" * 32
+
+
+def test_callers_have_roles():
+    hashed_reader = f"{{token: '{HASH}', role: reader}}"
+    config = load_good(with_callers("{subject: x}", hashed_reader, "{token: env:BETA_TOKEN}", server=JWT))
+    found = {str(one.id)[:10]: one.role for one in config.topology.tenants["beta"].callers}
+    hashed = hashlib.sha256(ENVIRON["BETA_TOKEN"].encode()).hexdigest()[:4]
+    writer, reader = CallerRole.WRITER, CallerRole.READER
+    assert found == {"jwt:x": writer, "token:0a0a": reader, f"token:{hashed}": writer}
+    assert ENVIRON["BETA_TOKEN"] not in repr(config.topology.tenants["beta"].callers)
+
+
+@pytest.mark.parametrize(
+    ("callers", "place", "words"),
+    [
+        (("{}",), "", "exactly one of spiffe, dns, subject and token"),
+        (("{subject: x, token: env:BETA_TOKEN}",), "", "exactly one"),
+        (("{subject: x}", "{subject: x, role: reader}"), "", "twice"),
+        (("{subject: x, role: admin}",), ".role", "reader"),
+        (("{token: hunter2}",), ".token", "never the token"),
+        (("{token: 'sha256:ABC'}",), ".token", "64 hexadecimal digits"),
+        (("{token: env:ACME_TOKEN}",), "", "also a token of tenant acme"),
+        (("{token: env:ADMIN}",), "", "also a token of the operators"),
+        (("{spiffe: spiffe://x.example/a}",), "", "server.tls.client_ca"),
+        (("{dns: x.example}",), "", "server.tls.client_ca"),
+    ],
+)
+def test_callers_that_cannot_be(callers: tuple[str, ...], place: str, words: str):
+    found = problems_of(with_callers(*callers, server=JWT))
+    assert any(path.startswith("tenants.beta.callers") and path.endswith(place) and words in text
+               for _, path, text in found), found
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "caller",
+    ["{spiffe: 'http://x/a'}", "{spiffe: 'spiffe://X.example/a'}", "{spiffe: 'spiffe://x.example'}",
+     "{spiffe: 'spiffe://x.example/a/'}", "{dns: '*.example'}", "{dns: 'A.example'}", "{dns: 'a..example'}"],
+)
+def test_names_that_no_certificate_could_have(caller: str):
+    assert any("must" in text and "not '" in text for _, _, text in problems_of(with_callers(caller, server=JWT)))
+
+
+def test_a_subject_needs_signed_tokens():
+    ((_, path, words),) = problems_of(with_callers("{subject: x}"))
+    assert path == "tenants.beta.callers[0].subject"
+    assert "server.jwt" in words
+
+
+@pytest.mark.parametrize(
+    ("jwt", "words"),
+    [
+        ("keys: none.json, issuer: i, audience: a", "does not exist"),
+        ("keys: 'https://x/y', issuer: i", "needs issuer and audience"),
+        ("keys: 'http://x/y', issuer: i, audience: a", "https://"),
+    ],
+)
+def test_signed_tokens_that_would_prove_nothing(jwt: str, words: str):
+    ((_, path, text),) = problems_of(f"server: {{jwt: {{{jwt}}}}}\n{GOOD}")
+    assert path.startswith("server.jwt")
+    assert words in text

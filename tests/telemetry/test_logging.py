@@ -158,6 +158,8 @@ def test_an_internal_error_is_written_also_when_requests_are_not():
         (ev.ConfigChanged(True, ("x",)), logging.INFO),
         (ev.ConfigChanged(False, (), ("x",)), logging.ERROR),
         (ev.CertificatesChanged("callers", True), logging.INFO),
+        (ev.JwtKeysChanged(True, 1), logging.INFO),
+        (ev.JwtKeysChanged(False, 0, "x"), logging.ERROR),
         (ev.CertificatesChanged("callers", False, "x"), logging.ERROR),
         (ev.ConnectionClosed("t", "a", Access.READ_ONLY, CloseReason.IDLE), logging.DEBUG),
         (ev.ConnectionClosed("t", "a", Access.READ_ONLY, CloseReason.OUT_OF_SYNC), logging.INFO),

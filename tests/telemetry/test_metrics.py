@@ -65,6 +65,7 @@ ALL_EVENTS = (
     ev.ConnectionMisplaced("acme", "pg1", "the connection is to database globex, not acme"),
     ev.ConfigChanged(False, (), ("x",)),
     ev.CertificatesChanged("callers", False, "x"),
+    ev.JwtKeysChanged(False, 0, "x"),
     ev.HandlerFailed("/pointsman.v1.QueryService/Query", "KeyError", "x.py:1"),
 )
 
