@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO_FILES := $(wildcard protos/pointsman/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lint protos clean
+.PHONY: help setup run test bench chaos lint protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,7 @@ help: ## what there is
 	@echo '  DATA=DIR    make run: keep the data in DIR; other commands find the router by --dev DIR or POINTSMAN_DEV=DIR'
 	@echo '  ARGS="..."  more arguments: of pointsman dev (make run ARGS="--port 0"), of pytest (make test ARGS="-k lanes")'
 	@echo '              or of the benchmark (make bench ARGS="--quick --cases point_read"; ARGS=--help lists them)'
+	@echo '  CASES=a,b   make chaos: only those cases; HOURS=8: random faults for so long instead; ARGS="--large", "--quick", "--list"'
 	@echo '  PYTHON=...  the Python that the virtual environments are made with (3.11 or newer)'
 
 setup: $(VENV)/.ready $(PROTOS_VENV)/.ready ## make both virtual environments (quiet when nothing changed)
@@ -38,7 +39,7 @@ run: setup ## start PostgreSQL (one primary, two replicas), the router and two d
 	@$(BIN)/pointsman dev $(if $(DATA),--data $(DATA)) $(ARGS)
 
 # Two at a time, but for those that measure how long real servers, kills and workers take: these have the machine alone.
-ALONE := tests/failover tests/workers
+ALONE := tests/failover tests/workers tests/chaos
 PYTEST := $(BIN)/python -m pytest -q -rs --durations=8
 NONE_IS_FINE := || { status=$$?; [ $$status = 5 ] || exit $$status; } # pytest's 5: ARGS chose no test of this part
 
@@ -53,6 +54,9 @@ $(VENV)/.bench-ready: $(VENV)/.ready
 
 bench: setup $(VENV)/.bench-ready ## the router beside PgBouncer, psycopg, asyncpg and pgbench on this machine (about 25 minutes)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+chaos: setup ## real servers and a router under faults, the survivors checked; CASES=a,b  HOURS=8  ARGS="--large --seed 7"
+	@$(BIN)/python -m tests.chaos $(if $(CASES),--cases $(CASES)) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 lint: setup ## ruff, mypy strict, buf
 	@$(BIN)/ruff check router clients tests

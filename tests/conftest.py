@@ -17,7 +17,7 @@ __all__ = ["fresh_cluster", "make_cluster", "pg_cluster", "pg_cluster_each", "pg
 _FLOORS = (
     *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "contracts", "api"),
     *("sdk", "telemetry", "topology", "cli", "deploy", "bench", "postgres", "devcluster", "isolation", "stories"),
-    *("workers", "failover"),
+    *("workers", "failover", "chaos"),
 )
 
 

@@ -20,20 +20,25 @@ class Network(Enum):
     """Nobody listens; open connections are closed."""
     HANGS = "hangs"
     """Connections are taken, and nothing that is sent arrives any more, in either direction."""
+    SWALLOWS_ANSWERS = "swallows answers"
+    """What is sent arrives; what the other side answers does not come back. Connections are taken."""
 
 
 class Proxy:
     """Stands in front of one port; an async context manager."""
 
-    def __init__(self, target_port: int, *, delay_s: float = 0.0) -> None:
-        """delay_s: each piece of data is held this long."""
+    def __init__(self, target_port: int, *, delay_s: float = 0.0, host: str = HOST) -> None:
+        """delay_s: each piece of data is held this long. host: the address that it listens on."""
         self.target_port = target_port
+        self.host = host
         self.delay_s = delay_s
         self.port = 0
         self.accepted = 0
         self._network = Network.PASSES
         self._flows = asyncio.Event()
         self._flows.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,10 +63,14 @@ class Proxy:
     async def become(self, network: Network) -> None:
         """From now on the network is like this."""
         self._network = network
-        if network is Network.PASSES:
+        if network in (Network.PASSES, Network.SWALLOWS_ANSWERS):
             self._flows.set()
         else:
             self._flows.clear()
+        if network is Network.SWALLOWS_ANSWERS:
+            self._answers.clear()
+        else:
+            self._answers.set()
         if network is Network.REFUSES:
             self._deafen()
             self.drop()
@@ -82,7 +91,7 @@ class Proxy:
             writer.transport.abort()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._connected, HOST, self.port)
+        self._server = await asyncio.start_server(self._connected, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _deafen(self) -> None:
@@ -103,8 +112,8 @@ class Proxy:
             back_reader, back_writer = await asyncio.open_connection(HOST, self.target_port)
             self._writers.add(back_writer)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._carry(reader, back_writer))
-                both.create_task(self._carry(back_reader, writer))
+                both.create_task(self._carry(reader, back_writer, self._flows))
+                both.create_task(self._carry(back_reader, writer, self._answers))
         except* OSError:
             pass  # one side has gone: so goes the other
         finally:
@@ -113,11 +122,14 @@ class Proxy:
                     self._writers.discard(one)
                     one.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open_: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await self._flows.wait()
+            await open_.wait()
             writer.write(data)
             await writer.drain()
         writer.close()

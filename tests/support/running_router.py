@@ -49,6 +49,7 @@ class RunningRouter:
     log: Path
     config: Path
     tokens: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     def connect(self, tenant: str = "acme", **kwargs: Any) -> pointsman.Client:
         """An SDK client of a tenant."""
@@ -110,6 +111,18 @@ class RunningRouter:
     async def terminate(self) -> int:
         """SIGTERM, and wait for the end."""
         return await asyncio.to_thread(self.stop)
+
+    def relaunch(self) -> None:
+        """Start it again on the same configuration after its death; blocks until it serves. The old log is kept."""
+        self.process.wait(END_S)
+        self.log.rename(self.log.with_suffix(f".{self.process.pid}.log"))
+        self.process = launch(self.config.parent, self.prefix)
+        again = _ready(self.config.parent, self.process, self.tokens)
+        self.address, self.admin = again.address, again.admin
+
+    def logged(self) -> str:
+        """Everything it has written, also before it was started again."""
+        return "".join(one.read_text() for one in sorted(self.log.parent.glob("router*.log"), key=_age))
 
     def stop(self) -> int:
         """The same, blocking."""
@@ -177,16 +190,22 @@ def tenant(name: str, **more: Any) -> Config:
 
 
 @contextmanager
-def started_router(cluster: DevCluster, **options: Any) -> Iterator[RunningRouter]:
-    """Start `serve` for a cluster and stop it afterwards, whatever happens. Blocks; for fixtures of a session."""
+def started_router(cluster: DevCluster, *, prefix: tuple[str, ...] = (), **options: Any) -> Iterator[RunningRouter]:
+    """Start `serve` for a cluster and stop it afterwards, whatever happens. Blocks; for fixtures of a session.
+
+    prefix: words before the command, such as `ip netns exec NAME`.
+    """
     with tempfile.TemporaryDirectory(prefix="pointsman-router-") as name:
         directory = Path(name)
         tokens = write_config(directory, cluster, **options)
-        process = launch(directory)
+        process = launch(directory, prefix)
+        router: RunningRouter | None = None
         try:
-            yield _ready(directory, process, tokens)
+            router = _ready(directory, process, tokens)
+            router.prefix = prefix
+            yield router
         finally:
-            _end(process)
+            _end(router.process if router is not None else process)
 
 
 @asynccontextmanager
@@ -199,11 +218,15 @@ async def running_router(cluster: DevCluster, **options: Any) -> AsyncIterator[R
         await asyncio.to_thread(stack.close)
 
 
-def launch(directory: Path) -> subprocess.Popen[bytes]:
+def launch(directory: Path, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     """Start `serve` with directory/pointsman.yaml; it writes to router.log beside it."""
     with (directory / "router.log").open("wb") as sink:
-        command = [sys.executable, "-c", _SERVE, str(directory / "pointsman.yaml")]
+        command = [*prefix, sys.executable, "-c", _SERVE, str(directory / "pointsman.yaml")]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _ready(directory: Path, process: subprocess.Popen[bytes], tokens: dict[str, str]) -> RunningRouter:

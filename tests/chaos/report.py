@@ -1,0 +1,110 @@
+"""Results as tables: on the terminal with rich, in the README as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests.benchmarks.report import MarkersMissing
+from tests.benchmarks.results_file import is_busy
+from tests.chaos.figures import CaseResult, Figure
+from tests.chaos.results import Results
+
+START = "<!-- chaos-results -->"
+END = "<!-- /chaos-results -->"
+PICTURE = "tests/chaos/results/latest.svg"
+
+
+def outcome(figure: Figure) -> str:
+    """The figure's last word."""
+    if figure.reached is None:
+        return "" if figure.n else "not measured"
+    return "reached" if figure.reached else "not reached"
+
+
+def print_case(console: Console, case: CaseResult) -> None:
+    """A case on the terminal: each goal beside what was reached."""
+    table = Table(title=Text(f"{case.title} (seed {case.seed}, {case.took_s:.0f} s)"), title_justify="left")
+    for heading in ("", "goal", "reached", "N", ""):
+        table.add_column(heading, justify="right" if heading == "N" else "left", overflow="fold")
+    for one in case.figures:
+        style = {True: "green", False: "bold red", None: "dim"}[one.reached]
+        table.add_row(Text(one.what), Text(one.goal), Text(one.said), f"{one.n:,}", Text(outcome(one), style=style))
+    if case.figures:
+        console.print(table)
+    else:
+        console.print(Text(case.title))
+    if case.skipped:
+        console.print(Text(f"  skipped: {case.skipped}", style="yellow"))
+    for note in case.notes:
+        console.print(Text(f"  {note}"))
+    if case.failed:
+        console.print(Text(f"  failed: {case.failed}", style="red"))
+    console.print()
+
+
+def markdown(results: Results) -> str:
+    """The section's generated part."""
+    return "\n".join(_lines(results)) + "\n"
+
+
+def fill(text: str, results: Results) -> str:
+    """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise MarkersMissing(f"needs a line {START} and, below it, a line {END}")
+    return f"{before}{START}\n{markdown(results)}{END}{after}"
+
+
+def _lines(results: Results) -> Iterator[str]:
+    machine = results.machine
+    yield (
+        f"Measured {results.when[:10]}: {machine['cores']} cores ({machine['processor']}), PostgreSQL "
+        f"{machine['postgres']}, Python {machine['python']}, "
+        + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()
+                    if version != "not installed")
+        + "; fsync off." + (" **The machine had other work at the time.**" if is_busy(machine) else "")
+    )
+    yield ""
+    yield "| case | | goal | reached | |"
+    yield "|---|---|---|---|---|"
+    for case in results.cases:
+        yield from _rows(case)
+    yield ""
+    yield f"![Throughput, latency and events over time]({PICTURE})"
+    notes = [(case, note) for case in results.cases for note in case.notes]
+    if notes:
+        yield ""
+        yield "<details><summary>Remarks, and the first of each error</summary>"
+        yield ""
+        for case, note in notes:
+            yield f"- {case.name}: {_plain(note)}"
+        yield ""
+        yield "</details>"
+
+
+def _rows(case: CaseResult) -> Iterator[str]:
+    title = case.title
+    if case.skipped or case.failed:
+        why = f"skipped: {case.skipped}" if case.skipped else f"failed: {case.failed.splitlines()[0]}"
+        yield _row([title, "", "", why, "**not measured**"])
+        title = ""
+    for one in case.figures:
+        if not one.n and one.reached is None:
+            continue
+        word = outcome(one)
+        yield _row([title, one.what, one.goal, one.said, f"**{word}**" if one.reached is False else word])
+        title = ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") if not cell.startswith("**") else cell
+                             for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    return text.replace("\n", " ").replace("<", "&lt;").replace(">", "&gt;")
