@@ -30,6 +30,16 @@ GRANT pg_monitor TO :"control_role";
 -- Ending a tenant's statement whose caller is gone, and sessions on a primary that is to be left.
 GRANT pg_signal_backend TO :"control_role";
 
+-- Consistency tokens across a failover: where a timeline was left stands in a file that only superusers may read. This
+-- function reads nothing else; without it a token from before a failover that had no synchronous standby is refused.
+CREATE SCHEMA IF NOT EXISTS pointsman;
+GRANT USAGE ON SCHEMA pointsman TO :"control_role";
+CREATE OR REPLACE FUNCTION pointsman.timeline_history(timeline integer) RETURNS text
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  AS 'SELECT pg_read_file(''pg_wal/'' || lpad(upper(to_hex(timeline)), 8, ''0'') || ''.history'', 0, 1000000, true)';
+REVOKE ALL ON FUNCTION pointsman.timeline_history(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pointsman.timeline_history(integer) TO :"control_role";
+
 -- Promote mode only: fence (a standby stops listening to the old primary), promote, point the rest at the new one.
 -- Leave this part out where Patroni or a cloud service promotes.
 GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, synchronous_standby_names,

@@ -23,6 +23,7 @@ from router.engine.holding import HoldingRoom
 from router.engine.load import LoadMeter
 from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
+from router.engine.positions import Positions
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
 from router.model.identity import ClusterName
@@ -64,7 +65,7 @@ class DataPlane:
         self.directory = Directory(config.topology)
         self._tenants = Tenants(config.retry, clock)
         register = Register(clock, events)
-        placement = Placement(self.clusters, clock, chance)
+        placement = Placement(self.clusters, clock, chance, Positions(self.pools, clock))
         attempts = Attempts(self.clusters, config.retry, clock, chance, events)
         parts = (self._tenants, register, placement, self.pools, attempts, PostgastInspector(), clock)
         self.executor = Executor(*parts)

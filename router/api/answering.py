@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Protocol
 
 from pointsman.v1 import query_service_pb2 as pb
 
@@ -27,6 +28,12 @@ from router.model.topology import Tenant
 from router.ports import Chance
 
 
+class TokenTaker(Protocol):
+    """Wants the token of an answer besides its message."""
+
+    token: bytes
+
+
 class Answering:
     """Runs translated requests and makes messages of their answers."""
 
@@ -40,9 +47,15 @@ class Answering:
         """The caller's request id, or a new one that nobody can guess."""
         return translate.request_id_from(chosen) or self._chance.identifier()
 
-    async def query(self, tenant: Tenant, request: Request) -> bytes:
+    async def query(self, tenant: Tenant, request: Request, taker: TokenTaker | None = None) -> bytes:
         """Run a read; a serialised QueryResponse."""
-        return self.query_bytes(tenant, request, await self.executor.run(tenant, request))
+        return self.query_bytes(tenant, request, await self._run(tenant, request, taker))
+
+    async def _run(self, tenant: Tenant, request: Request, taker: TokenTaker | None) -> Answer:
+        answer = await self.executor.run(tenant, request)
+        if taker is not None:
+            taker.token = answer.receipt.token
+        return answer
 
     def query_bytes(self, tenant: Tenant, request: Request, answer: Answer) -> bytes:
         """A serialised QueryResponse. RouterError RESULT_TOO_LARGE."""
@@ -55,16 +68,20 @@ class Answering:
         self._fill_single(answer, response, self._writer(tenant, options, WhenTooLarge.REFUSE))
         return response.SerializeToString()
 
-    async def execute(self, tenant: Tenant, request: Request) -> pb.ExecuteResponse:
+    async def execute(
+        self, tenant: Tenant, request: Request, taker: TokenTaker | None = None
+    ) -> pb.ExecuteResponse:
         """Run a write."""
-        answer = await self.executor.run(tenant, request)
+        answer = await self._run(tenant, request, taker)
         response = pb.ExecuteResponse()
         self._fill_single(answer, response, self._writer(tenant, request.options, WhenTooLarge.TRUNCATE))
         return response
 
-    async def batch(self, tenant: Tenant, request: Request) -> pb.ExecuteBatchResponse:
+    async def batch(
+        self, tenant: Tenant, request: Request, taker: TokenTaker | None = None
+    ) -> pb.ExecuteBatchResponse:
         """Run a transaction in one message."""
-        answer = await self.executor.run(tenant, request)
+        answer = await self._run(tenant, request, taker)
         writer = self._writer(tenant, request.options, WhenTooLarge.TRUNCATE)
         response = pb.ExecuteBatchResponse()
         for step, result in zip(request.steps, answer.results, strict=True):
@@ -76,7 +93,9 @@ class Answering:
         write_receipt(answer.receipt, response.receipt)
         return response
 
-    async def stream(self, tenant: Tenant, request: Request) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, tenant: Tenant, request: Request, taker: TokenTaker | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Run a read whose rows leave as they come: serialised StreamQueryResponses.
 
         The first message holds the columns, the last one the end.
@@ -86,6 +105,8 @@ class Answering:
         async with aclosing(self.executor.stream(tenant, request)) as items:
             async for item in items:
                 if isinstance(item, Answer):
+                    if taker is not None:
+                        taker.token = item.receipt.token
                     yield self._stream_end(item, rows, schema_sent=schema_sent)
                     return
                 rows += item.ntuples

@@ -23,12 +23,14 @@ from router.api.message_stream import Context, MessageStream, parse
 from router.api.proving import Proving, expired_error
 from router.api.rpc_roles import NEEDED, PROVE_AGAIN, check_role
 from router.api.status import grpc_code, status_of, trailers_of
+from router.api.token_metadata import merged, presented_token, return_token
 from router.model.callers import Admission
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import HandlerFailed
 from router.model.identity import TenantName
 from router.model.policy import TenantPolicy
 from router.model.reasons import RefuseReason
+from router.model.request import Request
 from router.model.topology import Tenant
 from router.ports import Clock, EventSink
 
@@ -56,9 +58,16 @@ class Proof(Protocol[Proved]):
 class Call(Generic[Caller]):
     """One RPC under way."""
 
-    __slots__ = ("_now", "_remaining_s", "caller", "counted", "method", "prove", "role", "who")
+    __slots__ = ("_now", "_remaining_s", "caller", "counted", "method", "presented", "prove", "role", "token", "who")
 
-    def __init__(self, prove: Proof[Caller], method: str, now: float, remaining_s: float | None) -> None:
+    def __init__(
+        self,
+        prove: Proof[Caller],
+        method: str,
+        now: float,
+        remaining_s: float | None,
+        presented: str | None = None,
+    ) -> None:
         """RouterError when the proof is none."""
         self.prove = prove
         """To be asked again while a long stream goes on."""
@@ -69,12 +78,21 @@ class Call(Generic[Caller]):
         self.method = method
         self.counted = False
         """Set when the engine has taken the request, which it then counts by itself."""
+        self.presented = presented
+        """The caller's consistency token as metadata; None: it does not use this way."""
+        self.token = b""
+        """Of the answer; goes back as metadata to who came with some."""
         self._now = now
         self._remaining_s = remaining_s
 
     def deadline(self, policy: TenantPolicy, timeout_ms: int) -> float:
         """When the request of a unary RPC must have ended (monotonic seconds)."""
         return self._now + timeout_s(policy, self._remaining_s, timeout_ms)
+
+    def present_token(self, request: Request) -> None:
+        """Have a request see what the metadata's token names. RouterError when that is none."""
+        if self.presented:
+            request.after = merged(request.after, self.presented)
 
 
 def timeout_s(policy: TenantPolicy, rpc_remaining_s: float | None, *timeouts_ms: int) -> float:
@@ -190,7 +208,9 @@ class Gate(Generic[Caller]):
         call: Call[Caller] | None = None
         try:
             call = self._admit(name, context)
-            return await work(call)
+            result = await work(call)
+            return_token(context, call.presented, call.token)
+            return result
         except grpc.aio.AbortError:
             raise
         except asyncio.CancelledError:
@@ -214,7 +234,8 @@ class Gate(Generic[Caller]):
     def _admit(self, name: str, context: Context) -> Call[Caller]:
         call: Call[Caller] | None = None
         try:
-            call = Call(self._proving.begin(context), name, self._clock.now(), context.time_remaining())
+            proof, remaining_s = self._proving.begin(context), context.time_remaining()
+            call = Call(proof, name, self._clock.now(), remaining_s, presented_token(context))
             check_role(call.role, NEEDED.get(name), name)
         except RouterError as error:
             self._refused(call.caller if call is not None else None, name, error)

@@ -50,6 +50,7 @@ class Copying:
         """Serialised CopyOutResponses: the start, data as it comes, the end."""
         deadline = call.deadline(call.caller.policy, _timeout_ms(message.options.timeout_ms, call.caller.policy))
         request = out_request(message, deadline, self._request_id(message.request_id))
+        call.present_token(request)
         call.counted = True
         async with aclosing(self._copies.copy_out(call.caller, request)) as items:
             async for item in items:
@@ -62,6 +63,7 @@ class Copying:
                     case CopyAnswer():
                         end = pb.CopyOutEnd()
                         _write_answer(item, end)
+                        call.token = item.receipt.token
                         yield pb.CopyOutResponse(end=end).SerializeToString()
 
     async def into(self, call: TenantCall, stream: MessageStream[pb.CopyInRequest]) -> pb.CopyInResponse:
@@ -75,6 +77,7 @@ class Copying:
         call.counted = True
         async with aclosing(_data_of(stream)) as source:
             answer = await self._copies.copy_in(call.caller, request, source)
+        call.token = answer.receipt.token
         response = pb.CopyInResponse()
         _write_answer(answer, response)
         return response
@@ -160,6 +163,7 @@ def _request(
         request_id=request_id,
         size_bytes=len(sql),
         nested_query=query,
+        after=translate.after_from(message.options),
     )
 
 

@@ -60,8 +60,9 @@ class QueryService:
         """One read; a serialised QueryResponse."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.query_request(message, deadline, self._answering.request_id(message.request_id))
+        call.present_token(request)
         call.counted = True
-        return await self._answering.query(call.caller, request)
+        return await self._answering.query(call.caller, request, call)
 
     async def stream_query(
         self, call: TenantCall, message: pb.StreamQueryRequest
@@ -69,8 +70,9 @@ class QueryService:
         """One read of any size; serialised StreamQueryResponses."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.stream_request(message, deadline, self._answering.request_id(message.request_id))
+        call.present_token(request)
         call.counted = True
-        async with aclosing(self._answering.stream(call.caller, request)) as responses:
+        async with aclosing(self._answering.stream(call.caller, request, call)) as responses:
             async for response in responses:
                 yield response
 
@@ -78,15 +80,17 @@ class QueryService:
         """One write."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.execute_request(message, deadline, self._answering.request_id(message.request_id))
+        call.present_token(request)
         call.counted = True
-        return await self._answering.execute(call.caller, request)
+        return await self._answering.execute(call.caller, request, call)
 
     async def execute_batch(self, call: TenantCall, message: pb.ExecuteBatchRequest) -> pb.ExecuteBatchResponse:
         """One transaction in one message."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.batch_request(message, deadline, self._answering.request_id(message.request_id))
+        call.present_token(request)
         call.counted = True
-        return await self._answering.batch(call.caller, request)
+        return await self._answering.batch(call.caller, request, call)
 
     async def multiplex(
         self, call: TenantCall, stream: MessageStream[pb.MultiplexRequest]

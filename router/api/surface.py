@@ -21,6 +21,7 @@ from router.model.request import (
     TransactionState,
 )
 from router.model.result import Answer, Cells, OutcomeFound, Receipt, StatementResult
+from router.model.token import Token
 from router.model.topology import Tenant
 from router.model.views import (
     ClusterView,
@@ -139,7 +140,13 @@ class Sessions(Protocol):
     """Opens interactive transactions."""
 
     async def open(
-        self, tenant: Tenant, mode: TransactionMode, options: Options, deadline: float, request_id: str
+        self,
+        tenant: Tenant,
+        mode: TransactionMode,
+        options: Options,
+        deadline: float,
+        request_id: str,
+        after: Token | None = None,
     ) -> Session: ...
 
 

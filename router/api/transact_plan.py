@@ -7,10 +7,11 @@ from enum import Enum, unique
 
 from pointsman.v1 import transaction_service_pb2 as pb
 
-from router.api.translate import mode_from, options_from, savepoint_name, statement_from
+from router.api.translate import after_from, mode_from, options_from, savepoint_name, statement_from
 from router.model.errors import Code, RouterError, bad_request
 from router.model.reasons import RefuseReason
 from router.model.request import Options, Statement, TransactionMode
+from router.model.token import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Begin:
     mode: TransactionMode
     options: Options
     timeout_ms: int
+    after: Token | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def plan_from(message: pb.TransactRequest, *, begun: bool) -> Plan:
 
 
 def _begin(message: pb.TransactBegin) -> Begin:
-    return Begin(mode_from(message.transaction), options_from(message.options), message.options.timeout_ms)
+    options = message.options
+    return Begin(mode_from(message.transaction), options_from(options), options.timeout_ms, after_from(options))
 
 
 def _end(message: pb.TransactRequest) -> End:

@@ -21,6 +21,7 @@ from router.api.results import ResultEncoder, ResultWriter, WhenTooLarge, limits
 from router.api.rpc_roles import check_role
 from router.api.status import status_of
 from router.api.surface import Session, Sessions
+from router.api.token_metadata import merged
 from router.api.transact_plan import Action, Begin, End, Plan, plan_from
 from router.model.callers import CallerRole
 from router.model.errors import Code, Executed, RouterError
@@ -74,6 +75,7 @@ class _Transaction:
     ) -> None:
         self._shared = shared
         self._prove = call.prove
+        self._call = call
         self._tenant = call.caller
         self._stream = stream
         self._options = DEFAULT_OPTIONS
@@ -167,8 +169,9 @@ class _Transaction:
     async def _open(self, begin: Begin, deadline: float) -> None:
         self._options = begin.options
         try:
+            after = merged(begin.after, self._call.presented or "")
             self._session = await self._shared.sessions.open(
-                self._tenant, begin.mode, begin.options, deadline, self._shared.chance.identifier()
+                self._tenant, begin.mode, begin.options, deadline, self._shared.chance.identifier(), after
             )
         except RouterError as error:
             self._fatal = error  # there is nothing that could live on
@@ -178,6 +181,7 @@ class _Transaction:
         self._ended = True
         if self._session is not None:
             await self._session.commit(deadline)
+            self._call.token = self._session.receipt().token
         response.outcome = pb.TRANSACT_OUTCOME_COMMITTED
 
     async def _roll_back(self, response: pb.TransactResponse) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -9,7 +10,7 @@ from typing import Protocol, TypeVar
 from pointsman.v1 import query_service_pb2 as query_pb
 from pointsman.v1 import types_pb2
 
-from router.model.errors import Code, RouterError, bad_request
+from router.model.errors import RouterError, bad_request
 from router.model.reasons import RefuseReason
 from router.model.request import (
     DEFAULT_OPTIONS,
@@ -26,6 +27,7 @@ from router.model.request import (
     Statement,
     TransactionMode,
 )
+from router.model.token import Token, decode
 
 MAX_PARAMS = 65535
 """PostgreSQL counts parameters in 16 bits."""
@@ -83,6 +85,7 @@ def batch_request(message: query_pb.ExecuteBatchRequest, deadline: float, reques
         mode=mode_from(message.transaction),
         idempotency_key=idempotency_key(message.idempotency_key),
         size_bytes=sum(_size_bytes(step.statement) for step in steps),
+        after=after_from(message.options),
     )
 
 
@@ -95,9 +98,13 @@ def _single(
     if not message.HasField("statement"):
         raise bad_request(RefuseReason.STATEMENT_MISSING, "the request has no statement")
     statement = statement_from(message.statement)
-    options = options_from(message.options) if message.HasField("options") else DEFAULT_OPTIONS
     step = BatchStep(statement, None, True)
-    return Request(method, (step,), deadline, options, request_id, None, "", _size_bytes(statement))
+    size = _size_bytes(statement)
+    if not message.HasField("options"):
+        return Request(method, (step,), deadline, DEFAULT_OPTIONS, request_id, None, "", size)
+    wished = message.options
+    options, after = options_from(wished), after_from(wished)
+    return Request(method, (step,), deadline, options, request_id, None, "", size, after=after)
 
 
 def _batch_step(message: query_pb.BatchStep, number: int) -> BatchStep:
@@ -201,11 +208,18 @@ def _real(value: float) -> bytes:
 
 
 _options: dict[bytes, Options] = {}
+_tokens: dict[bytes, Token] = {}
 _KEPT_OPTIONS = 1024
 
 
 def options_from(message: types_pb2.QueryOptions) -> Options:
-    """Options, with every enum known; the same object for the same message, as callers have few kinds of them."""
+    """Options, with every enum known; the same object for the same message, as callers have few kinds of them. Without
+    the token, which is new all the time: see after_from."""
+    if message.after_token:
+        plain = types_pb2.QueryOptions()
+        plain.CopyFrom(message)
+        plain.ClearField("after_token")
+        message = plain
     key = message.SerializeToString()
     options = _options.get(key)
     if options is None:
@@ -219,12 +233,6 @@ def options_from(message: types_pb2.QueryOptions) -> Options:
 
 
 def _checked_options(message: types_pb2.QueryOptions) -> Options:
-    if message.after_token:
-        raise RouterError(
-            Code.FAILED_PRECONDITION,
-            RefuseReason.NOT_SUPPORTED,
-            "this router keeps no consistency tokens: leave after_token empty and read from the primary",
-        )
     if message.priority not in _PRIORITIES:
         raise _unknown("options.priority", message.priority, types_pb2.Priority)
     tag = message.request_tag
@@ -240,6 +248,40 @@ def _checked_options(message: types_pb2.QueryOptions) -> Options:
         max_rows=message.max_rows,
         max_bytes=message.max_bytes,
         request_tag=tag,
+    )
+
+
+def after_from(message: types_pb2.QueryOptions) -> Token | None:
+    """The options' consistency token; None without one."""
+    raw = message.after_token
+    return token_from(raw) if raw else None
+
+
+def token_from(raw: bytes) -> Token:
+    """A consistency token; RouterError INVALID_ARGUMENT when it is none."""
+    token = _tokens.get(raw)
+    if token is None:
+        try:
+            token = decode(raw)
+        except ValueError:
+            raise _no_token() from None
+        if len(_tokens) >= _KEPT_OPTIONS:
+            _tokens.clear()
+        _tokens[raw] = token
+    return token
+
+
+def token_from_text(text: str) -> Token | None:
+    """The token of a header, with or without its padding; None for an empty one. RouterError as token_from."""
+    try:
+        return decode(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)) if text else None
+    except ValueError:
+        raise _no_token() from None
+
+
+def _no_token() -> RouterError:
+    return bad_request(
+        RefuseReason.BAD_REQUEST, "this is no consistency token: send one that a receipt held, unchanged, or none"
     )
 
 

@@ -16,13 +16,14 @@ from router.decisions.balancing.contract import Balancer, Weighted
 from router.decisions.refusal import Refuse
 from router.model.errors import Code
 from router.model.events import Health, Phase
-from router.model.identity import EndpointName, Generation, TopologyNumber
+from router.model.identity import NO_LSN, EndpointName, Generation, TopologyNumber
 from router.model.reasons import RefuseReason, RouteReason
 from router.model.request import Access, Fallback, OnFailover, ReadFrom
 from router.model.state import ClusterState, EndpointState
+from router.model.token import Token
 from router.model.topology import Role
 
-__all__ = ["Candidates", "Hold", "Refuse", "Route", "RouteBook", "Want", "candidates", "choose", "pick"]
+__all__ = ["Candidates", "Hold", "Refuse", "Route", "RouteBook", "Want", "candidates", "choose", "pick", "token_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,9 @@ class Route:
     reason: RouteReason
     topology: TopologyNumber
     generation: Generation
+    token: bytes = b""
+    """The consistency token of an answer from here for which nobody asked its position: as far as is known, "and
+    now"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,12 @@ def candidates(state: ClusterState, want: Want, weights: Mapping[EndpointName, i
     to_primary = want.read is ReadFrom.ANY or want.fallback is Fallback.TO_PRIMARY
     if to_primary and isinstance(primary, Route):
         fallback = Route(
-            primary.endpoint, Role.PRIMARY, RouteReason.FALLBACK_PRIMARY, primary.topology, primary.generation
+            primary.endpoint,
+            Role.PRIMARY,
+            RouteReason.FALLBACK_PRIMARY,
+            primary.topology,
+            primary.generation,
+            primary.token,
         )
         return _candidates(state, members, reason, weights, fallback)
     otherwise = primary if to_primary else _no_replica(state, want)
@@ -168,12 +177,23 @@ class RouteBook:
         return found
 
 
+def token_at(state: ClusterState, name: EndpointName) -> bytes:
+    """What an answer from an endpoint shows, for all that is known without asking: its last position, and now."""
+    own = state.endpoints.get(name)
+    term = state.term if name == state.primary or own is None else own.term
+    if not state.system_id or not term:
+        return b""
+    lsn = own.lsn if own is not None else NO_LSN
+    return Token(state.system_id, term, lsn, unconfirmed=not state.synchronous, now=True).encode()
+
+
 def _primary(state: ClusterState, want: Want) -> Route | Hold | Refuse:
     name = state.primary
     if name is not None:
         own = state.endpoints.get(name)
         if own is None or not own.draining:
-            return Route(name, Role.PRIMARY, RouteReason.PRIMARY, state.number, state.generation)
+            token = token_at(state, name)
+            return Route(name, Role.PRIMARY, RouteReason.PRIMARY, state.number, state.generation, token)
     what = "the primary is draining" if name is not None else _PHASE_WORDS[state.phase]
     detail = f" ({state.detail})" if state.detail else ""
     numbers = {"cluster": state.name, "phase": state.phase.value, "topology": int(state.number)}
@@ -236,6 +256,7 @@ def _candidates(
                 reason,
                 state.number,
                 state.generation,
+                token_at(state, one.name),
             )
             for one in chosen
         ),

@@ -35,6 +35,7 @@ def present(
     number: TopologyNumber,
 ) -> ClusterState:
     """The snapshot for readers."""
+    claim = machine.last_claim
     shown = {e.name: _endpoint(machine, e, seen[e.name], orders.get(e.name, NO_ORDERS)) for e in endpoints}
     return ClusterState(
         name=machine.name,
@@ -44,6 +45,9 @@ def present(
         generation=machine.generation,
         endpoints=shown,
         number=number,
+        system_id=machine.system_id,
+        synchronous=claim is not None and bool(claim.sync_names),
+        history=claim.history if claim is not None and claim.timeline == machine.term else None,
         since=machine.since,
         detail=machine.detail,
         switches=machine.switches,

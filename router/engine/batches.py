@@ -7,12 +7,14 @@ earlier step's count.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from router.decisions.keys import ASSERT_DURABILITY, COMMIT
 from router.engine.calls import Call, cancelled_error
 from router.engine.lane_pool import LanePool, Slot
+from router.engine.positions import PositionBehind
 from router.model.errors import Code, Executed, RouterError, bad_request
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import RefuseReason
@@ -125,8 +127,12 @@ async def commit(
     """COMMIT, with what goes in front of it; never cancelled once sent. AttemptFailed with stage COMMIT when its
     outcome is unknown."""
     call.committing = True
-    unit = await pool.run_pinned(slot, (*before, COMMIT), call.request.deadline, commits=True, final=True)
+    behind = PositionBehind()
+    unit = await pool.run_pinned(
+        slot, (*before, COMMIT), call.request.deadline, commits=True, final=True, behind=behind
+    )
     tag = unit.results[-1].command_tag if unit.results else ""
     if tag != "COMMIT":
         # In a failed transaction PostgreSQL answers COMMIT with ROLLBACK, and raises no error.
         raise AttemptFailed(Fault(FaultKind.SERVER_ERROR, Stage.EXECUTE, "25P02", f"COMMIT was answered with {tag}"))
+    await behind.note(call, asyncio.get_running_loop().time())

@@ -13,6 +13,7 @@ from router.model.identity import EndpointName, TenantName, TopologyNumber
 from router.model.reasons import RefuseReason, RouteReason
 from router.model.request import CancelOutcome, Method, Request
 from router.model.result import Receipt
+from router.model.token import Token
 from router.model.topology import Role, Tenant
 from router.model.views import WaiterView, WaitPhase
 from router.ports import Clock, EventSink
@@ -20,6 +21,7 @@ from router.ports import Clock, EventSink
 _WAITS_FOR = {
     WaitPhase.ADMISSION: "a place among the tenant's running requests",
     WaitPhase.HOLD: "a primary",
+    WaitPhase.REPLAY: "a replica to replay what its consistency token names",
     WaitPhase.ACQUIRE: "a connection",
     WaitPhase.EXECUTE: "PostgreSQL's answer",
 }
@@ -33,6 +35,20 @@ class Stoppable(Protocol):
         ...
 
 
+class Causal:
+    """How far a read has come that must see what its token names."""
+
+    __slots__ = ("failed", "token", "until")
+
+    def __init__(self, token: Token, until: float) -> None:
+        self.token = token
+        """What it must see; once the primary was asked, without its "and now"."""
+        self.until = until
+        """When it is waited for no longer (monotonic seconds)."""
+        self.failed: frozenset[EndpointName] = frozenset()
+        """Replicas that did not tell their position."""
+
+
 class Call:
     """One request under way. Written by what runs it, read by operators."""
 
@@ -42,6 +58,7 @@ class Call:
         "answered",
         "attempts",
         "cancel_asked",
+        "causal",
         "committing",
         "copied_bytes",
         "endpoint",
@@ -66,6 +83,7 @@ class Call:
         "task",
         "task_cancelled",
         "tenant",
+        "token",
         "topology",
         "tried",
     )
@@ -91,6 +109,10 @@ class Call:
         self.role = Role.UNKNOWN
         self.route_reason = RouteReason.PRIMARY
         self.topology = TopologyNumber(0)
+        self.token = b""
+        """Of the receipt: what its caller has seen once it has the answer."""
+        self.causal: Causal | None = None
+        """Set while it is a read that carries a consistency token: how far the wait for a replica has come."""
         self.tried: tuple[EndpointName, ...] = ()
         self.stop_running: Callable[[], bool] | None = None
         """Set while it runs alone on a lane: stops it in PostgreSQL, so that its end is definite. False: too late."""
@@ -126,7 +148,7 @@ class Call:
             self.held_s,
             self.executed_s,
             self.route_reason,
-            b"",
+            self.token,
             self.replayed,
         )
 

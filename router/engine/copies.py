@@ -18,6 +18,7 @@ from router.engine.calls import Call, Register, stopped_by_id
 from router.engine.copy_run import CopyRun
 from router.engine.endpoints import Pools
 from router.engine.placement import Placement
+from router.engine.positions import position_wanted
 from router.engine.registered import not_registered
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.copying import CopyAnswer, CopyLayout
@@ -88,6 +89,8 @@ class Copies:
             while piece := await run.read():
                 call.copied_bytes += len(piece)
                 yield piece
+            if position_wanted(call.request) is not None:
+                await run.note_position(call, self._clock.now())
         except AttemptFailed as failure:
             raise self._error(runtime, call, run, failure) from failure
         finally:
@@ -118,6 +121,8 @@ class Copies:
         started = self._clock.now()
         try:
             await self._fill(run, call, source)
+            call.stop_running = None
+            await run.note_position(call, self._clock.now())
         except AttemptFailed as failure:
             raise self._error(runtime, call, run, failure) from failure
         finally:

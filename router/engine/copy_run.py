@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import replace
 
 from router.decisions.retry import Replayability
+from router.engine.calls import Call
 from router.engine.lane_pool import LanePool, Slot
+from router.engine.positions import note_on
 from router.model.copying import QUERY_PREFIX, CopyLayout
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.request import Request
@@ -135,6 +137,11 @@ class CopyRun:
             # A server that waits for something else than data hears a cancel request only.
             self._pool.stop(self._slot, self._unit)
         return True
+
+    async def note_position(self, call: Call, now: float) -> None:
+        """After the end: put the exact token on the call."""
+        if not self._closed:
+            await note_on(self._pool, self._slot, call, now)
 
     def close(self) -> None:
         """End it: what still runs is stopped, and the lane goes back or is destroyed."""

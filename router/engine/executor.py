@@ -14,6 +14,7 @@ from router.engine.endpoints import Pools
 from router.engine.keyed_writes import run_keyed
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement
+from router.engine.positions import PositionBehind, note, position_wanted
 from router.engine.quick_reads import QuickRead, QuickReads
 from router.engine.registered import resolve_steps
 from router.engine.streams import RowStream
@@ -156,8 +157,11 @@ class Executor:
         request = call.request
         if request.method is Method.QUERY:
             call.phase = WaitPhase.EXECUTE
-            read = await pool.run_shared(request.steps[0].statement, request.deadline)
+            also = position_wanted(request)
+            read = await pool.run_shared(request.steps[0].statement, request.deadline, also)
             call.acquired_s = max(0.0, read.sent_at - call.phase_since)
+            if also is not None:
+                note(call, read.results.pop())
             return [*read.results]
         slot = await pool.pin(request.deadline)
         now = self._clock.now()
@@ -170,7 +174,9 @@ class Executor:
             if request.method is Method.EXECUTE_BATCH:
                 return await run_batch(pool, slot, call)
             statements = (request.steps[0].statement,)
-            unit = await pool.run_pinned(slot, statements, request.deadline, commits=True)
+            behind = PositionBehind()
+            unit = await pool.run_pinned(slot, statements, request.deadline, commits=True, behind=behind)
+            await behind.note(call, self._clock.now())
             return [*unit.results]
         finally:
             call.stop_running = None
@@ -212,6 +218,8 @@ class Executor:
                 yield cells
         except AttemptFailed as failure:
             raise self._attempts.error(runtime, call, failure.fault, stream.replayability()) from failure
+        else:
+            await stream.note_position(call, self._clock.now())
         finally:
             call.stop_running = None
             call.streamed_s = self._clock.now() - started

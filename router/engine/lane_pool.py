@@ -91,9 +91,11 @@ class LanePool:
         that harms no neighbour."""
         self._shared.give_up(read)
 
-    async def run_shared(self, statement: Statement, deadline: float) -> SharedRead:
-        """Run a read beside others. It comes back final, without a fault."""
-        read = _AwaitedRead(statement, deadline, _wake)
+    async def run_shared(
+        self, statement: Statement, deadline: float, also: Statement | None = None
+    ) -> SharedRead:
+        """Run a read beside others, and another statement right behind it. It comes back final, without a fault."""
+        read = _AwaitedRead(statement, deadline, _wake, also)
         future = read.future = asyncio.get_running_loop().create_future()
         self._shared.start(read)
         try:
@@ -112,14 +114,24 @@ class LanePool:
         return await self._places.take_alone(deadline)
 
     async def run_pinned(
-        self, slot: Slot, statements: Sequence[Statement], deadline: float, *, commits: bool, final: bool = False
+        self,
+        slot: Slot,
+        statements: Sequence[Statement],
+        deadline: float,
+        *,
+        commits: bool,
+        final: bool = False,
+        behind: Unit | None = None,
     ) -> Unit:
-        """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent."""
+        """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent. behind: leaves with it, and is
+        answered after it, whoever waits for that."""
         unit = _PinnedRun(statements, _run_ended, commits=commits)
         unit.slot = slot
         unit.ended = ended = asyncio.get_running_loop().create_future()
         slot.units.append(unit)
         slot.lane.submit(unit)
+        if behind is not None:
+            self.submit(slot, behind)
         try:
             await wait_until(ended, deadline)
         except asyncio.CancelledError:

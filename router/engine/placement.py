@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from router.decisions.routing import Hold, Route, pick
 from router.engine.calls import Call
+from router.engine.causal_reads import CausalReads, token_of_route
 from router.engine.clusters import Clusters
 from router.engine.holding import HoldingRoom
+from router.engine.positions import Positions
 from router.engine.tenants import TenantRuntime
 from router.model.identity import TenantName
 from router.model.request import Access, OnFailover, Request
@@ -17,19 +19,28 @@ from router.ports import Chance, Clock
 class Placement:
     """Chooses endpoints; the only place where calls enter a hold."""
 
-    def __init__(self, clusters: Clusters, clock: Clock, chance: Chance) -> None:
+    def __init__(self, clusters: Clusters, clock: Clock, chance: Chance, positions: Positions) -> None:
         self._clusters = clusters
         self._clock = clock
         self._chance = chance
+        self._causal = CausalReads(positions, clock)
 
     async def route(self, runtime: TenantRuntime, call: Call, access: Access) -> Route:
-        """An endpoint for the next attempt. RouterError when there is none within hold and deadline."""
+        """An endpoint for the next attempt. RouterError when there is none within hold and deadline, AttemptFailed when
+        the primary was to be asked for its position and did not answer."""
         tenant = runtime.tenant
         cluster = self._clusters[tenant.cluster]
         want = runtime.want(access, call.request.options)
+        after = call.request.after if access is Access.READ_ONLY else None
         while True:
             state = cluster.supervisor.state
             found = runtime.book.candidates(state, want, tenant.weights)
+            if after is not None:
+                narrowed = self._causal.narrow(runtime, call, after, found, state)
+                if narrowed is None:
+                    await self._causal.catch_up(runtime, call, found, state)
+                    continue
+                found = narrowed
             choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), call.tried)
             if isinstance(choice, Route):
                 if choice.role is not Role.PRIMARY or not self._goes_behind(call, cluster.room):
@@ -46,7 +57,13 @@ class Placement:
         if cluster is None:
             return None
         want = runtime.want(Access.READ_ONLY, request.options)
-        found = runtime.book.candidates(cluster.supervisor.state, want, tenant.weights)
+        state = cluster.supervisor.state
+        found = runtime.book.candidates(state, want, tenant.weights)
+        if request.after is not None:
+            narrowed = self._causal.at_once(request, request.after, found, state)
+            if narrowed is None:
+                return None
+            found = narrowed
         choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw())
         if not isinstance(choice, Route) or (choice.role is Role.PRIMARY and cluster.room.held > 0):
             return None
@@ -80,3 +97,6 @@ def take(call: Call, route: Route) -> None:
     call.role = route.role
     call.route_reason = route.reason
     call.topology = route.topology
+    call.token = route.token
+    if call.request.after is not None:
+        token_of_route(call, call.request.after)

@@ -17,6 +17,7 @@ from router.engine.calls import Call, Register, cancelled_error
 from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement, take
+from router.engine.positions import note, position_wanted
 from router.engine.registered import resolves
 from router.engine.shared_read import SharedRead
 from router.engine.tenants import TenantRuntime, Tenants
@@ -44,7 +45,9 @@ class QuickRead(SharedRead):
         tag: int,
         told: Callable[[QuickRead], None],
     ) -> None:
-        super().__init__(call.request.steps[0].statement, call.request.deadline, owner.answered)
+        request = call.request
+        also = None if request.after is None else position_wanted(request)
+        super().__init__(request.steps[0].statement, request.deadline, owner.answered, also)
         self._owner = owner
         self.runtime = runtime
         self.call = call
@@ -133,6 +136,8 @@ class QuickReads:
             call.task = task
             return
         read.runtime.admission.leave()
+        if len(read.statements) > 1:
+            note(call, read.results.pop())
         call.rows = read.results[0].rows_affected
         read.answer = Answer([*read.results], call.receipt())
         self._register.finish(call, None)

@@ -34,6 +34,7 @@ from router.model.request import (
     TransactionState,
 )
 from router.model.result import Receipt, StatementResult
+from router.model.token import Token
 from router.model.topology import Tenant
 from router.model.views import WaitPhase
 from router.ports import Clock, StatementInspector
@@ -305,9 +306,16 @@ class Sessions:
         self._draining = True
 
     async def open(
-        self, tenant: Tenant, mode: TransactionMode, options: Options, deadline: float, request_id: str
+        self,
+        tenant: Tenant,
+        mode: TransactionMode,
+        options: Options,
+        deadline: float,
+        request_id: str,
+        after: Token | None = None,
     ) -> Session:
-        """Begin a session. RouterError RESOURCE_EXHAUSTED beyond the tenant's max_transactions."""
+        """Begin a session. after: what it must see at least, where it reads from replicas. RouterError
+        RESOURCE_EXHAUSTED beyond the tenant's max_transactions."""
         runtime = self._tenants.of(tenant)
         limit = tenant.policy.max_transactions
         refusal = None
@@ -327,7 +335,7 @@ class Sessions:
             self.register.refused(tenant.name, Method.TRANSACT, refusal)
             raise refusal
         runtime.admission.transactions += 1
-        request = Request(Method.TRANSACT, (), deadline, options, request_id, mode)
+        request = Request(Method.TRANSACT, (), deadline, options, request_id, mode, after=after)
         call = self.register.enter(tenant, request)
         call.task = None
         self.register.admit(call)

@@ -43,12 +43,21 @@ class SharedRead:
         "sendings",
         "sent_at",
         "statement",
+        "statements",
         "until",
         "waiting",
     )
 
-    def __init__(self, statement: Statement, deadline: float, answered: Callable[[SharedRead], None]) -> None:
+    def __init__(
+        self,
+        statement: Statement,
+        deadline: float,
+        answered: Callable[[SharedRead], None],
+        also: Statement | None = None,
+    ) -> None:
+        """also: a second statement, run right behind it; its result is the last one."""
         self.statement = statement
+        self.statements = (statement,) if also is None else (statement, also)
         self.deadline = deadline
         """Monotonic seconds; the fault is SILENT when it passes."""
         self.answered = answered
@@ -86,7 +95,7 @@ class Sending(Unit):
 
     def __init__(self, read: SharedRead, slot: Slot, cost: Cost, done: Done) -> None:
         # Field by field: half the time of the dataclass's own constructor, once per read. A test compares the fields.
-        self.statements = (read.statement,)
+        self.statements = read.statements
         self.done = done
         self.on_rows = None
         self.chunk_rows = 0

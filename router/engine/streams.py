@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 
 from router.decisions.retry import Replayability
+from router.engine.calls import Call
 from router.engine.lane_pool import LanePool, Slot
+from router.engine.positions import note_on, position_wanted
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.request import Access, Request
 from router.model.result import Cells, RowRun, StatementResult
@@ -143,6 +145,11 @@ class RowStream:
         self._check_deadline()
         self._check_end()
         return None
+
+    async def note_position(self, call: Call, now: float) -> None:
+        """After the end: put the exact token on the call, where its caller passes tokens on."""
+        if position_wanted(call.request) is not None and not self._closed:
+            await note_on(self._pool, self._slot, call, now)
 
     def _ready(self) -> bool:
         """Whether the rows that wait should leave."""

@@ -162,6 +162,9 @@ class RoleClaim:
     """Standby: half of wal_receiver_timeout: a living upstream is heard at least this often; -1 when turned off."""
     fenced: bool = False
     """Standby: cut from its upstream by Surgeon.fence."""
+    history: tuple[tuple[Term, Lsn], ...] | None = None
+    """Primary: the timelines before its own, each with the position at which it was left; None: not asked; empty: it
+    has none, or may not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,9 @@ class TenantPolicy:
     """Longest deadline a caller may ask for (seconds)."""
     lag_limit_s: float = 10.0
     """A replica whose replay is further behind takes no reads (seconds)."""
+    token_wait_s: float = 0.1
+    """A replica read with a consistency token waits this long for a replica that has replayed it, before it goes to
+    the primary (seconds)."""
     max_in_flight: int = 256
     """Requests running at once."""
     max_queue: int = 2048
@@ -121,7 +124,7 @@ class TenantPolicy:
             "key_wait_s",
             "key_age_s",
         )
-        _not_negative(self, "max_queue")
+        _not_negative(self, "max_queue", "token_wait_s")
         if self.default_timeout_s > self.max_timeout_s:
             raise ValueError(
                 f"default_timeout_s ({self.default_timeout_s}) must not exceed max_timeout_s ({self.max_timeout_s})"

@@ -90,6 +90,8 @@ class RefuseReason(Enum):
     PROTOCOL = "protocol"
     CORRUPTION = "corruption"
     TOKEN_LOST = "token_lost"
+    TOKEN_AHEAD = "token_ahead"
+    TOKEN_FOREIGN = "token_foreign"
     CLIENT_TOO_SLOW = "client_too_slow"
     SWITCHOVER_REFUSED = "switchover_refused"
     UNKNOWN_NAME = "unknown_name"

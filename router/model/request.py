@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
+from router.model.token import Token
+
 
 @unique
 class Access(Enum):
@@ -219,6 +221,8 @@ class Request:
     """Bytes of SQL and parameters: what a hold counts."""
     nested_query: bytes = b""
     """The query that a COPY has between parentheses; empty otherwise."""
+    after: Token | None = None
+    """What a read must see at least."""
 
     @property
     def access(self) -> Access:

@@ -45,6 +45,12 @@ class ClusterState:
     generation: Generation = Generation(0)
     endpoints: Mapping[EndpointName, EndpointState] = field(default_factory=dict)
     number: TopologyNumber = TopologyNumber(0)
+    system_id: int = 0
+    """PostgreSQL's system identifier; 0 until the first primary was accepted."""
+    synchronous: bool = False
+    """The primary confirms commits only with a synchronous standby (synchronous_standby_names is set)."""
+    history: tuple[tuple[Term, Lsn], ...] | None = None
+    """The timelines before the term's, each with the position at which it was left; None: not known yet."""
     since: float = 0.0
     """When the phase began (monotonic seconds)."""
     detail: str = ""

@@ -125,6 +125,7 @@ class WaitPhase(Enum):
 
     ADMISSION = "admission"
     HOLD = "hold"
+    REPLAY = "replay"
     ACQUIRE = "acquire"
     EXECUTE = "execute"
 

@@ -15,6 +15,7 @@ from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection
 from router.postgres.greeting import ask_at_the_door
 from router.postgres.role_query import ROLE_QUERY, read_claim
+from router.postgres.timeline_history import TimelineHistory
 
 DEADLINE_SHARE = 0.98
 """Of the time-out: the rest is for saying so in time."""
@@ -48,6 +49,7 @@ class PostgresProber:
         self._parameters = conninfo.for_control(cluster, endpoint)
         self._timeout_s = cluster.policy.probe.timeout_s
         self._connection: ControlConnection | None = None
+        self._history = TimelineHistory()
 
     async def probe(self, *, fresh: bool) -> ProbeResult:
         """See ports.Prober."""
@@ -114,6 +116,7 @@ class PostgresProber:
         try:
             rows = await connection.query(ROLE_QUERY, deadline)
             claim = read_claim(rows[0], connection.server_version)
+            claim = await self._history.complete(claim, connection, deadline)
         except AttemptFailed as error:
             connection.close()
             return _Answer(_outcome(error), message=error.fault.message)

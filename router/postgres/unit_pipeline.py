@@ -138,7 +138,7 @@ class UnitPipeline:
         else:
             for step, statement in enumerate(statements):
                 self._send_step(step, statement, named)
-            if len(statements) != 1 or is_control(statements[0].sql):
+            if any(is_control(statement.sql) for statement in statements):
                 self._outside = False  # until libpq can be asked again
             if unit.on_rows is not None and unit.chunk_rows:
                 self._row_mode.begin(unit.chunk_rows)
@@ -339,7 +339,8 @@ class UnitPipeline:
 
     def _try_again(self, unit: Unit, name: bytes) -> bool:
         """Send a unit once more, unprepared, if it left nothing behind, or nothing that ROLLBACK does not undo."""
-        several = len(unit.statements) > 1
+        # Its first statement of several: they were a transaction of their own, which the error has ended.
+        several = len(unit.statements) > 1 and bool(unit.results)
         if several and (self._units or not is_open_transaction(unit.results)):
             return False
         unit.results.clear()

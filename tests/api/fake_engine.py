@@ -23,6 +23,7 @@ from router.model.request import (
 )
 from router.model.result import Answer, Cells, Receipt, StatementResult
 from router.model.state import EndpointState
+from router.model.token import Token
 from router.model.topology import FailoverMode, Role, Tenant
 from router.model.views import (
     ClusterView,
@@ -301,7 +302,13 @@ class FakeSessions:
         self.session: FakeSession | None = None
 
     async def open(
-        self, tenant: Tenant, mode: TransactionMode, options: Options, deadline: float, request_id: str
+        self,
+        tenant: Tenant,
+        mode: TransactionMode,
+        options: Options,
+        deadline: float,
+        request_id: str,
+        after: Token | None = None,
     ) -> FakeSession:
         if self.open_error is not None:
             raise self.open_error

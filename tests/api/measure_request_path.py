@@ -32,6 +32,7 @@ from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
 from router.engine.placement import Placement
+from router.engine.positions import Positions
 from router.engine.tenants import Tenants
 from router.model.callers import Admission, CallerId, CallerRole
 from router.model.identity import Generation
@@ -160,7 +161,7 @@ def engine(clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> E
     return Executor(
         Tenants(retry, clock),
         Register(clock, events),
-        Placement(clusters, clock, chance),
+        Placement(clusters, clock, chance, Positions(pools, clock)),
         pools,
         Attempts(clusters, retry, clock, chance, events),
         PostgastInspector(),

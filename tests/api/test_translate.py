@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from pointsman.v1 import types_pb2
 
 from router.api import translate
 from router.model.errors import Code, RouterError
+from router.model.identity import Lsn, Term
 from router.model.reasons import RefuseReason
 from router.model.request import (
     DEFAULT_OPTIONS,
@@ -27,6 +29,7 @@ from router.model.request import (
     ReadFrom,
     Request,
 )
+from router.model.token import Token
 
 Param = types_pb2.Param
 
@@ -230,7 +233,24 @@ def guarded(guard: pb.StepGuard) -> Request:
     return batch(pb.BatchStep(statement=statement()), pb.BatchStep(statement=statement(), guard=guard))
 
 
-def test_a_promise_that_cannot_be_kept_is_refused() -> None:
-    with pytest.raises(RouterError) as caught:
-        translate.options_from(types_pb2.QueryOptions(after_token=b"t"))
-    assert (caught.value.code, caught.value.reason) == (Code.FAILED_PRECONDITION, RefuseReason.NOT_SUPPORTED)
+def test_a_token_is_read_beside_the_options_that_stay_the_same() -> None:
+    token = Token(7, Term(2), Lsn(99))
+    plain = types_pb2.QueryOptions(read=types_pb2.READ_PREFERENCE_REPLICA)
+    with_token = types_pb2.QueryOptions(read=types_pb2.READ_PREFERENCE_REPLICA, after_token=token.encode())
+    assert translate.options_from(with_token) is translate.options_from(plain)
+    assert with_token.after_token, "the message is as it was"
+    assert translate.after_from(with_token) == token
+    assert translate.after_from(plain) is None
+    text = base64.urlsafe_b64encode(token.encode()).decode()
+    assert translate.token_from_text(text) == translate.token_from_text(text.rstrip("=")) == token
+    assert translate.token_from_text("") is None
+
+
+@pytest.mark.parametrize("raw", [b"t", b"\x01" * 21, b"\x02" + bytes(21), b"\x01" + bytes(21), b"\x01" * 21 + b"\xff"])
+def test_what_is_no_token_is_refused(raw: bytes) -> None:
+    for read in (translate.token_from, lambda one: translate.token_from_text(base64.urlsafe_b64encode(one).decode())):
+        with pytest.raises(RouterError) as caught:
+            read(raw)
+        assert (caught.value.code, caught.value.reason) == (Code.INVALID_ARGUMENT, RefuseReason.BAD_REQUEST)
+    with pytest.raises(RouterError):
+        translate.token_from_text("ü*")

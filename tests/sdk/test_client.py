@@ -204,7 +204,7 @@ async def test_the_newest_token_goes_with_every_read_that_may_use_a_replica(
     await db.query("select")
     await db.query("select", read="primary")
     sent = [call.query.options.after_token for call in router.calls[1:]]
-    assert sent == [b"t1", b"t2", b"t2", b""]
+    assert sent == [b"t1", b"t2", b"", b""], "the primary, which is also the default, sees everything"
 
 
 async def test_a_token_can_be_handed_over_and_forgotten(router: FakeRouter, db: pointsman.Client) -> None:
@@ -215,6 +215,27 @@ async def test_a_token_can_be_handed_over_and_forgotten(router: FakeRouter, db: 
     assert [call.query.options.after_token for call in router.calls] == [b"t1", b""]
     with pytest.raises(ValueError, match="not a consistency token"):
         db.token = "ü"
+
+
+async def test_a_client_of_its_own_memory_shares_the_connections(router: FakeRouter, db: pointsman.Client) -> None:
+    db.token = "dDE="
+    async with db.with_token("dDI=") as other:
+        await other.query("select", read="replica")
+        other.observe("dDM=")
+        await other.query("select", read="replica")
+    await db.query("select", read="replica")
+    assert [call.query.options.after_token for call in router.calls] == [b"t2", b"t3", b"t1"]
+    assert (other.token, db.with_token().token) == ("dDM=", "")
+
+
+async def test_a_lost_token_is_told_once(router: FakeRouter, db: pointsman.Client) -> None:
+    db.token = "dDE="
+    router.on_call = answering(failure=status(grpc.StatusCode.FAILED_PRECONDITION, reason="TOKEN_LOST"))
+    with pytest.raises(pointsman.TokenLost):
+        await db.query("select", read="replica")
+    router.on_call = query_answer([[1]])
+    assert await db.query("select", read="replica") == [(1,)]
+    assert [call.query.options.after_token for call in router.calls] == [b"t1", b""]
 
 
 async def test_eventual_consistency_sends_no_token(router: FakeRouter) -> None:

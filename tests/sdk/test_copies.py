@@ -50,7 +50,7 @@ async def test_out_as_pieces(router: CopyRouter, db: pointsman.Client) -> None:
     assert (asked.encoding.format, asked.encoding.header) == (pb.COPY_FORMAT_CSV, True)
     assert asked.options.read == 3
     assert db.token != "", "the next read sees no less"
-    again = await db.copy_out(query="select 1", null="", delimiter=";", quote="'")
+    again = await db.copy_out(query="select 1", null="", delimiter=";", quote="'", read="replica")
     assert b"".join([piece async for piece in again]) == WHOLE
     asked = router.out_requests[1]
     assert (asked.query, asked.encoding.delimiter, asked.encoding.quote) == ("select 1", ";", "'")

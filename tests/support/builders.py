@@ -14,6 +14,7 @@ from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
 from router.engine.placement import Placement
+from router.engine.positions import Positions
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
 from router.model.events import Event
@@ -125,7 +126,7 @@ class Engine:
         parts = (
             self.tenants,
             self.register,
-            Placement(self.clusters, self.clock, self.chance),
+            Placement(self.clusters, self.clock, self.chance, Positions(self.pools, self.clock)),
             self.pools,
             Attempts(self.clusters, retry, self.clock, self.chance, self.events),
             FakeInspector(),

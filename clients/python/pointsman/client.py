@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from threading import get_ident
 from types import TracebackType
@@ -31,6 +32,7 @@ from pointsman.filling import Filling
 from pointsman.forking import forks, made_before_fork
 from pointsman.multiplex import Multiplexer
 from pointsman.options import (
+    MAY_BE_BEHIND,
     TLS,
     BatchOptions,
     Isolation,
@@ -94,6 +96,8 @@ class Client:
         self._mux: Multiplexer | None = None
         self._fork = forks()
         self._closed = False
+        self._borrowed = False
+        """The connections are another client's to close."""
 
     async def query(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> Rows:
         """Runs a read-only statement. PostgreSQL refuses writes in it; the router may repeat it."""
@@ -241,7 +245,7 @@ class Client:
         begin = begin_message(isolation=isolation, read_only=read_only, deferrable=deferrable)
         if read is not None:
             put_options(begin.options, {"read": read}, "transaction")
-        if read_only and read != "primary" and self._tokens.enabled and self._tokens.value:
+        if read_only and read in MAY_BE_BEHIND and self._tokens.enabled and self._tokens.value:
             begin.options.after_token = self._tokens.value
         return Transaction(
             self._connections,
@@ -291,9 +295,24 @@ class Client:
     def token(self, text: str) -> None:
         self._tokens.text = text
 
+    def observe(self, token: str) -> None:
+        """Takes another client's token: reads of this one see what that one had seen, besides all it saw itself."""
+        self._tokens.observe(token)
+
+    def with_token(self, token: str = "") -> Client:
+        """A client over the same connections with a memory of its own, which begins with the token: one for each
+        request of a service, say. Closing it does nothing."""
+        self._bound()
+        made = copy.copy(self)
+        made._tokens = TokenKeeper(enabled=self._tokens.enabled)
+        made._tokens.text = token
+        made._requests = Requests(made._tokens, self._timeout_s)
+        made._borrowed = True
+        return made
+
     async def close(self) -> None:
         """Ends the client; calls under way fail with ClientClosed. Closing again does nothing."""
-        if self._closed:
+        if self._closed or self._borrowed:
             return
         if self._mux is None:
             self._closed = True
@@ -359,7 +378,7 @@ def connect(
     ca           file with the authorities that the router's certificate is believed by, instead of the system's
     cert, key    files of this client's own certificate, where the router knows callers by it; read again on changes
     timeout      seconds for a call that names none
-    consistency  "session": reads see what this client has seen and written, also on replicas; "eventual": they may not
+    consistency  "session": reads on replicas see what this client has seen and written; "eventual": they may not
     channels     the most connections that calls are spread over; a second is made only when the first is not enough
     """
     return Client(

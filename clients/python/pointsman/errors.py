@@ -244,7 +244,7 @@ class NotSupported(Error):
 
 
 class TokenLost(Error):
-    """What the consistency token names was lost in a failover; set `db.token = ""` to go on without it."""
+    """What the consistency token names was lost in a failover. A client is told once, and goes on without it."""
 
 
 class DataLoss(Error):

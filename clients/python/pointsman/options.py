@@ -129,6 +129,8 @@ _ELSEWHERE = frozenset({"timeout", "request_id"})
 
 WRITE_ONLY = frozenset({"idempotency_key", "idempotent"})
 READ_ONLY = frozenset({"read", "max_staleness", "fallback"})
+MAY_BE_BEHIND = ("replica", "any")
+"""Read preferences under which a consistency token matters."""
 BATCH_ONLY = frozenset({"isolation", "read_only", "deferrable"})
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from pointsman.batches import StepLike, batch_bytes
 from pointsman.calls import Call, error_of
+from pointsman.errors import TokenLost
 from pointsman.options import (
+    MAY_BE_BEHIND,
     WRITE_ONLY,
     BatchOptions,
     ReadOptions,
@@ -19,7 +21,6 @@ from pointsman.replies import Reply, token_of
 from pointsman.results import BatchResults, Result, Rows, lazy_result, lazy_rows
 from pointsman.tokens import TokenKeeper
 from pointsman.v1 import query_service_pb2 as pb
-from pointsman.v1 import types_pb2
 from pointsman.wire import field, statement
 
 QUERY, EXECUTE, BATCH = b"\x1a", b"\x22", b"\x2a"
@@ -34,15 +35,12 @@ class Requests:
     def __init__(self, tokens: TokenKeeper, timeout_s: float) -> None:
         self._tokens = tokens
         self._timeout_s = timeout_s
-        self._after = b"", b""
 
     def read(self, sql: str, args: Sequence[Any], options: ReadOptions) -> Call:
         """A call for `rows`."""
         body = statement(STATEMENT, sql, args)
         tokens = self._tokens
-        if not options:
-            if tokens.value and tokens.enabled:
-                body += self._after_newest()
+        if not options:  # from the primary, which sees everything
             return Call(field(QUERY, body), self._timeout_s, False, True, tokens.version)
         request = pb.QueryRequest()
         self.put_read_options(request, options, "query")
@@ -71,7 +69,10 @@ class Requests:
     def rows(self, call: Call, reply: Reply) -> Rows:
         """What a read gave. Error when it failed."""
         if reply.WhichOneof("reply") != "query":
-            raise error_of(reply.failure, writes=False)
+            error = error_of(reply.failure, writes=False)
+            if isinstance(error, TokenLost):
+                self._tokens.forget(call.seen)
+            raise error
         answer = reply.query
         receipt = answer.receipt
         self._keep(receipt, call)
@@ -108,18 +109,8 @@ class Requests:
         if options:
             put_options(request.options, options, method)
             request.request_id = options.get("request_id") or ""
-        # Without a preference the tenant's default decides, and that may be a replica.
-        if self._tokens.enabled and self._tokens.value and options.get("read") != "primary":
+        if self._tokens.enabled and self._tokens.value and options.get("read") in MAY_BE_BEHIND:
             request.options.after_token = self._tokens.value
-
-    def _after_newest(self) -> bytes:
-        """QueryRequest.options that hold only the newest token; made anew when it changes."""
-        token, made = self._after
-        if token is not self._tokens.value:
-            token = self._tokens.value
-            made = pb.QueryRequest(options=types_pb2.QueryOptions(after_token=token)).SerializeToString()
-            self._after = token, made
-        return made
 
     def _keep(self, receipt: bytes, call: Call) -> None:
         token = token_of(receipt)

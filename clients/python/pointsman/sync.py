@@ -178,6 +178,14 @@ class Client:
     def token(self, text: str) -> None:
         self._inner.token = text
 
+    def observe(self, token: str) -> None:
+        """Takes another client's token, besides all that this one saw itself."""
+        self._inner.observe(token)
+
+    def with_token(self, token: str = "") -> Client:
+        """A client over the same connections with a memory of its own, which begins with the token."""
+        return Client(self._thread.run(_call(lambda: self._inner.with_token(token))), self._thread)
+
     def close(self) -> None:
         """Ends the client; calls under way in other threads fail with ClientClosed."""
         self._thread.run(self._inner.close())

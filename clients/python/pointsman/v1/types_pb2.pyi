@@ -26,7 +26,7 @@ class _ReadPreference:
 class _ReadPreferenceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReadPreference.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     READ_PREFERENCE_UNSPECIFIED: _ReadPreference.ValueType  # 0
-    """The tenant's default."""
+    """The primary."""
     READ_PREFERENCE_PRIMARY: _ReadPreference.ValueType  # 1
     READ_PREFERENCE_REPLICA: _ReadPreference.ValueType  # 2
     """A replica; what happens without one is said by fallback."""
@@ -37,7 +37,7 @@ class ReadPreference(_ReadPreference, metaclass=_ReadPreferenceEnumTypeWrapper):
     """Where a read may run."""
 
 READ_PREFERENCE_UNSPECIFIED: ReadPreference.ValueType  # 0
-"""The tenant's default."""
+"""The primary."""
 READ_PREFERENCE_PRIMARY: ReadPreference.ValueType  # 1
 READ_PREFERENCE_REPLICA: ReadPreference.ValueType  # 2
 """A replica; what happens without one is said by fallback."""
@@ -268,7 +268,9 @@ class QueryOptions(google.protobuf.message.Message):
     max_staleness_ms: builtins.int
     """A replica whose replay is further behind than this is not used; 0 means the tenant's lag limit."""
     after_token: builtins.bytes
-    """The read must see what this consistency token names."""
+    """A read on a replica, or on any endpoint, must see what this consistency token names. Metadata "pointsman-token",
+    base64, does the same for every RPC but Multiplex; who sends it, even empty, finds the answer's token there again.
+    """
     fallback: global___ReplicaFallback.ValueType
     max_rows: builtins.int
     """A unary answer with more rows is refused for a read, cut off (truncated) for a write; 0 means no limit."""
@@ -485,7 +487,9 @@ class Receipt(google.protobuf.message.Message):
     DURABILITY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     token: builtins.bytes
-    """Opaque consistency token: pass it as after_token to read what this request saw or wrote."""
+    """Opaque consistency token of at most 40 bytes: pass it as after_token to read what this request saw or wrote, and
+    what its own after_token named.
+    """
     endpoint: builtins.str
     role: global___EndpointRole.ValueType
     topology: builtins.int

@@ -1,0 +1,138 @@
+"""Asking PostgreSQL how far it is, for consistency tokens: behind a commit, behind a read, or for itself.
+
+The question is a statement of its own: behind a commit it must stand behind the commit's Sync, as within the same
+implicit transaction it would be answered before the commit is written. Behind a read it shares the read's unit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from router.engine.calls import Call
+from router.engine.endpoints import Pools
+from router.engine.expiry import Expired, wait_until
+from router.engine.lane_pool import LanePool, Slot
+from router.model.identity import EndpointName, Generation, Lsn, Term, lsn_from_text
+from router.model.observation import AttemptFailed
+from router.model.request import Access, ReadFrom, Request, Statement
+from router.model.result import StatementResult
+from router.model.token import Token, decode
+from router.model.topology import Tenant
+from router.ports import Clock, Unit
+
+POSITION = Statement(
+    b"SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
+    b" ELSE pg_catalog.pg_current_wal_insert_lsn() END,"
+    b" CASE WHEN NOT pg_catalog.pg_is_in_recovery()"
+    b" THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,"
+    b" pg_catalog.current_setting('synchronous_standby_names') <> ''"
+    b" AND pg_catalog.current_setting('synchronous_commit') NOT IN ('off', 'local')"
+)
+"""Position, on a primary the name of its log file (the first eight digits are the timeline), whether it confirms."""
+LINGER_S = 0.05
+"""A committed write is answered without its exact position after this long."""
+
+
+def seen(known: bytes, result: StatementResult) -> Token | None:
+    """The exact token of an answer. known: its route's token; result: POSITION's."""
+    cells = result.cells
+    if not known or cells is None or not cells.ntuples or cells.nfields < 3:
+        return None
+    lsn, file, confirms = cells.get_value(0, 0), cells.get_value(0, 1), cells.get_value(0, 2)
+    if lsn is None:
+        return None
+    token = replace(decode(known), lsn=lsn_from_text(lsn.decode()), now=False)
+    if file is not None:
+        token = replace(token, timeline=Term(int(file[:8], 16)), unconfirmed=confirms != b"t")
+    return token
+
+
+def note(call: Call, result: StatementResult) -> None:
+    """Put the exact token of its answer on a call, with what it was asked to see."""
+    token = seen(call.token, result)
+    if token is not None:
+        after = call.request.after
+        if after is not None and after.system_id == token.system_id:
+            token = token.merge(replace(after, now=False))  # its "and now" was answered on the way here
+        call.token = token.encode()
+
+
+def position_wanted(request: Request) -> Statement | None:
+    """POSITION, where its exact answer is worth the question: for who passes tokens on and may be behind."""
+    return POSITION if request.after is not None and request.options.read is not ReadFrom.PRIMARY else None
+
+
+class PositionBehind(Unit):
+    """Asks for the position behind a commit, on the same lane and in the same send."""
+
+    __slots__ = ("_answered",)
+
+    def __init__(self) -> None:
+        super().__init__((POSITION,), _told, commits=False)
+        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        if not self._answered.done():
+            self._answered.set_result(None)
+
+    async def note(self, call: Call, now: float) -> None:
+        """Once the commit is answered: put its exact token on the call. Without one in time "and now" must do."""
+        if not self._answered.done():
+            try:
+                await wait_until(self._answered, now + LINGER_S)
+            except Expired:
+                return
+        if self.fault is None and self.results:
+            note(call, self.results[0])
+
+
+def _told(unit: Unit) -> None:
+    assert isinstance(unit, PositionBehind)
+    unit.wake()
+
+
+async def note_on(pool: LanePool, slot: Slot, call: Call, now: float) -> None:
+    """The same on a pinned lane that has nothing in flight, after its work; never raises."""
+    try:
+        unit = await pool.run_pinned(slot, (POSITION,), now + LINGER_S, commits=False)
+    except AttemptFailed:
+        return
+    note(call, unit.results[0])
+
+
+class Positions:
+    """Asks endpoints, on the connections of whoever needs to know, and remembers what replicas said."""
+
+    def __init__(self, pools: Pools, clock: Clock) -> None:
+        self._pools = pools
+        self._clock = clock
+        self._known: dict[EndpointName, tuple[Generation, Lsn]] = {}
+
+    async def ask(
+        self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
+    ) -> StatementResult:
+        """POSITION's result, asked after this call. AttemptFailed."""
+        pool = self._pools.get(tenant, endpoint, Access.READ_ONLY, generation)
+        read = await pool.run_shared(POSITION, deadline)
+        return read.results[0]
+
+    async def ask_replica(
+        self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
+    ) -> Lsn | None:
+        """How far a replica has replayed now; None when it does not say."""
+        try:
+            result = await self.ask(tenant, endpoint, generation, deadline)
+        except AttemptFailed:
+            return None
+        cells = result.cells
+        text = cells.get_value(0, 0) if cells is not None and cells.ntuples else None
+        if text is None:
+            return None
+        lsn = lsn_from_text(text.decode())
+        self._known[endpoint] = generation, lsn
+        return lsn
+
+    def known(self, generation: Generation) -> dict[EndpointName, Lsn]:
+        """What replicas have said in this generation; a later failover may have sent one back."""
+        return {name: lsn for name, (of, lsn) in self._known.items() if of == generation}
