@@ -109,10 +109,8 @@ class Call:
         self.role = Role.UNKNOWN
         self.route_reason = RouteReason.PRIMARY
         self.topology = TopologyNumber(0)
-        self.token = b""
-        """Of the receipt: what its caller has seen once it has the answer."""
-        self.causal: Causal | None = None
-        """Set while it is a read that carries a consistency token: how far the wait for a replica has come."""
+        self.token = b""  # of the receipt: what its caller has seen once it has the answer
+        self.causal: Causal | None = None  # set once it is a read that waits for what its token names
         self.tried: tuple[EndpointName, ...] = ()
         self.stop_running: Callable[[], bool] | None = None
         """Set while it runs alone on a lane: stops it in PostgreSQL, so that its end is definite. False: too late."""

@@ -29,7 +29,7 @@ async def test_the_row_goes_first_and_the_answer_last() -> None:
     answer = await keyed(engine)
     assert (answer.results[0].command_tag, answer.receipt.replayed) == ("INSERT 0 1", False)
     words = [text.split()[0] for text in engine.server().seen]
-    assert words == [b"BEGIN", b"SET", b"INSERT", b"SET", b"insert", b"UPDATE", b"SET", b"COMMIT"]
+    assert words == [b"BEGIN", b"SET", b"INSERT", b"SET", b"insert", b"UPDATE", b"SET", b"COMMIT", b"SELECT"]
     again = await keyed(engine)
     assert (again.results[0].command_tag, again.receipt.replayed) == ("INSERT 0 1", True)
     assert engine.server().committed == [b"insert a"]
