@@ -245,6 +245,26 @@ def status(
 
 
 @app.command(rich_help_panel=ASK)
+def doctor(
+    address: AdminAddress = "", token: AdminToken = "", development: Dev = "", as_json: AsJson = False
+) -> None:
+    """What in the servers' settings will make a failover slow, unsafe or impossible, and the SQL that mends it.
+
+    Exit code 1 when something is found.
+    """
+    from router.console import doctor_command
+
+    with _operator(address, token, development) as client:
+        found = doctor_command.look(client)
+    if as_json:
+        print(doctor_command.as_json(found))
+    else:
+        doctor_command.show(found, _console())
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=ASK)
 def waiters(
     address: AdminAddress = "",
     token: AdminToken = "",

@@ -23,6 +23,7 @@ from router.config.loading import LoadedConfig
 from router.config.problems import ConfigProblems
 from router.engine.clusters import ClusterSource
 from router.engine.directory import Directory
+from router.engine.doctor import Doctors
 from router.engine.operator import Operator
 from router.engine.overview import Overview
 from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
@@ -83,10 +84,11 @@ class ControlPlane:
         self._journal = _open_journal(config)
         self._numbers = SnapshotNumbers()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._doctors = Doctors(self._edges.examiner, clock, events)
         self.supervisors = Supervisors()
         self._directory = Directory(config.topology)
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
-        self.overview = Overview(self._directory, self.supervisors, load, clock)
+        self.overview = Overview(self._directory, self.supervisors, load, clock, self._doctors.findings)
         self.operator = Operator(self.supervisors, load, clock, self.reload)
         self._know_clusters(config)
 
@@ -123,6 +125,7 @@ class ControlPlane:
 
     async def stop(self) -> None:
         """End all supervisors; a promotion under way gets a few seconds to finish."""
+        self._doctors.stop()
         await asyncio.gather(*(one.stop() for one in self.supervisors))
         if self._tasks:
             await asyncio.wait(set(self._tasks))
@@ -161,6 +164,7 @@ class ControlPlane:
         self._follower.apply(fresh)
         for name in set(old.clusters) - set(fresh.topology.clusters):
             self._follower.remove_cluster(name)
+            self._doctors.forget(name)
             self._spawn(self.supervisors.remove(name).stop())
 
     def _add_cluster(self, cluster: Cluster) -> None:
@@ -174,6 +178,7 @@ class ControlPlane:
         self.supervisors.add(supervisor)
         self._follower.add_cluster(supervisor, self.overview.on_state)
         self._spawn(supervisor.run())
+        self._doctors.see(supervisor)
 
     def _know_clusters(self, config: LoadedConfig) -> None:
         clusters = config.topology.clusters.values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pointsman.v1 import admin_service_pb2 as pb
 from pointsman.v1 import types_pb2
 
+from router.model.checkup import Finding
 from router.model.events import Health, Phase
 from router.model.identity import lsn_to_text
 from router.model.topology import Role
@@ -77,6 +78,13 @@ def endpoint_message(view: EndpointView) -> pb.EndpointState:
     )
 
 
+def finding_message(one: Finding) -> pb.Finding:
+    """One line of `pointsman doctor`."""
+    return pb.Finding(
+        endpoint=one.endpoint, check=one.check.value, severity=one.severity.value, message=one.message, fix=one.fix
+    )
+
+
 def version_text(number: int) -> str:
     """PostgreSQL's server_version_num as people write it: 180006 is 18.6."""
     return f"{number // 10_000}.{number % 10_000}" if number else ""
@@ -125,6 +133,7 @@ def cluster_message(view: ClusterView) -> pb.ClusterState:
         held=view.held,
         phase_age_s=view.phase_age_s,
         detail=view.detail,
+        findings=[finding_message(one) for one in view.findings],
         endpoints=[endpoint_message(endpoint) for endpoint in view.endpoints],
     )
 

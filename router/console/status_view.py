@@ -107,6 +107,9 @@ def _cluster_line(cluster: Any) -> Text:
     line.append(f"  term {cluster.term}  generation {cluster.generation}  {cluster.mode}", style="dim")
     if cluster.held:
         line.append(f"  {cluster.held} held", style="bold yellow")
+    if cluster.findings:
+        many = "" if len(cluster.findings) == 1 else "s"
+        line.append(f"  {len(cluster.findings)} finding{many}: pointsman doctor", style="yellow")
     if cluster.detail:
         line.append(f"\n  {cluster.detail}", style="yellow")
     return line

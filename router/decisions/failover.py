@@ -239,7 +239,10 @@ def _may_rescue(state: ClusterMachine, facts: Facts, now: float) -> bool:
 
 def _consider_promotion(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
     since = state.doubted_at if state.doubted_at is not None else state.since
-    if state.primary is None:
+    plan: PromotionPlan | Obstacle
+    if state.manager:
+        plan = Obstacle(PhaseReason.MANAGED_ELSEWHERE, f"not promoting: {state.manager}", waits=False)
+    elif state.primary is None:
         plan = plan_rescue(facts.standbys, state.term, since, policy.failover)
     else:
         lost, term, told = state.last_claim, state.term, policy.failover

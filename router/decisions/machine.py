@@ -171,6 +171,8 @@ class ClusterMachine:
     returned to: what it acknowledged then would be lost when this one turns out to be promoted."""
     muted: EndpointName | None = None
     """Its writes may be held back by a switchover of a router that is no more."""
+    manager: str = ""
+    """Who else moves the primary, in words: then nothing is promoted here."""
     recorded: Term | None = None
     """The highest term in the journal; a higher one is recorded before it is accepted. None: no journal is kept."""
     wanted: tuple[EndpointName, Term] | None = None

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from router.engine.directory import Directory
 from router.engine.supervisor import ClusterSupervisor
 from router.engine.supervisors import Supervisors
+from router.model.checkup import Finding
 from router.model.identity import ClusterName, TenantName
 from router.model.state import ClusterState, EndpointState
 from router.model.topology import Endpoint
@@ -28,9 +29,14 @@ class Overview:
     """Views of tenants, endpoints, pools, waiters and clusters."""
 
     def __init__(
-        self, directory: Directory, supervisors: Supervisors, load: Callable[[], Load], clock: Clock
+        self, directory: Directory, supervisors: Supervisors, load: Callable[[], Load], clock: Clock,
+        findings: Callable[[ClusterName], tuple[Finding, ...]] = lambda _: (),
     ) -> None:
-        """load: what the requests of this router make at this moment, those of all its processes."""
+        """load: what the requests of this router make at this moment, those of all its processes.
+
+        findings: what is wrong with the settings of a cluster's servers.
+        """
+        self._findings = findings
         self._directory = directory
         self._supervisors = supervisors
         self._load = load
@@ -81,6 +87,7 @@ class Overview:
                     phase_age_s=max(0.0, now - state.since),
                     detail=state.detail,
                     endpoints=tuple(self._endpoints(supervisor, load)),
+                    findings=self._findings(state.name),
                 )
             )
         return views

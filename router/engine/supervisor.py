@@ -197,6 +197,10 @@ class ClusterSupervisor:
         self._take(SwitchoverOrdered(plan.to))
         return await asyncio.shield(self._spawn(self._when_fenced(move.run(plan, timeout_s))))
 
+    def know_manager(self, who: str) -> None:
+        """Who else moves the primary of this cluster, in words; empty: nobody. While somebody does, we do not."""
+        self._machine = replace(self._machine, manager=who)
+
     def apply(self, cluster: Cluster) -> None:
         """Take a changed configuration of the same cluster: endpoints come, go or move, policies change."""
         before = {endpoint.name: endpoint.weight for endpoint in self._cluster.endpoints}

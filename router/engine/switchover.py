@@ -61,6 +61,8 @@ class Switchover:
         """Check that it can succeed. RouterError SWITCHOVER_REFUSED otherwise."""
         if cluster.mode is not FailoverMode.PROMOTE:
             raise refused(f"cluster {cluster.name} is in follow mode: whoever manages it moves its primary")
+        if machine.manager:
+            raise refused(machine.manager)
         if machine.operation is not Operation.NONE or machine.phase not in (Phase.STEADY, Phase.DRAINING):
             raise refused(f"cluster {cluster.name} is {machine.phase.value}, not steady: {machine.detail}")
         primary, claim = machine.primary, machine.last_claim

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, unique
 
+from router.model.checkup import Finding
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName, Term
 from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RetryReason
 from router.model.request import Access, Method
@@ -175,6 +176,14 @@ class JournalWriteFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingFound:
+    """A setting of a server will make a failover slow, unsafe or impossible. Told once for each."""
+
+    cluster: ClusterName
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionClosed:
     """A connection was closed instead of being reused."""
 
@@ -256,6 +265,7 @@ Event = (
     | FailoverStep
     | FailoverEnded
     | JournalWriteFailed
+    | SettingFound
     | ConnectionClosed
     | ConnectFailed
     | ConnectionMisplaced

@@ -193,6 +193,8 @@ class PhaseReason(Enum):
     PROMOTION_FAILED = "promotion_failed"
     PROMOTION_OPEN = "promotion_open"
     """A standby may have been promoted, and does not answer: nobody else can safely take its place."""
+    MANAGED_ELSEWHERE = "managed_elsewhere"
+    """Patroni moves this cluster's primary: promote mode stays out of its way."""
     JOURNAL_FAILED = "journal_failed"
     """What is to be done could not be written down first, so it was not done."""
     FENCE_INCOMPLETE = "fence_incomplete"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum, unique
 
+from router.model.checkup import Finding
 from router.model.events import Phase
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName, Term, TopologyNumber
 from router.model.request import Access
@@ -214,6 +215,8 @@ class ClusterView:
     phase_age_s: float = 0.0
     detail: str = ""
     endpoints: tuple[EndpointView, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with its servers' settings, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)

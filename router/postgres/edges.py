@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.model.topology import Cluster, Endpoint
 from router.ports import Prober, Surgeon
+from router.postgres.examiner import PostgresExaminer
 from router.postgres.prober import PostgresProber
 from router.postgres.surgeon import PostgresSurgeon
 
@@ -22,3 +23,7 @@ class PostgresEdges:
     def surgeon(self, cluster: Cluster) -> Surgeon:
         """A surgeon for a cluster."""
         return PostgresSurgeon(cluster, self._owner)
+
+    def examiner(self, cluster: Cluster) -> PostgresExaminer:
+        """Who asks the servers of a cluster for their settings."""
+        return PostgresExaminer(cluster)

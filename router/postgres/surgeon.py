@@ -17,6 +17,7 @@ from router.model.observation import AttemptFailed, Fault, FaultKind, ProbeOutco
 from router.model.topology import Cluster, Endpoint
 from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection
+from router.postgres.examiner import PATRONI_QUERY
 from router.postgres.role_query import FENCED_HOST, ROLE_QUERY, read_claim
 
 STEP_S = 0.002
@@ -59,6 +60,7 @@ class PostgresSurgeon:
 
         primary_conninfo keeps its login, so that repoint() finds it, also after a restart of the router.
         """
+        await self._refuse_managed(standby, deadline)
         settings = conninfo_to_dict(await self._primary_conninfo(standby, deadline))
         settings.pop("hostaddr", None)
         streamed = bool(await self._query(standby, _RECEIVER, deadline))
@@ -125,6 +127,7 @@ class PostgresSurgeon:
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. Ends with a write of its own that is confirmed, so that the position said is on disk."""
+        await self._refuse_managed(primary, deadline)
         await self._alter(primary, "default_transaction_read_only", "on", deadline)
         now = asyncio.get_running_loop().time
         held_at = await self._query(primary, "SELECT clock_timestamp()", deadline)
@@ -147,6 +150,12 @@ class PostgresSurgeon:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
+
+    async def _refuse_managed(self, server: Endpoint, deadline: float) -> None:
+        """The last look before the first act: two that move one primary would undo each other's work."""
+        manager = (await self._query(server, PATRONI_QUERY, deadline))[0][0]
+        if manager:
+            raise _impossible(server, manager)
 
     async def _primary_conninfo(self, standby: Endpoint, deadline: float) -> str:
         rows = await self._query(standby, "SELECT pg_is_in_recovery(), current_setting('primary_conninfo')", deadline)

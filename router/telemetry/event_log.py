@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from router.model.checkup import Severity
 from router.model.events import (
     AttemptRetried,
     CertificatesChanged,
@@ -27,6 +28,7 @@ from router.model.events import (
     Phase,
     PhaseChanged,
     RequestFinished,
+    SettingFound,
 )
 from router.model.reasons import CloseReason, RefuseReason
 
@@ -189,6 +191,19 @@ class EventLog:
     def journal_write_failed(self, event: JournalWriteFailed) -> None:
         """An error: a router that is restarted now may not know what it must not forget."""
         self._line(logging.ERROR, "journal not written", cluster=event.cluster, message=event.message)
+
+    def setting_found(self, event: SettingFound) -> None:
+        """What is wrong with a server, and the fix."""
+        found = event.finding
+        self._line(
+            logging.ERROR if found.severity is Severity.ERROR else logging.WARNING,
+            "setting found",
+            cluster=event.cluster,
+            endpoint=found.endpoint,
+            check=found.check.value,
+            message=found.message,
+            fix=found.fix,
+        )
 
     def connection_closed(self, event: ConnectionClosed) -> None:
         """Ordinary ends at debug, others at info."""

@@ -79,6 +79,7 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.FailoverStep: (recorder.failover_step, log.failover_step),
         events.FailoverEnded: (recorder.failover_ended, log.failover_ended),
         events.JournalWriteFailed: (recorder.journal_write_failed, log.journal_write_failed),
+        events.SettingFound: (log.setting_found,),
         events.ConnectionClosed: (recorder.connection_closed, log.connection_closed),
         events.ConnectFailed: (recorder.connect_failed, log.connect_failed),
         events.ConnectionMisplaced: (recorder.connection_misplaced, log.connection_misplaced),

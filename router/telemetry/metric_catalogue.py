@@ -144,6 +144,9 @@ FAILOVER_STEPS = _counter(
     "failover_steps_total", ("cluster", "step", "result"), "Steps of promotions and switchovers (ok or failed)."
 )
 
+FINDINGS = _gauge(
+    "cluster_findings", ("cluster",), "Settings of its servers that `pointsman doctor` finds wrong for a failover."
+)
 JOURNAL_FAILURES = _counter(
     "journal_write_failures_total", ("cluster",), "Pages of the journal in server.state_dir that could not be written."
 )

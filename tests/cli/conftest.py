@@ -84,6 +84,7 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
     address: str = ""
     behind: list[str] = field(default_factory=list)
     restart_stops: bool = False
+    findings: list[pb.Finding] = field(default_factory=list)
     workers: list[pb.Worker] = field(
         default_factory=lambda: [
             pb.Worker(number=1, pid=101, state=pb.WORKER_STATE_SERVING, uptime_s=12.5, in_flight=3, connections=8),
@@ -104,7 +105,7 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
         self._check(request, context)
         cluster = pb.ClusterState(
             name="main", phase=pb.CLUSTER_PHASE_STEADY, primary="pg1", term=3, generation=2, mode="follow", held=4,
-            phase_age_s=12, detail="a detail", endpoints=ENDPOINTS,
+            phase_age_s=12, detail="a detail", endpoints=ENDPOINTS, findings=self.findings,
         )  # fmt: skip
         yield pb.WatchTopologyResponse(topology=7, clusters=[cluster])
         context.is_active()

@@ -77,6 +77,30 @@ def test_watch_looks_again_and_again(admin: FakeAdmin, monkeypatch: pytest.Monke
     assert looks == [0.5, 0.5, 0.5]
 
 
+def test_the_doctor_tells_what_is_wrong_and_the_fix(ask: Ask, admin: FakeAdmin):
+    ended = ask("doctor")
+    assert (ended.code, ended.out) == (0, "nothing found\n")
+    assert "pointsman doctor" not in ask("status").out
+    fix = "ALTER SYSTEM SET wal_retrieve_retry_interval = '100ms'; SELECT pg_reload_conf();"
+    admin.findings = [
+        pb.Finding(endpoint="pg2", check="retry_interval", severity="warning", message="it is 5 s", fix=fix)
+    ]
+    ended = ask("doctor")
+    assert ended.code == 1
+    assert ended.out.splitlines() == ["warning main/pg2  it is 5 s", f"        {fix}"]
+    assert json.loads(ask("doctor", "--json").out) == [
+        {
+            "cluster": "main",
+            "endpoint": "pg2",
+            "check": "retry_interval",
+            "severity": "warning",
+            "message": "it is 5 s",
+            "fix": fix,
+        }
+    ]
+    assert "1 finding: pointsman doctor" in ask("status").out
+
+
 def test_a_switchover_tells_each_step_and_its_price(ask: Ask, admin: FakeAdmin):
     admin.steps = [
         pb.SwitchoverResponse(step="hold_writes", elapsed_s=0.01),
@@ -160,7 +184,7 @@ def test_no_token_is_a_usage_error(command: Command):
     assert ended.err.startswith("pointsman: no admin token given\nuse --token or POINTSMAN_ADMIN_TOKEN")
 
 
-@pytest.mark.parametrize("verb", [["status"], ["waiters"], ["reload"], ["drain", "x"], ["switchover", "x"]])
+@pytest.mark.parametrize("verb", [["status"], ["doctor"], ["waiters"], ["reload"], ["drain", "x"], ["switchover", "x"]])
 def test_an_unreachable_router_is_exit_code_three(command: Command, verb: list[str]):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, but nothing listens

@@ -83,7 +83,7 @@ def test_the_control_role_watches_and_promotes_but_reads_no_data(pg_cluster_each
     with psycopg.connect(dsn, autocommit=True) as connection:
         assert "application_name=n2" in connection.execute("SHOW primary_conninfo").fetchone()[0]
         before = connection.execute("SHOW synchronous_standby_names").fetchone()[0]
-        for parameter in ("primary_conninfo", "primary_slot_name", "synchronous_standby_names"):
+        for parameter in ("primary_conninfo", "synchronous_standby_names", "default_transaction_read_only"):
             query = "SELECT has_parameter_privilege(%s, 'ALTER SYSTEM')"
             assert connection.execute(query, [parameter]).fetchone()[0]
         connection.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
@@ -95,6 +95,67 @@ def test_the_control_role_watches_and_promotes_but_reads_no_data(pg_cluster_each
             connection.execute("ALTER SYSTEM SET archive_command = 'true'")
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         psycopg.connect(standby.dsn(CONTROL_ROLE, pg_cluster_each.control_password, "acme"))
+
+
+@pytest.mark.pg
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER SYSTEM SET archive_command = 'true'",
+        "ALTER SYSTEM SET primary_slot_name = 'n9'",
+        "ALTER SYSTEM SET shared_preload_libraries = 'x'",
+        "ALTER SYSTEM RESET ALL",
+        "CREATE ROLE mallory",
+        "ALTER ROLE acme PASSWORD 'x'",
+        "ALTER ROLE CURRENT_USER SUPERUSER",
+        "ALTER ROLE CURRENT_USER REPLICATION",
+        "GRANT pg_write_all_data TO CURRENT_USER",
+        "SET ROLE postgres",
+        "SET SESSION AUTHORIZATION acme",
+        "CREATE DATABASE loot",
+        "CREATE SCHEMA loot",
+        "CREATE TABLE public.loot (id int)",
+        "CREATE EXTENSION dblink",
+        "COPY (SELECT 1) TO PROGRAM 'cat'",
+        "COPY (SELECT 1) TO '/tmp/loot'",
+        "SELECT pg_read_file('postgresql.auto.conf')",
+        "SELECT pg_ls_dir('.')",
+        "SELECT lo_import('/etc/passwd')",
+        "SELECT pg_create_physical_replication_slot('loot')",
+        "SELECT pg_drop_replication_slot('n2')",
+        "SELECT pg_wal_replay_pause()",
+        "SELECT pg_switch_wal()",
+        "SELECT pg_backup_start('x')",
+        "SELECT pg_rotate_logfile()",
+        "CHECKPOINT",
+        "SELECT rolpassword FROM pg_authid",
+        "SET log_statement = 'none'",
+        "SET session_replication_role = replica",
+    ],
+)
+def test_the_control_role_can_do_nothing_else(pg_cluster, statement):
+    dsn = pg_cluster.primary().dsn(CONTROL_ROLE, pg_cluster.control_password, "postgres")
+    with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(psycopg.Error) as refused:
+        connection.execute(statement)
+    assert refused.value.sqlstate == "42501", refused.value
+
+
+@pytest.mark.pg
+def test_the_control_role_ends_no_session_of_a_superuser(pg_cluster):
+    dsn = pg_cluster.primary().dsn(CONTROL_ROLE, pg_cluster.control_password, "postgres")
+    with pg_cluster.primary().connect() as master, psycopg.connect(dsn, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT pg_terminate_backend(%s)", [master.info.backend_pid])
+        attributes = connection.execute(
+            "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles"
+            " WHERE rolname = current_user"
+        ).fetchone()
+        assert attributes == (False,) * 5
+        granted = connection.execute(
+            "SELECT array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_auth_members AS m"
+            " JOIN pg_roles AS r ON r.oid = m.roleid WHERE m.member = current_user::regrole"
+        ).fetchone()
+        assert granted == (["pg_monitor", "pg_signal_backend"],)
 
 
 @pytest.mark.pg

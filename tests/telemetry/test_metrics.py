@@ -11,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.model import events as ev
+from router.model.checkup import Check, Finding, Severity
 from router.model.events import Health, Outcome, Phase
 from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RefuseReason, RetryReason
 from router.model.request import Access, Method
@@ -59,6 +60,7 @@ ALL_EVENTS = (
     ev.PhaseChanged("main", Phase.STEADY, Phase.STUCK, PhaseReason.NO_CANDIDATE, None, 1, 1),
     ev.FailoverStep("main", "promote", "pg2", False, 0.1),
     ev.FailoverEnded("main", "pg2", 2, 1.5, True),
+    ev.SettingFound("main", Finding("pg1", Check.RETRY_INTERVAL, Severity.WARNING, "5 s", "ALTER SYSTEM")),
     ev.JournalWriteFailed("main", "/state/main.json cannot be written: no space left on device"),
     ev.ConnectionClosed("acme", "pg1", Access.READ_ONLY, CloseReason.IDLE),
     ev.ConnectFailed("acme", "pg1", "connection refused"),

@@ -42,11 +42,9 @@ GRANT EXECUTE ON FUNCTION pointsman.timeline_history(integer) TO :"control_role"
 
 -- Promote mode only: fence (a standby stops listening to the old primary), promote, point the rest at the new one.
 -- Leave this part out where Patroni or a cloud service promotes.
-GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, synchronous_standby_names,
-  default_transaction_read_only TO :"control_role";
+GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, synchronous_standby_names, default_transaction_read_only
+  TO :"control_role";
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO :"control_role";
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO :"control_role";
-GRANT EXECUTE ON FUNCTION pg_catalog.pg_wal_replay_pause() TO :"control_role";
-GRANT EXECUTE ON FUNCTION pg_catalog.pg_wal_replay_resume() TO :"control_role";
 -- Creating replication slots would need the REPLICATION attribute, and with it the right to copy every byte of the
 -- cluster: so it is not given. Create the slots of all standbys on every server beforehand, or work without slots.

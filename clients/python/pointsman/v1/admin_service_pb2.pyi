@@ -511,6 +511,7 @@ class ClusterState(google.protobuf.message.Message):
     PHASE_AGE_S_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
     ENDPOINTS_FIELD_NUMBER: builtins.int
+    FINDINGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     phase: global___ClusterPhase.ValueType
     primary: builtins.str
@@ -524,6 +525,10 @@ class ClusterState(google.protobuf.message.Message):
     """What the cluster waits for, or why it is stuck."""
     @property
     def endpoints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EndpointState]: ...
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Finding]:
+        """What is wrong with the servers' settings, the worst first."""
+
     def __init__(
         self,
         *,
@@ -537,10 +542,43 @@ class ClusterState(google.protobuf.message.Message):
         phase_age_s: builtins.float = ...,
         detail: builtins.str = ...,
         endpoints: collections.abc.Iterable[global___EndpointState] | None = ...,
+        findings: collections.abc.Iterable[global___Finding] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["detail", b"detail", "endpoints", b"endpoints", "generation", b"generation", "held", b"held", "mode", b"mode", "name", b"name", "phase", b"phase", "phase_age_s", b"phase_age_s", "primary", b"primary", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["detail", b"detail", "endpoints", b"endpoints", "findings", b"findings", "generation", b"generation", "held", b"held", "mode", b"mode", "name", b"name", "phase", b"phase", "phase_age_s", b"phase_age_s", "primary", b"primary", "term", b"term"]) -> None: ...
 
 global___ClusterState = ClusterState
+
+@typing.final
+class Finding(google.protobuf.message.Message):
+    """A setting of a server that will make a failover slow, unsafe or impossible."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    CHECK_FIELD_NUMBER: builtins.int
+    SEVERITY_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    FIX_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    check: builtins.str
+    """What was looked at: "retry_interval", "sync_names_empty", ..."""
+    severity: builtins.str
+    """"error" or "warning"."""
+    message: builtins.str
+    fix: builtins.str
+    """SQL for a superuser of that server."""
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+        check: builtins.str = ...,
+        severity: builtins.str = ...,
+        message: builtins.str = ...,
+        fix: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["check", b"check", "endpoint", b"endpoint", "fix", b"fix", "message", b"message", "severity", b"severity"]) -> None: ...
+
+global___Finding = Finding
 
 @typing.final
 class WatchTopologyResponse(google.protobuf.message.Message):
