@@ -15,6 +15,7 @@ from psycopg import pq
 
 import router
 from router.api.admin_identity import AdminIdentity
+from router.api.auditing import Audit
 from router.api.server import AdminParts
 from router.api.surface import Workers
 from router.config import loading
@@ -39,6 +40,7 @@ from router.model.topology import Cluster, FailoverMode, Topology
 from router.model.views import Load, ReloadResult, ServerView
 from router.ports import Chance, Clock
 from router.postgres.edges import PostgresEdges
+from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.state_collector import RouterView
 
@@ -87,6 +89,7 @@ class ControlPlane:
         self._doctors = Doctors(self._edges.examiner, clock, events)
         self.supervisors = Supervisors()
         self._directory = Directory(config.topology)
+        self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
         self.overview = Overview(self._directory, self.supervisors, load, clock, self._doctors.findings)
         self.operator = Operator(self.supervisors, load, clock, self.reload)
@@ -115,7 +118,8 @@ class ControlPlane:
     def admin_parts(self, workers: Workers) -> AdminParts:
         """What stands behind the operators' port."""
         return AdminParts(
-            self.overview, self.operator, workers, self.server_view, self._clock, self._events, self._operators
+            self.overview, self.operator, workers, self.server_view, self._clock, self._events, self._operators,
+            None if self._audit_log is None else Audit(self._audit_log, self._config.server.audit.scope),
         )
 
     def start(self) -> None:
@@ -129,6 +133,8 @@ class ControlPlane:
         await asyncio.gather(*(one.stop() for one in self.supervisors))
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+        if self._audit_log is not None:
+            await asyncio.to_thread(self._audit_log.close)
 
     async def reload(self) -> ReloadResult:
         """Read the file again; with any mistake in it nothing changes."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from router.api.auditing import Audit
 from router.api.query_service import CancelElsewhere
 from router.api.server import PublicParts
 from router.config.loading import LoadedConfig
@@ -32,6 +33,7 @@ from router.ports import Chance, Clock, EventSink
 from router.postgres.endpoint_pool import PsycopgPoolFactory
 from router.postgres.row_loader import PsycopgRowLoader
 from router.sql.inspector import PostgastInspector
+from router.telemetry.audit_log import AuditLog
 
 FIRST_LOOK_S = 3.0
 """The start waits this long for every cluster's first primary; a router without one serves all the same."""
@@ -74,6 +76,7 @@ class DataPlane:
         self.outcomes = Outcomes(*parts)
         self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets)
         self._sweeping: asyncio.Task[None] | None = None
+        self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
 
     def public_parts(self, cancel_elsewhere: CancelElsewhere | None = None) -> PublicParts:
         """What stands behind the callers' port."""
@@ -88,6 +91,7 @@ class DataPlane:
             self._chance,
             self._events,
             cancel_elsewhere,
+            None if self._audit_log is None else Audit(self._audit_log, self._config.server.audit.scope),
         )
 
     def start(self) -> None:
@@ -149,3 +153,5 @@ class DataPlane:
             await asyncio.wait({self._sweeping})
         await self.pools.close()
         self.budgets.close()
+        if self._audit_log is not None:
+            await asyncio.to_thread(self._audit_log.close)

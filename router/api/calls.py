@@ -18,13 +18,14 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from router.api.auditing import CALLER, Audit
 from router.api.drain import Drain
 from router.api.message_stream import Context, MessageStream, parse
 from router.api.proving import Proving, expired_error
 from router.api.rpc_roles import NEEDED, PROVE_AGAIN, check_role
 from router.api.status import grpc_code, status_of, trailers_of
 from router.api.token_metadata import merged, presented_token, return_token
-from router.model.callers import Admission
+from router.model.callers import Admission, shown
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import HandlerFailed
 from router.model.identity import TenantName
@@ -37,6 +38,7 @@ from router.ports import Clock, EventSink
 MAX_REPLY_BYTES = (4 << 20) - 1024
 """Every gRPC client takes 4 MiB unless told otherwise."""
 RETRY_WHILE_DRAINING_S = 0.2
+REFUSED_IDENTITIES = frozenset({RefuseReason.UNAUTHENTICATED, RefuseReason.TENANT_DENIED, RefuseReason.ROLE_DENIED})
 
 _ANSWER_RESERVE_S = 0.05
 """Kept of the caller's deadline, so that our answer comes before its own timer; of short ones, a tenth."""
@@ -122,8 +124,15 @@ class Gate(Generic[Caller]):
         events: EventSink,
         drain: Drain | None,
         max_message_bytes: int,
+        audit: Audit | None = None,
+        audit_all: bool = False,
     ) -> None:
-        """refused: told of each request that the engine never saw. drain: None for a port that serves to the end."""
+        """refused: told of each request that the engine never saw. drain: None for a port that serves to the end.
+
+        audit: told who is refused, and with audit_all how every RPC ends.
+        """
+        self._audit = audit
+        self._audit_all = audit_all
         self._proving = proving
         self._refused = refused
         self._clock = clock
@@ -208,8 +217,12 @@ class Gate(Generic[Caller]):
         call: Call[Caller] | None = None
         try:
             call = self._admit(name, context)
+            if self._audit is not None:
+                CALLER.set(shown(call.who))
             result = await work(call)
             return_token(context, call.presented, call.token)
+            if self._audit is not None and self._audit_all:
+                self._audit.rpc(name, None, context.peer(), None)
             return result
         except grpc.aio.AbortError:
             raise
@@ -218,14 +231,14 @@ class Gate(Generic[Caller]):
             if task is None or task.cancelling():
                 raise  # the caller has gone, or the server stops: grpc expects to see it
             # Escaping without a cancelled RPC it would leave the caller without any status (grpc#29248).
-            await self._fail(context, call, _lost_cancellation())
+            await self._fail(name, context, call, _lost_cancellation())
         except RouterError as error:
-            await self._fail(context, call, error)
+            await self._fail(name, context, call, error)
         except Exception as error:
             if context.done():
                 raise asyncio.CancelledError from error  # a write or read met the end of the RPC
             self._events.emit(handler_failed(name, error))
-            await self._fail(context, call, unexpected_error())
+            await self._fail(name, context, call, unexpected_error())
         finally:
             self._running -= 1
             if not self._running:
@@ -247,10 +260,13 @@ class Gate(Generic[Caller]):
             raise draining
         return call
 
-    async def _fail(self, context: Context, call: Call[Caller] | None, error: RouterError) -> NoReturn:
+    async def _fail(self, name: str, context: Context, call: Call[Caller] | None, error: RouterError) -> NoReturn:
         if call is not None and not call.counted:
             self._refused(call.caller, call.method, error)
-        status = status_of(error, tenant_name_of(call.caller) if call is not None else None)
+        tenant = tenant_name_of(call.caller) if call is not None else None
+        if self._audit is not None and (self._audit_all or error.reason in REFUSED_IDENTITIES):
+            self._audit.rpc(call.method if call is not None else name, error, context.peer(), tenant)
+        status = status_of(error, tenant)
         await context.abort(grpc_code(error), status.message, trailers_of(error, status))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -16,6 +16,7 @@ from pointsman.v1 import admin_service_pb2, query_service_pb2, transaction_servi
 from router.api.admin_identity import AdminIdentity, OperatorIdentity
 from router.api.admin_service import AdminService
 from router.api.answering import Answering
+from router.api.auditing import Audit, AuditedCopies, AuditedExecutor, AuditedSessions
 from router.api.binding import bind
 from router.api.calls import Gate
 from router.api.certificates import Certificates, Port
@@ -89,6 +90,7 @@ class PublicParts:
     chance: Chance
     events: EventSink
     cancel_elsewhere: CancelElsewhere | None = None
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class AdminParts:
     clock: Clock
     events: EventSink
     operators: AdminIdentity
+    audit: Audit | None = None
 
 
 class PublicServer:
@@ -109,6 +112,7 @@ class PublicServer:
 
     def __init__(self, policy: ServerPolicy, parts: PublicParts, drain: Drain, *, processes: int = 1) -> None:
         """processes: how many of this router listen on the port; it is reserved by somebody when they are several."""
+        parts = _audited(parts)
         self._policy = policy
         self._drain = drain
         self._processes = processes
@@ -181,6 +185,7 @@ class PublicServer:
             events=parts.events,
             drain=self._drain,
             max_message_bytes=self._policy.max_message_bytes,
+            audit=parts.audit,
         )
 
     def _add_services(self, parts: PublicParts) -> None:
@@ -220,6 +225,8 @@ class AdminServer:
             events=parts.events,
             drain=None,
             max_message_bytes=policy.max_message_bytes,
+            audit=parts.audit,
+            audit_all=True,
         )
         service = AdminService(parts.overview, parts.operator, parts.workers, parts.server_view, drain)
         self._server.add_generic_rpc_handlers((gate.service(ADMIN_SERVICE, service),))
@@ -305,6 +312,17 @@ def make_server(
         names = [descriptor.full_name for descriptor in services]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
+
+
+def _audited(parts: PublicParts) -> PublicParts:
+    if parts.audit is None:
+        return parts
+    return replace(
+        parts,
+        executor=AuditedExecutor(parts.executor, parts.audit),
+        copies=AuditedCopies(parts.copies, parts.audit),
+        sessions=AuditedSessions(parts.sessions, parts.audit),
+    )
 
 
 def _asked_for(tls: ListenerTls) -> PeerCertificates | None:

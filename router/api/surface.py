@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from router.model.auditing import AuditEntry
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
@@ -34,6 +35,12 @@ from router.model.views import (
     WaiterView,
     WorkerView,
 )
+
+
+class AuditSink(Protocol):
+    """Takes what is to be audited; never raises, never waits."""
+
+    def record(self, entry: AuditEntry) -> None: ...
 
 
 class ReadUnderWay(Protocol):

@@ -118,8 +118,14 @@ class _Assembly:
             jwt = replace(jwt, keys=str(self._base / Path(jwt.keys).expanduser()))
             if not os.access(jwt.keys, os.R_OK):
                 self._document.report(("server", "jwt", "keys"), f"file {jwt.keys} does not exist or cannot be read")
+        audit = policy.audit
+        if audit.file not in ("", "-"):
+            audit = replace(audit, file=str(self._base / Path(audit.file).expanduser()))
+            if not os.access(Path(audit.file).parent, os.W_OK):
+                self._document.report(("server", "audit", "file"), f"the folder of {audit.file} cannot be written to")
         return replace(
             policy,
+            audit=audit,
             jwt=jwt,
             tls=self._listener(("server", "tls"), policy.tls),
             admin_tls=self._listener(("server", "admin_tls"), policy.admin_tls),

@@ -28,6 +28,7 @@ EXAMPLES: Mapping[str, object] = {
     "tenants.NAME.login.user": "acme",
     "tenants.NAME.login.password": "env:ACME_PASSWORD",
     "tenants.NAME.tokens": ["env:ACME_TOKEN"],
+    "server.audit.file": "/var/log/pointsman/audit.jsonl",
     "server.jwt.keys": "https://login.example.net/keys.json",
     "server.jwt.issuer": "https://login.example.net",
     "server.jwt.audience": "pointsman",

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from router.model.bounds import not_negative as _not_negative
 from router.model.bounds import positive as _positive
-from router.model.port_policies import JwtPolicy, ListenerTls, TransportPolicy
+from router.model.port_policies import AuditPolicy, JwtPolicy, ListenerTls, TransportPolicy
 
 
 @unique
@@ -289,6 +289,8 @@ class ServerPolicy:
     """TLS on the operators' port; its authorities are its own, and none of the callers' is believed there."""
     jwt: JwtPolicy = JwtPolicy()
     """Signed tokens of callers."""
+    audit: AuditPolicy = AuditPolicy()
+    """The audit log."""
     allow_plaintext: bool = False
     """Serve without TLS on addresses that other machines reach, for a trusted network or a proxy that ends TLS. Tokens
     and data can be read on the way."""

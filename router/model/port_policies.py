@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, unique
 from typing import ClassVar
 
 from router.model.bounds import not_negative, positive
@@ -68,6 +69,36 @@ class JwtPolicy:
             raise ValueError("keys needs issuer and audience: a token for somebody else would do otherwise")
         if self.keys.startswith("http://") and not self.keys.startswith(("http://127.0.0.1:", "http://localhost:")):
             raise ValueError("keys must come by https:// from other machines: who changes them on the way is anybody")
+
+
+@unique
+class AuditScope(Enum):
+    """What the audit log tells."""
+
+    ORDERS = "orders"
+    """Who was refused, and what operators did."""
+    WRITES = "writes"
+    """These, and every request that may write."""
+    ALL = "all"
+    """These, and every read."""
+
+
+@dataclass(frozen=True)
+class AuditPolicy:
+    """The audit log: who did what, when, and how it ended, as lines of JSON. SQL appears by its hash only."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    file: str = ""
+    """File that lines are added to, or `-` for standard output; empty: no audit log. It may be moved away at any time:
+    a new one is begun."""
+    scope: AuditScope = AuditScope.WRITES
+    """orders: refused identities and operators' orders; writes: also requests that may write; all: also reads."""
+    max_waiting: int = 8192
+    """Lines not yet written at most; more are dropped, and counted in the next line."""
+
+    def __post_init__(self) -> None:
+        positive(self, "max_waiting")
 
 
 @dataclass(frozen=True)

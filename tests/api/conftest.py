@@ -12,10 +12,13 @@ import pytest
 from pointsman.v1 import admin_service_pb2_grpc, query_service_pb2_grpc, transaction_service_pb2_grpc
 
 from router.api.admin_identity import AdminIdentity
+from router.api.auditing import Audit
 from router.api.server import AdminParts, ApiServer, PublicParts
+from router.api.surface import AuditSink
 from router.engine.directory import Directory
 from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.policy import ServerPolicy, TenantPolicy
+from router.model.port_policies import AuditScope
 from router.model.topology import Login, Secret, Tenant, Topology
 from router.model.views import ServerView
 from router.system import SystemChance, SystemClock
@@ -45,7 +48,8 @@ def _tenant(name: str, *tokens: str) -> Tenant:
 class World:
     """The server under test, the engine behind it, and a channel to each port."""
 
-    def __init__(self, policy: ServerPolicy) -> None:
+    def __init__(self, policy: ServerPolicy, audit: tuple[AuditSink, AuditScope] | None = None) -> None:
+        told = Audit(*audit) if audit is not None else None
         self.executor = FakeExecutor()
         self.sessions = FakeSessions()
         self.copies = FakeCopies()
@@ -71,6 +75,7 @@ class World:
                 SystemChance(),
                 self.events,
                 self.workers.cancel,
+                told,
             ),
             AdminParts(
                 self.overview,
@@ -80,6 +85,7 @@ class World:
                 SystemClock(),
                 self.events,
                 self.operators,
+                told,
             ),
         )
 
