@@ -359,7 +359,7 @@ def _accept(
         generation=Generation(state.generation + 1),
         operation=Operation.NONE,
         doubted_at=None,
-        repoint_at=now + REPOINT_GAP_S,
+        repoint_at=now + REPOINT_GAP_S if promoted else now,  # a move of our own attaches them itself
         last_claim=None,
         hearsay=False,
         pledged=None,
