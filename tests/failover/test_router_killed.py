@@ -31,7 +31,8 @@ from tests.support.running_router import RunningRouter
 
 pytestmark = [pytest.mark.pg, pytest.mark.chaos]
 
-CONVERGED_S = 5.0
+CONVERGED_S = 20.0
+"""With the start of a process, on a busy machine; 2 to 5 s on a quiet one."""
 EVERY_STEP = "POINTSMAN_TEST_EVERY_STEP"
 """Set in the environment, more steps are tried, for half a minute more."""
 _PLANTED = """
@@ -98,7 +99,7 @@ def insert(cluster: DevCluster, server: str, number: int) -> None:
 async def until_written(router: RunningRouter, number: int) -> str:
     """Write through the router, and who took it."""
     async with router.connect() as db:
-        done = await db.execute("insert into ledger values ($1, 'after')", number, timeout=15)
+        done = await db.execute("insert into ledger values ($1, 'after')", number, timeout=25)
         return str(done.receipt.endpoint)
 
 
@@ -145,7 +146,7 @@ async def test_killed_at_a_step_of_a_move_the_next_router_goes_on(fresh_cluster:
                 endpoint = await until_written(router, 2000 + number)
                 took = time.monotonic() - began
                 print(f"\n{'switchover' if planned else 'promotion'}, killed {when} {act}: served after {took:.1f} s")
-                assert took < CONVERGED_S + running.START_S / 5, (planned, act, when, router.log.read_text()[-3000:])
+                assert took < CONVERGED_S, (planned, act, when, router.log.read_text()[-3000:])
                 assert endpoint == (former if act == "hold_writes" else cluster.primary().name)
                 assert {*range(number + 1), *range(1000, 1001 + number)} <= ledger(cluster)
                 top = max(filter(None, writable(cluster).values()))
