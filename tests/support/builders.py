@@ -6,17 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
-from router.engine.attempts import Attempts
-from router.engine.calls import Register
-from router.engine.clusters import ClusterRuntime, Clusters
-from router.engine.copies import Copies
-from router.engine.endpoints import Pools
-from router.engine.executor import Executor
-from router.engine.holding import HoldingRoom
-from router.engine.placement import Placement
-from router.engine.positions import Positions
-from router.engine.sessions import Sessions
-from router.engine.tenants import Tenants
 from router.model.events import Event
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, TenantPolicy
@@ -27,6 +16,7 @@ from router.ports import StatementTraits
 from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
 from tests.support.fake_endpoint_pool import FakeEndpointPool, FakePoolFactory
 from tests.support.fake_server import FakeServer
+from tests.support.request_path import RequestPath
 from tests.support.virtual_time import FixedChance, VirtualClock
 
 T = TypeVar("T")
@@ -111,30 +101,12 @@ class Engine:
         self.events = Recorder()
         self.chance = FixedChance()
         self.supervisor = FakeSupervisor(make_cluster(*names, policy=cluster), primary)
-        self.room = HoldingRoom(
-            self.supervisor.state, self.supervisor.cluster.policy.hold, self.clock, self.events,
-            self.supervisor.report_drained,
+        path = RequestPath(
+            self.supervisor, self.factory, retry or RetryPolicy(), self.clock, self.chance, self.events, FakeInspector()
         )
-        self.clusters = Clusters()
-        self.clusters.add(MAIN, ClusterRuntime(self.supervisor, self.room))  # type: ignore[arg-type]
-        self.pools = Pools(self.factory, self.clock, lambda name: self.clusters[name].supervisor.cluster)
-        self.supervisor.subscribe(self.pools.on_state)
-        self.supervisor.subscribe(self.room.on_state)
-        self.register = Register(self.clock, self.events)
-        retry = retry or RetryPolicy()
-        self.tenants = Tenants(retry, self.clock)
-        parts = (
-            self.tenants,
-            self.register,
-            Placement(self.clusters, self.clock, self.chance, Positions(self.pools, self.clock)),
-            self.pools,
-            Attempts(self.clusters, retry, self.clock, self.chance, self.events),
-            FakeInspector(),
-            self.clock,
-        )
-        self.executor = Executor(*parts)
-        self.copies = Copies(*parts)
-        self.sessions = Sessions(*parts)
+        self.room, self.clusters, self.pools = path.room, path.clusters, path.pools
+        self.register, self.tenants = path.register, path.tenants
+        self.executor, self.copies, self.sessions = path.executor, path.copies, path.sessions
 
     def server(self, name: str = "a") -> FakeServer:
         return self.servers[EndpointName(name)]

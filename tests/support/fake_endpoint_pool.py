@@ -40,7 +40,8 @@ class FakeEndpointPool:
         """All that were ever lent."""
         self._generation = generation
         self._idle: deque[FakeConnection] = deque()
-        self._leased: set[FakeConnection] = set()
+        self._leased: dict[FakeConnection, None] = {}
+        """In the order of lending, which a set would not keep: the same run ends the same way again."""
         self._opening = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -96,21 +97,24 @@ class FakeEndpointPool:
 
     def _lend(self, connection: FakeConnection) -> FakeLane:
         assert connection.backend.clean, "a connection that is not clean was lent"
-        self._leased.add(connection)
+        self._leased[connection] = None
         self.lent += 1
-        lane = FakeLane(connection)
+        lane = self._make_lane(connection)
         self.lanes.append(lane)
         return lane
 
+    def _make_lane(self, connection: FakeConnection) -> FakeLane:
+        return FakeLane(connection)
+
     def take_back(self, connection: FakeConnection) -> None:
         assert connection.backend.clean, "a connection that is not clean was returned"
-        self._leased.discard(connection)
+        self._leased.pop(connection, None)
         self.returned += 1
         self._idle.append(connection)
         self._tell_room()
 
     def destroy(self, connection: FakeConnection, reason: CloseReason) -> None:
-        self._leased.discard(connection)
+        self._leased.pop(connection, None)
         connection.lane = None
         connection.backend.leave()
         self.destroyed[reason] += 1

@@ -62,7 +62,10 @@ class FakeConnection:
         self.generation = generation
         self.expires_at = expires_at
         self.lane: FakeLane | None = None
-        self.backend = Backend(pool.server, pool.access is Access.READ_ONLY, self._deliver)
+        self.backend = self._make_backend()
+
+    def _make_backend(self) -> Backend:
+        return Backend(self.pool.server, self.pool.access is Access.READ_ONLY, self._deliver)
 
     def _deliver(self) -> None:
         if self.lane is not None:
@@ -169,6 +172,7 @@ class FakeLane:
             cells = FakeCells(rows) if rows or message.reply.tag.startswith("SELECT") else None
             unit.results.append(StatementResult(cells, message.reply.tag, message.reply.affected or 0))
         elif message.done:
+            self._status = message.status or self._backend.status
             self._finish(unit, message.local_commit)
 
     def _take_error(self, unit: Unit, message: Message, error: PgError) -> None:
@@ -179,7 +183,6 @@ class FakeLane:
 
     def _finish(self, unit: Unit, local_commit: bool) -> None:
         assert self._pending.popleft() is unit
-        self._status = self._backend.status
         if local_commit and unit.fault is None:
             unit.fault = self._fault(FaultKind.LOCAL_COMMIT, Stage.COMMIT, "01000")
         unit.done_at = self._loop.time()

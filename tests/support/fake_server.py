@@ -46,6 +46,8 @@ class Message:
     local_commit: bool = False
     ended: bool = False
     last_word: str = ""
+    status: Status | None = None
+    """As it was when the message left, where messages take time."""
 
 
 class FakeServer:

@@ -1,0 +1,159 @@
+"""What the servers of the model do with statements: tests.support's backends, with a log, standbys and a network.
+
+Statements: `insert into t values ('ID')` writes; `select newest from t` says how much of what callers were told to be
+committed is in this server's log (see Judge.newest_in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from router.model.request import Statement
+from router.ports import Unit
+from tests.simulation.network import ROUTER, Wire
+from tests.support.fake_replies import Reply
+from tests.support.fake_server import Backend, FakeServer, Message, Status
+
+if TYPE_CHECKING:
+    from tests.simulation.node import Node, Waiting
+
+READ = b"select newest from t"
+
+
+class ModelServer(FakeServer):
+    """The sessions of one node."""
+
+    backends: list[ModelBackend]  # type: ignore[assignment]
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.node = node
+
+    def reply_to(self, statement: Statement) -> Reply:
+        if statement.sql == READ:
+            return Reply(rows=((b"%d" % self.node.servers.judge.newest_in(self.node),),), takes=self._takes())
+        if statement.sql.startswith(b"insert"):
+            if self.node.in_recovery or self.node.read_only:
+                return Reply(error="25006", message="cannot execute INSERT in a read-only transaction")
+            return Reply(effect=True, tag="INSERT 0 1", affected=1, takes=self._takes())
+        return super().reply_to(statement)
+
+    def _takes(self) -> float:
+        return 0.0002 + 0.0006 * self.node.servers.chance.draw()
+
+
+class ModelBackend(Backend):
+    """Both ends of a connection between router and node. What the client sees has travelled."""
+
+    def __init__(self, node: Node, read_only: bool, deliver: Callable[[], None]) -> None:
+        super().__init__(node.server, read_only, deliver)
+        self.node = node
+        network = node.servers.network
+        self._up = Wire(network, ROUTER, node.name)
+        self._down = Wire(network, node.name, ROUTER)
+        self._wait: Waiting | None = None
+        self._seen_end = False
+        self._client_killed = False
+
+    # --- the client's end ---------------------------------------------------------------------------------------
+
+    @property
+    def clean(self) -> bool:
+        unsaid = any(not message.ended for message in self.outbox)
+        return not unsaid and (self._dead or (self.status is Status.IDLE and not self._work))
+
+    @property
+    def dead(self) -> bool:
+        return self._seen_end
+
+    def receive(self, unit: Unit) -> None:
+        if not self._client_killed:
+            self._up.send(self._at_server, super().receive, unit)
+
+    def client_killed(self) -> None:
+        """The router's process is gone; its kernel closes the socket."""
+        self.leave()
+        self._client_killed = True
+
+    def signal(self) -> None:
+        """A cancel request; whoever sends it has seen to its journey."""
+        if self._dead or self._client_killed:
+            return
+        if self._wait is not None:
+            if self.node.end_wait(self._wait):
+                self.server.cancelled.append(b"a commit's wait")
+                self._wait.told(True)
+        elif self.current is None or self.current.sql.upper() != b"COMMIT":
+            super().signal()
+
+    def leave(self) -> None:
+        if not self._client_gone:
+            self._up.send(self._at_server, super().leave)
+
+    def _arrive(self, message: Message) -> None:
+        self._seen_end |= message.ended
+        self.outbox.append(message)
+        self.deliver()
+
+    # --- the server's end ---------------------------------------------------------------------------------------
+
+    def _at_server(self, act: Callable[..., None], *arguments: object) -> None:
+        if not self._dead:
+            self.node.soon(act, *arguments)
+
+    def _judge(self, statement: Statement) -> Reply:
+        if statement.sql.startswith(b"BEGIN") and b"READ WRITE" in statement.sql and self.node.in_recovery:
+            return Reply(error="25006", message="cannot set transaction read-write mode during recovery")
+        return super()._judge(statement)
+
+    def _end_statement(self) -> None:
+        commits = self.current is not None and self.current.sql.upper() == b"COMMIT"
+        if commits and self.status is Status.OPEN and self._effects:
+            self._begin_commit(super()._end_statement)
+        else:
+            super()._end_statement()
+
+    def _sync(self) -> None:
+        if self.status is Status.IDLE and self._effects:
+            self._begin_commit(super()._sync)
+        else:
+            super()._sync()
+
+    def _begin_commit(self, then: Callable[[], None]) -> None:
+        writes, self._effects = tuple(self._effects), []
+
+        def told(local: bool) -> None:
+            self._wait = None
+            if not self._dead:
+                self._local_commit |= local
+                then()
+
+        self._wait = self.node.commit(writes, told)
+
+    def _check_client(self) -> None:
+        if self._wait is None:  # nobody looks at the socket while a commit waits
+            super()._check_client()
+
+    def terminate(self) -> None:
+        """pg_terminate_backend: a commit that waits is kept, locally."""
+        if self._wait is not None and not self.node.end_wait(self._wait):
+            return
+        self.die()
+
+    def end_open_transaction(self) -> None:
+        """What a surgeon that holds writes does to who still writes; a commit under way may end."""
+        if self._wait is None and (self.status is not Status.IDLE or self._effects):
+            self.die()
+
+    def die(self, last_word: str = "") -> None:
+        if self._dead:
+            return
+        self._exit()
+        if not self.node.host_down:
+            self._down.send(self._arrive, Message(ended=True, last_word=last_word))
+
+    def _tell(self, message: Message) -> None:
+        if not self._client_gone:
+            message.status = self.status
+            self._down.send(self._arrive, message)

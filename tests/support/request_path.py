@@ -1,0 +1,53 @@
+"""The request path over any cluster source and any pools, wired as router/data_plane.py wires it."""
+
+from __future__ import annotations
+
+from router.engine.attempts import Attempts
+from router.engine.calls import Register
+from router.engine.clusters import ClusterRuntime, Clusters, ClusterSource
+from router.engine.copies import Copies
+from router.engine.endpoints import Pools
+from router.engine.executor import Executor
+from router.engine.holding import HoldingRoom
+from router.engine.placement import Placement
+from router.engine.positions import Positions
+from router.engine.sessions import Sessions
+from router.engine.tenants import Tenants
+from router.model.policy import RetryPolicy
+from router.ports import Chance, Clock, EventSink, PoolFactory, StatementInspector
+
+
+class RequestPath:
+    """Executor, sessions and copies of one cluster, and what stands behind them."""
+
+    def __init__(
+        self,
+        source: ClusterSource,
+        factory: PoolFactory,
+        retry: RetryPolicy,
+        clock: Clock,
+        chance: Chance,
+        events: EventSink,
+        inspector: StatementInspector,
+    ) -> None:
+        name = source.cluster.name
+        self.room = HoldingRoom(source.state, source.cluster.policy.hold, clock, events, source.report_drained)
+        self.clusters = Clusters()
+        self.clusters.add(name, ClusterRuntime(source, self.room))
+        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster)
+        source.subscribe(self.pools.on_state)
+        source.subscribe(self.room.on_state)
+        self.register = Register(clock, events)
+        self.tenants = Tenants(retry, clock)
+        parts = (
+            self.tenants,
+            self.register,
+            Placement(self.clusters, clock, chance, Positions(self.pools, clock)),
+            self.pools,
+            Attempts(self.clusters, retry, clock, chance, events),
+            inspector,
+            clock,
+        )
+        self.executor = Executor(*parts)
+        self.copies = Copies(*parts)
+        self.sessions = Sessions(*parts)
