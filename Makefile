@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO_FILES := $(wildcard protos/pointsman/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench chaos lint protos clean
+.PHONY: help setup run test simulate bench chaos lint protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ NONE_IS_FINE := || { status=$$?; [ $$status = 5 ] || exit $$status; } # pytest's
 test: setup ## run all tests, in two parts: what may share the machine, then what may not
 	@$(PYTEST) -n 2 --dist loadscope $(addprefix --ignore=,$(ALONE)) tests $(ARGS) $(NONE_IS_FINE)
 	@$(PYTEST) $(ALONE) $(ARGS) $(NONE_IS_FINE)
+
+simulate: setup ## failover on virtual time, from seeds: SEEDS=5000 JOBS=2 [FIRST=1] [JSON=file], or SEED=7 VERBOSE=1
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose),--seeds $(or $(SEEDS),200) \
+		--first $(or $(FIRST),1) --jobs $(or $(JOBS),1) $(if $(JSON),--json $(JSON)))
 
 $(VENV)/.bench-ready: $(VENV)/.ready
 	@echo "setup: installing the benchmark's peers into $(VENV)"

@@ -161,6 +161,7 @@ def plan_promotion(
     needed = min(needed, len(counted))
     if obstacle is None and pinned is None:
         obstacle = _still_heard(counted, needed, doubted_at)
+    obstacle = obstacle or _left_behind(counted, term)
     if obstacle is not None:
         return obstacle
     names = tuple((s.name, s.application_name) for s in everyone)
@@ -228,6 +229,14 @@ def _still_heard(counted: tuple[Standby, ...], needed: int, doubted_at: float) -
         return None
     detail = f"{', '.join(hearing)} may still hear the primary: perhaps only this router is cut off from it"
     return Obstacle(PhaseReason.NO_PRIMARY, detail, waits=True)
+
+
+def _left_behind(counted: tuple[Standby, ...], term: Term) -> Obstacle | None:
+    """Nobody has followed the primary to its timeline: whoever is promoted would begin the same timeline again."""
+    if any(s.claim is not None and s.claim.timeline >= term for s in counted):
+        return None
+    detail = f"no standby has followed the primary to timeline {term}: promoting one would make two of that timeline"
+    return Obstacle(PhaseReason.NO_CANDIDATE, detail, waits=False)
 
 
 def _listed(rule: SyncRule, everyone: tuple[Standby, ...]) -> tuple[str, ...]:

@@ -354,12 +354,13 @@ class LanePlaces:
             self._end(slot)
 
     def fence(self, generation: Generation) -> None:
-        """Connections of an older generation are destroyed now; who waits gets a new one."""
+        """Connections of an older generation are destroyed now; who waits is told, and asks again where to go."""
         self._pool.fence(generation)
         # Older ones were abandoned by that. A younger one past its lifetime stays until its last answer.
         self.slots = [slot for slot in self.slots if slot.pinned or slot.lane.generation == generation]
         self._opener.go_on()
-        self.serve()
+        # They were routed before the change: a new connection from here could lead to a former primary.
+        self._fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))
 
     def cut(self, reason: CloseReason) -> None:
         """The server is gone: what is in flight there fails now, not at its deadline."""

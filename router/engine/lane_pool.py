@@ -249,7 +249,8 @@ class LanePool:
         self._shared.costs.forget(self._clock.now())
 
     def fence(self, generation: Generation) -> None:
-        """Connections of an older generation are destroyed now; who waits gets a new one."""
+        """Connections of an older generation are destroyed now; who waits fails with STALE, unsent: it was routed
+        before the primary changed, and a new connection could lead it to the one before."""
         self._places.fence(generation)
 
     def cut(self, reason: CloseReason) -> None:

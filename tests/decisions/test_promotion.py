@@ -92,6 +92,14 @@ def test_three_servers_any_one_need_both_standbys_fenced():
     assert (found.fence, found.counted, found.needed, found.term) == ((N2, N3), (N2, N3), 2, 1)
 
 
+def test_nobody_is_promoted_to_a_timeline_that_the_primary_has_already():
+    """The primary was made without its standbys, and went before any of them followed."""
+    standbys = standby(N2), standby(N3)
+    found = plan_promotion(N1, old_primary("ANY 1 (n2, n3)"), standbys, Term(2), DOUBTED_AT, POLICY)
+    assert isinstance(found, Obstacle)
+    assert (found.reason, found.waits) == (PhaseReason.NO_CANDIDATE, False)
+
+
 def test_four_servers_any_two_need_two_of_three():
     found = plan("ANY 2 (n2, n3, n4)", standby(N2), standby(N3, answers=False), standby(N4))
     assert isinstance(found, PromotionPlan)

@@ -104,7 +104,7 @@ async def test_a_lost_connection_fails_what_ran_on_it_and_nothing_else() -> None
 
 
 @virtual
-async def test_fencing_ends_old_connections_and_serves_who_waits_with_new_ones() -> None:
+async def test_fencing_ends_old_connections_and_tells_who_waits() -> None:
     world = World(max_size=1)
     slot = await world.pool.pin(now() + 5)
     writing = asyncio.create_task(world.write(slot, b"select pg_sleep(60)", 5))
@@ -114,8 +114,9 @@ async def test_fencing_ends_old_connections_and_serves_who_waits_with_new_ones()
     world.pool.fence(Generation(2))
     fault = await failure(writing)
     assert (fault.kind, now() - before) == (FaultKind.STALE, 0)
+    assert (await failure(waiting)).kind is FaultKind.STALE
     world.pool.release(slot)
-    await waiting
+    await world.read()
     assert [lane.generation for lane in world.inner.lanes] == [1, 2]
     await world.end()
 
@@ -127,8 +128,22 @@ async def test_a_connection_opened_for_the_old_generation_is_not_lent_in_the_new
     reading = world.read()
     await asyncio.sleep(0.2)
     world.pool.fence(Generation(2))
-    await reading
+    assert (await failure(reading)).kind is FaultKind.STALE
+    await world.read()
     assert [lane.generation for lane in world.inner.lanes] == [2]
+    await world.end()
+
+
+@virtual
+async def test_who_waits_is_not_sent_to_the_primary_of_the_past() -> None:
+    """The pool of a former primary may well get a connection to it; what was routed there before must not use it."""
+    world = World(max_size=1)
+    world.server.connect_takes = 0.5
+    write = asyncio.create_task(world.pool.pin(now() + 5))
+    await asyncio.sleep(0.2)
+    world.pool.fence(Generation(2))
+    fault = await failure(write)
+    assert (fault.kind, fault.stage, fault.sent) == (FaultKind.STALE, Stage.ACQUIRE, False)
     await world.end()
 
 

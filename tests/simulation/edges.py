@@ -131,7 +131,7 @@ class ModelSurgeon(_Edge):
 
     async def _until(self, node: Node, deadline: float, condition: Callable[[], bool]) -> None:
         """Look again and again, over the network."""
-        while not condition():  # noqa: ASYNC110 - what is waited for happens on another server
+        while not condition():
             await asyncio.sleep(STEP_S)
             if self._loop.time() >= deadline or self._life.dead:
                 raise AttemptFailed(Fault(FaultKind.SILENT, Stage.EXECUTE, message="not in time"))
@@ -143,6 +143,9 @@ class ModelSurgeon(_Edge):
     def _result(self, node: Node) -> ProbeResult:
         now = self._loop.time()
         return ProbeResult(EndpointName(node.name), ProbeOutcome.OK, now, 0.0, claim(node))
+
+    async def look(self, server: Endpoint, deadline: float) -> ProbeResult:
+        return self._result(await self._act("look", server, deadline, lambda _: None))
 
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         def act(node: Node) -> None:
@@ -156,7 +159,7 @@ class ModelSurgeon(_Edge):
 
     async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
         node = await self._act("still_fenced", standby, deadline, lambda _: None)
-        return node.in_recovery and node.fence_mark == self._life.mark
+        return node.in_recovery and node.fence_mark == self._life.mark and not node.receiver.alive
 
     async def set_synchronous(self, server: Endpoint, names: str, deadline: float) -> None:
         def act(node: Node) -> None:

@@ -88,8 +88,14 @@ class Judge:
         newest = max(self._writers)
         if writer != node.name:
             self.fail(f"{writer} and {node.name} both confirm commits of timeline {record.timeline}")
-        elif record.timeline < newest:
+        elif record.timeline < newest and not self._kept(record, position):
+            # (What a standby had before it was fenced may be confirmed late: it lives on.)
             self.fail(f"{node.name} confirms a commit of timeline {record.timeline} while {newest} is written")
+
+    def _kept(self, record: Record, position: int) -> bool:
+        """Whether the newest primary has it."""
+        primary = self.servers.newest_primary()
+        return primary is not None and primary.has(record, position)
 
     def promoted(self, node: Node) -> None:
         """A standby has become primary."""
@@ -135,6 +141,8 @@ class Judge:
     def operated(self, life: RouterLife, step: str, node: Node) -> None:
         """The router changes a server; a fence is the first change of every promotion."""
         self.note(f"surgeon: {step} on {node!r}")
+        if step == "look":
+            return
         if step == "fence" and not life.switching and not life.fencing:
             life.fencing = True
             self.promotions += 1
@@ -159,9 +167,8 @@ class Judge:
             or network.disturbed_since((name, primary.name), since - 2) or self.servers.nodes[name].frozen
             or self.servers.nodes[name].receiver.silent_s > 1 or not self.servers.nodes[name].receiver.alive
         ]
-        if len(deaf) < len(names) - k + 1 or not (
-            network.disturbed_since((ROUTER, primary.name), since) or network.disturbed_since((primary.name, ROUTER), since)
-        ):
+        ways = (ROUTER, primary.name), (primary.name, ROUTER)
+        if len(deaf) < len(names) - k + 1 or not any(network.disturbed_since(way, since) for way in ways):
             self.fail(f"a needless promotion: {primary!r} serves, and only {deaf} may not hear it")
 
     # --- what callers are told ----------------------------------------------------------------------------------

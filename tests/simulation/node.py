@@ -246,7 +246,7 @@ class Node:
         self.waiting.clear()
         del self.wal[self.flushed :]
         self.acknowledged = {}
-        self.receiver.end()
+        self.receiver.stop()
         for receiver in list(self.receivers.values()):
             receiver.upstream_closed()
         self.receivers, self.connections = {}, {}

@@ -142,6 +142,11 @@ class Receiver:
         if not node.host_down:
             self._up.send(upstream.soon, upstream.standby_left, node.name, connection)
 
+    def stop(self) -> None:
+        """The server is gone, and with it who would have tried again."""
+        self.end()
+        self._looking = False
+
     def upstream_closed(self) -> None:
         """The upstream's processes are gone; its kernel says so, where a host and a link are left to say it."""
         upstream, down = self.upstream, self._down

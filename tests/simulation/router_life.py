@@ -24,6 +24,7 @@ from router.model.topology import Cluster
 from tests.simulation.edges import ModelEdges
 from tests.simulation.pools import ModelPoolFactory
 from tests.support.builders import FakeInspector
+from tests.support.fake_journal import FakeJournal
 from tests.support.request_path import RequestPath
 from tests.support.virtual_time import SeededChance, VirtualClock
 
@@ -38,7 +39,8 @@ _LIFE: contextvars.ContextVar[RouterLife | None] = contextvars.ContextVar("life"
 class RouterLife:
     """A process of the router."""
 
-    def __init__(self, number: int, servers: Servers, cluster: Cluster, judge: Judge, seed: int) -> None:
+    def __init__(self, number: int, servers: Servers, cluster: Cluster, judge: Judge, seed: int,
+                 journal: FakeJournal) -> None:
         self.number = number
         self.servers = servers
         self.cluster = cluster
@@ -52,6 +54,7 @@ class RouterLife:
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.arrived = 0
         self.ends: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._journal = journal
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._context = contextvars.copy_context()
         self._context.run(_LIFE.set, self)
@@ -60,7 +63,7 @@ class RouterLife:
     def _build(self, seed: int) -> None:
         clock, chance = VirtualClock(), SeededChance(seed * 1000 + self.number)
         self.supervisor = ClusterSupervisor(
-            self.cluster, ModelEdges(self), clock, chance, self, SnapshotNumbers()
+            self.cluster, ModelEdges(self), clock, chance, self, SnapshotNumbers(), journal=self._journal
         )
         self.factory = ModelPoolFactory(self)
         self.path = RequestPath(self.supervisor, self.factory, RetryPolicy(), clock, chance, self, FakeInspector())
@@ -90,7 +93,7 @@ class RouterLife:
                     self.judge.fail(f"a request was held for {event.waited_s:.3f} s")
             case PhaseChanged():
                 self.judge.note(f"phase {event.before.name} -> {event.after.name} ({event.reason.value}) "
-                                f"primary={event.primary} term={event.term} generation={event.generation} {event.detail}")
+                                f"primary={event.primary} term={event.term} {event.detail}")
             case HealthChanged():
                 self.judge.note(f"{event.endpoint} {event.before.name} -> {event.after.name} ({event.reason.value})")
             case FailoverStep():

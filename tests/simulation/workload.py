@@ -1,4 +1,4 @@
-"""Callers: writes with identifiers of their own, batches, transactions, strong and replica reads, each with a deadline."""
+"""Callers: writes with identifiers of their own, batches, transactions, strong and replica reads, with deadlines."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ class Workload:
             seen = int(answer.results[0].cells.get_value(0, 0))
             self._judge.read_answered(seen, known, strong=strong)
 
-    async def _ask(self, life: RouterLife, what: str, deadline: float, work: Any, writes: tuple[bytes, ...] = ()) -> Any:
+    async def _ask(
+        self, life: RouterLife, what: str, deadline: float, work: Any, writes: tuple[bytes, ...] = ()
+    ) -> Any:
         """One request to its end, its caller's patience or the end of the router."""
         life.arrived += 1
         task = life.spawn(work)

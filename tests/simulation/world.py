@@ -25,7 +25,8 @@ from tests.simulation.router_life import RouterLife, note_births
 from tests.simulation.servers import Servers
 from tests.simulation.trace import Trace
 from tests.simulation.workload import Workload
-from tests.support.virtual_time import SeededChance, run_virtual
+from tests.support.fake_journal import FakeJournal
+from tests.support.virtual_time import SeededChance, run_virtual, settle
 
 LIVELY_S = 90.0
 """After everything has healed, writes must flow by then."""
@@ -75,6 +76,8 @@ class World:
         failover = FailoverPolicy(min_gap_s=1.0 + 4.0 * self.chance.draw())
         self.cluster = self.servers.configured(self.mode, ClusterPolicy(hold=hold, failover=failover))
         self.faults = Faults(self, kinds if kinds is not None else self._draw_kinds())
+        self.journal = FakeJournal()
+        """All that a router's next life knows of the last."""
         self.life: RouterLife | None = None
         self._lives = 0
         self._switches: set[asyncio.Task[None]] = set()
@@ -92,7 +95,7 @@ class World:
 
     def start_router(self) -> None:
         self._lives += 1
-        self.life = RouterLife(self._lives, self.servers, self.cluster, self.judge, self.seed)
+        self.life = RouterLife(self._lives, self.servers, self.cluster, self.judge, self.seed, self.journal)
         self.judge.note(f"the router starts, life {self._lives}")
 
     def kill_router(self, seconds: float) -> None:
@@ -191,7 +194,7 @@ def simulate(
         world = World(seed, verbose=verbose, kinds=kinds)
         loop.set_exception_handler(lambda _, context: world.judge.fail(f"an exception that nobody caught: {context}"))
         recovered_s = await world.run(fault_s)
-        return Result(
+        result = Result(
             seed,
             world.judge.broken,
             world.trace.digest(),
@@ -205,7 +208,17 @@ def simulate(
             world.judge.counts,
             tuple(world.trace.lines),
         )
+        await _end_what_is_left()
+        return result
 
     with contextlib.suppress(asyncio.CancelledError):
         return run_virtual(main())
     raise AssertionError("the run was cancelled")
+
+
+async def _end_what_is_left() -> None:
+    """A run that was broken off leaves tasks, and those make others when they are cancelled."""
+    for _ in range(5):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await settle()
