@@ -14,8 +14,8 @@ from router.model.events import Event
 from router.model.identity import ClusterName, Generation
 from router.model.journal import ClusterRecord
 from router.model.observation import Fault, ProbeResult
-from router.model.reasons import CloseReason, RefuseReason
-from router.model.request import Access, Statement
+from router.model.reasons import CloseReason
+from router.model.request import Access, Statement, StatementTraits
 from router.model.result import Cells, StatementResult
 from router.model.topology import Cluster, Endpoint, Tenant, Topology
 
@@ -163,6 +163,10 @@ class Lane(Protocol):
         ...
 
     def resume_reading(self) -> None: ...
+
+    def forget_prepared(self) -> None:
+        """DISCARD ALL has run here: what was prepared is gone on the server."""
+        ...
 
     async def give_back(self, *, tainted: bool = False) -> None:
         """Return the connection to its pool if it is proven idle, in sync, of this generation and not tainted;
@@ -372,26 +376,15 @@ class TopologySource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StatementTraits:
-    """What a statement's parse tree tells."""
-
-    kind: str = ""
-    """"select", "insert", "ddl", ... for metrics and learned costs."""
-    refuse: RefuseReason | None = None
-    """Why it may not run as a statement alone (outside Transact)."""
-    refuse_in_transaction: RefuseReason | None = None
-    """Why it may not run inside Transact either (its own COMMIT, several statements, COPY)."""
-    message: str = ""
-    """What to tell the caller, naming the right RPC."""
-    taints: bool = False
-    """It changes session state: the connection is not reused."""
-
-
 class StatementInspector(Protocol):
     """Reads statements; the answer for a text is computed once and kept in a bounded cache."""
 
     def inspect(self, sql: bytes) -> StatementTraits: ...
+
+    def inspect_in_session(self, sql: bytes) -> StatementTraits:
+        """The same for a statement of an interactive transaction: its residue also counts what functions may leave of
+        which nobody here knows what they do."""
+        ...
 
     def inspect_nested(self, sql: bytes) -> StatementTraits:
         """The same of a text that is to stand between the parentheses of COPY (...): refused unless it is one query,

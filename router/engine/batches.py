@@ -21,6 +21,9 @@ from router.model.reasons import RefuseReason
 from router.model.request import BatchStep, Guard, Statement, TransactionMode
 from router.model.result import StatementResult
 
+FORGET_SEQUENCES = Statement(b"DISCARD SEQUENCES")
+"""Before the first question for currval or lastval: what earlier users of the connection drew is not the caller's."""
+
 Results = list[StatementResult | None]
 
 
@@ -52,6 +55,8 @@ async def run_steps(pool: LanePool, slot: Slot, call: Call, opening: Sequence[St
         results.extend([None] * (end - start))
         if chosen or not begun:
             prefix = () if begun else opening
+            if not begun and call.request.own_sequences:
+                prefix = (*prefix, FORGET_SEQUENCES)
             begun = True
             answers = await _run_segment(pool, slot, call, prefix, chosen)
             for index, answer in zip(chosen, answers, strict=True):

@@ -113,7 +113,11 @@ class Executor:
         for step in request.steps:
             traits = self._inspector.inspect(step.statement.sql)
             if traits.refuse is not None:
-                raise RouterError(Code.INVALID_ARGUMENT, traits.refuse, traits.message)
+                if not traits.reads_sequences or request.method is not Method.EXECUTE_BATCH:
+                    raise RouterError(Code.INVALID_ARGUMENT, traits.refuse, traits.message)
+                request.own_sequences = True
+            if traits.residue > request.residue:
+                request.residue = traits.residue
         if not runtime.admission.try_enter():
             await runtime.admission.enter(request.deadline)
             call.queued_s = self._clock.now() - call.started
@@ -164,6 +168,7 @@ class Executor:
                 note(call, read.results.pop())
             return [*read.results]
         slot = await pool.pin(request.deadline)
+        slot.residue = request.residue
         now = self._clock.now()
         call.acquired_s = now - call.phase_since
         call.enter(WaitPhase.EXECUTE, now)

@@ -25,6 +25,7 @@ from router.model.identity import Generation
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
+from router.model.request import Residue
 from router.ports import Clock, EndpointPool, Lane
 
 _NOBODY = 1 << 62
@@ -243,7 +244,7 @@ class LanePlaces:
             slot.idle_since = self.used_at = self._clock.now()
             slot.private = slot.reserved = slot.stalled = False
             lane = slot.lane
-            if slot.tainted or not lane.usable or lane.in_flight or lane.in_transaction:
+            if slot.residue or not lane.usable or lane.in_flight or lane.in_transaction:
                 self._end(slot)
         self.serve()
 
@@ -337,7 +338,7 @@ class LanePlaces:
     def _end(self, slot: Slot) -> None:
         if slot in self.slots:
             self.slots.remove(slot)
-            self.spawn(slot.lane.give_back(tainted=slot.tainted))
+            self.spawn(slot.lane.give_back(tainted=slot.residue is not Residue.NONE))
 
     @property
     def idle_since(self) -> float | None:

@@ -17,7 +17,7 @@ from router.model.identity import Generation
 from router.model.observation import AttemptFailed, Stage
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
-from router.model.request import Statement
+from router.model.request import Residue, Statement
 from router.ports import Clock, CopyChannel, EndpointPool, PoolStatistics, Unit
 
 __all__ = ["CANCEL_S", "COMMIT_LINGER_S", "GRACE_S", "STUCK_S", "LanePool", "SharedRead", "Slot"]
@@ -26,10 +26,13 @@ CANCEL_S = 0.1
 """After a cancel request, the answer has this long to come."""
 ROLLBACK_S = 0.5
 """A ROLLBACK has this long, then the connection is closed, which rolls back as well."""
+DISCARD_S = 0.5
+"""A DISCARD ALL has this long, then the connection is closed."""
 COMMIT_LINGER_S = 30.0
 """A COMMIT without an answer keeps its connection this long after the caller was told that the outcome is unknown."""
 
 _ROLLBACK = Statement(b"ROLLBACK")
+_DISCARD = Statement(b"DISCARD ALL")
 
 
 class LanePool:
@@ -197,19 +200,21 @@ class LanePool:
                 self._shared.learn_stuck(slot)
                 slot.lane.abandon(CloseReason.ABANDONED)
             elif not cancelling.done():
-                slot.tainted = True
+                slot.residue = Residue.DESTROY
             cancelling.cancel()
             slot.stopping = None
             self._places.put_back(slot)
         return timely
 
     def release(self, slot: Slot) -> asyncio.Task[None] | None:
-        """End a pinned use. What takes time (an answer still due, ROLLBACK) happens beside; the task says when.
+        """End a pinned use. What takes time (an answer still due, ROLLBACK, DISCARD) happens beside; the task says
+        when.
 
         Synchronous, so that no cancellation can come between the end of the work and the return of its lane.
         """
         lane = slot.lane
-        if slot.units or slot.stopping is not None or (lane.in_transaction and lane.usable):
+        unclean = lane.in_transaction or slot.residue is Residue.DISCARD
+        if slot.units or slot.stopping is not None or (unclean and lane.usable):
             return self._places.spawn(self._clean_up(slot))
         slot.pinned = False
         self._places.put_back(slot)
@@ -226,8 +231,18 @@ class LanePool:
             rollback = Unit((_ROLLBACK,), lambda _: None, commits=False)
             self.submit(slot, rollback)
             await self._answered(rollback, ROLLBACK_S)
+        if slot.residue is Residue.DISCARD and lane.usable and not lane.in_transaction:
+            await self._discard(slot)
         slot.pinned = False
         self._places.put_back(slot)
+
+    async def _discard(self, slot: Slot) -> None:
+        """Make the session new. It stays tainted unless PostgreSQL says that it did."""
+        discard = Unit((_DISCARD,), lambda _: None, commits=False)
+        self.submit(slot, discard)
+        if await self._answered(discard, DISCARD_S) and discard.fault is None:
+            slot.lane.forget_prepared()
+            slot.residue = Residue.NONE
 
     async def _answered(self, unit: Unit, timeout_s: float) -> bool:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

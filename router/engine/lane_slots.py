@@ -7,6 +7,7 @@ from collections import deque
 
 from router.decisions.lane_costs import Cost
 from router.decisions.lanes import LaneLoad
+from router.model.request import Residue
 from router.ports import Lane, Unit
 
 
@@ -20,8 +21,8 @@ class Slot(LaneLoad):
         "lane",
         "pinned",
         "reserved",
+        "residue",
         "stopping",
-        "tainted",
         "turn_at",
         "units",
     )
@@ -44,4 +45,5 @@ class Slot(LaneLoad):
         """Shared no longer: it runs dry for work that waits for a lane alone."""
         self.stopping: asyncio.Task[bool] | None = None
         """A cancel request is on its way: until it has arrived for certain, nobody else may use the lane."""
-        self.tainted = False
+        self.residue = Residue.NONE
+        """Of what ran here since it was clean."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from router.decisions.retry import Action, Replayability, classify
 from router.engine.attempts import Attempts, at_route, replayability
-from router.engine.batches import commit
+from router.engine.batches import FORGET_SEQUENCES, commit
 from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool, Slot
@@ -29,7 +29,9 @@ from router.model.request import (
     Options,
     ReadFrom,
     Request,
+    Residue,
     Statement,
+    StatementTraits,
     TransactionMode,
     TransactionState,
 )
@@ -38,6 +40,9 @@ from router.model.token import Token
 from router.model.topology import Tenant
 from router.model.views import WaitPhase
 from router.ports import Clock, StatementInspector
+
+_DRAWS_NOTHING = frozenset({"select", "show", "set", "explain", "transaction"})
+_DRAWING_WORDS = (b"nextval", b"setval", b"insert", b"update", b"merge", b"delete")
 
 
 class Session:
@@ -52,6 +57,8 @@ class Session:
         self._slot: Slot | None = None
         self._ended: RouterError | None = None
         self._over = False
+        self._drew = False
+        """A statement of its own may have drawn from a sequence."""
         self._expired: RouterError | None = None
         """It grew too old while a statement ran: the end of that statement ends it."""
         self._busy = False
@@ -81,10 +88,12 @@ class Session:
         """Run one statement inside the transaction. An error leaves the session usable for rollback_to."""
         if self._runtime.registered is not None:
             statement = resolve(self._runtime.registered, statement)
-        traits = self._sessions.inspector.inspect(statement.sql)
+        traits = self._sessions.inspector.inspect_in_session(statement.sql)
         if traits.refuse_in_transaction is not None:
             raise RouterError(Code.INVALID_ARGUMENT, traits.refuse_in_transaction, traits.message)
-        result = await self._perform(statement, deadline, taints=traits.taints)
+        forgets = traits.reads_sequences and not self._drew
+        self._drew |= forgets or _may_draw(traits, statement.sql)
+        result = await self._perform(statement, deadline, self._left_by(traits), forgets=forgets)
         if not self._over and self.status is TransactionState.IDLE:
             error = _misuse("the statement ended the transaction by itself; use end: COMMIT or ROLLBACK")
             self._end(error)
@@ -139,14 +148,21 @@ class Session:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    async def _perform(self, statement: Statement, deadline: float, *, taints: bool = False) -> StatementResult:
+    def _left_by(self, traits: StatementTraits) -> Residue:
+        """DISCARD ALL would also leave the role that a registered tenant's connection was born with."""
+        return Residue.DESTROY if traits.residue and self._runtime.tenant.role else traits.residue
+
+    async def _perform(
+        self, statement: Statement, deadline: float, residue: Residue = Residue.NONE, *, forgets: bool = False
+    ) -> StatementResult:
         self._check_open()
         self._begin_work(min(deadline, self._ends_at))
+        statements = (FORGET_SEQUENCES, statement) if forgets else (statement,)
         try:
             if self._slot is None or self._pool is None:
-                return await self._first(statement, taints)
-            self._slot.tainted |= taints
-            return await self._next(self._pool, self._slot, statement)
+                return await self._first(statements, residue)
+            self._slot.residue = max(self._slot.residue, residue)
+            return await self._next(self._pool, self._slot, statements)
         except RouterError as error:
             if self._expired is not None:
                 raise self._expired from error
@@ -157,8 +173,8 @@ class Session:
                 self._end(self._expired)
             self._wait_for_next()
 
-    async def _first(self, statement: Statement, taints: bool) -> StatementResult:
-        attempt = functools.partial(self._begin, statement, taints)
+    async def _first(self, statements: tuple[Statement, ...], residue: Residue) -> StatementResult:
+        attempt = functools.partial(self._begin, statements, residue)
         try:
             return await attempt()
         except AttemptFailed as failure:
@@ -172,7 +188,7 @@ class Session:
         """As long as nothing was answered, BEGIN and the first statement are a batch without its COMMIT."""
         return replace(replayability(self._call), batch=True)
 
-    async def _begin(self, statement: Statement, taints: bool) -> StatementResult:
+    async def _begin(self, statements: tuple[Statement, ...], residue: Residue) -> StatementResult:
         access = Access.READ_ONLY if self._reads_replicas() else Access.READ_WRITE
         route = await self._sessions.placement.route(self._runtime, self._call, access)
         pool = self._sessions.pools.get(self._runtime.tenant, route.endpoint, access, route.generation)
@@ -180,9 +196,9 @@ class Session:
         slot = None
         try:
             slot = await pool.pin(self._call.request.deadline)
-            slot.tainted |= taints  # before it runs: what a failed statement leaves behind is unknown
-            statements = (Statement(self._mode.begin_sql()), statement)
-            unit = await pool.run_pinned(slot, statements, self._call.request.deadline, commits=False)
+            slot.residue = residue  # before it runs: what a failed statement leaves behind is unknown
+            begin = Statement(self._mode.begin_sql())
+            unit = await pool.run_pinned(slot, (begin, *statements), self._call.request.deadline, commits=False)
         except BaseException as error:
             if slot is not None and isinstance(error, AttemptFailed) and self._is_the_callers(slot, error):
                 self._take(pool, slot)
@@ -192,7 +208,7 @@ class Session:
                 raise at_route(error, route) from error
             raise
         self._take(pool, slot)
-        return unit.results[1]
+        return unit.results[-1]
 
     def _is_the_callers(self, slot: Slot, failure: AttemptFailed) -> bool:
         """BEGIN went through and the statement failed for good: the session lives on, for a rollback_to."""
@@ -206,16 +222,16 @@ class Session:
     def _reads_replicas(self) -> bool:
         return self._mode.read_only and self._call.request.options.read is not ReadFrom.PRIMARY
 
-    async def _next(self, pool: LanePool, slot: Slot, statement: Statement) -> StatementResult:
+    async def _next(self, pool: LanePool, slot: Slot, statements: tuple[Statement, ...]) -> StatementResult:
         self._call.enter(WaitPhase.EXECUTE, self._sessions.clock.now())
         try:
-            unit = await pool.run_pinned(slot, (statement,), self._call.request.deadline, commits=False)
+            unit = await pool.run_pinned(slot, statements, self._call.request.deadline, commits=False)
         except AttemptFailed as failure:
             error = self._judged(failure)
             if not slot.lane.in_transaction:
                 self._end(error)
             raise error from failure
-        return unit.results[0]
+        return unit.results[-1]
 
     def _judged(self, failure: AttemptFailed) -> RouterError:
         facts = replayability(self._call, interactive=True)
@@ -350,6 +366,12 @@ def _identifier(name: str) -> bytes:
             "a savepoint's name has 1 to 63 bytes and no NUL",
         )
     return b'"' + name.replace('"', '""').encode() + b'"'
+
+
+def _may_draw(traits: StatementTraits, sql: bytes) -> bool:
+    """Whether lastval may be of its making from now on. In doubt yes: what is its own is never forgotten."""
+    text = sql.lower()
+    return traits.kind not in _DRAWS_NOTHING or bool(traits.residue) or any(word in text for word in _DRAWING_WORDS)
 
 
 def _misuse(message: str) -> RouterError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, unique
+from enum import Enum, IntEnum, unique
+
+from router.model.reasons import RefuseReason
 
 from router.model.token import Token
 
@@ -104,6 +106,17 @@ class TransactionState(Enum):
     IN_ERROR = "in_error"
 
 
+@unique
+class Residue(IntEnum):
+    """What a statement may leave behind in its session; the greater one counts."""
+
+    NONE = 0
+    DISCARD = 1
+    """DISCARD ALL takes it away."""
+    DESTROY = 2
+    """DISCARD ALL does not, or nobody knows: the connection ends."""
+
+
 @dataclass(slots=True)
 class Statement:
     """SQL with native placeholders, and its parameters as they go to PostgreSQL. Nobody changes one that was made.
@@ -118,6 +131,24 @@ class Statement:
     """0 text, 1 binary, one per parameter."""
     oids: tuple[int, ...] = ()
     """Type OID per parameter, 0 to let PostgreSQL infer; empty means all 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementTraits:
+    """What a statement's parse tree tells."""
+
+    kind: str = ""
+    """"select", "insert", "ddl", ... for metrics and learned costs."""
+    refuse: RefuseReason | None = None
+    """Why it may not run as a statement alone (outside Transact)."""
+    refuse_in_transaction: RefuseReason | None = None
+    """Why it may not run inside Transact either (its own COMMIT, several statements, COPY)."""
+    message: str = ""
+    """What to tell the caller, naming the right RPC."""
+    residue: Residue = Residue.NONE
+    """What it leaves behind in its session."""
+    reads_sequences: bool = False
+    """It asks what its session drew from a sequence (currval, lastval) and draws nothing itself."""
 
 
 @unique
@@ -219,6 +250,10 @@ class Request:
     idempotency_key: str = ""
     size_bytes: int = 0
     """Bytes of SQL and parameters: what a hold counts."""
+    residue: Residue = Residue.NONE
+    """Of its statements; known once it is admitted."""
+    own_sequences: bool = False
+    """A batch that asks what its own session drew from sequences: what others drew there is forgotten first."""
     nested_query: bytes = b""
     """The query that a COPY has between parentheses; empty otherwise."""
     after: Token | None = None

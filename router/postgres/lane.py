@@ -162,6 +162,10 @@ class PipelineLane(UnitPipeline):
         # The server closes the request's connection after it has signalled the backend. An earlier one may yet come.
         self._cancel_unconfirmed = earlier
 
+    def forget_prepared(self) -> None:
+        """ports.Lane.forget_prepared."""
+        self._prepared.forget_all()
+
     async def give_back(self, *, tainted: bool = False) -> None:
         """ports.Lane.give_back."""
         if self._closed is not None or self._given_back:

@@ -106,6 +106,15 @@ class PreparedStatements:
             self.drop(name, exists=exists)
             self._remember(hash(plan.key))
 
+    def forget_all(self) -> None:
+        """All are gone on the server. The next use of each prepares it anew, under a new name."""
+        for key in self._plans:
+            self._remember(hash(key))
+        self._plans.clear()
+        self._by_name.clear()
+        self.closing.clear()
+        self._bytes = 0
+
 
 def is_control(sql: bytes) -> bool:
     """Whether a text begins or ends a transaction, or names a prepared statement of its own."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 
 import postgast
 from google.protobuf.message import DecodeError
 
-from router.ports import StatementTraits
+from router.model.request import Residue, StatementTraits
 from router.sql.keywords import judge_words
 from router.sql.nesting import NOT_A_QUERY, refusal_inside_parentheses
-from router.sql.rules import EMPTY, NUL_BYTE, SESSION_WORDS, SEVERAL, TREES, UNKNOWN, judge_tree, names_any
+from router.sql.residue import SESSION_WORDS, calls_unknown
+from router.sql.rules import EMPTY, NUL_BYTE, SEVERAL, TREES, UNKNOWN, judge_tree, names_any
 
 __all__ = ["CACHED_TEXTS", "PARSED_BYTES", "PostgastInspector"]
 
@@ -37,6 +39,7 @@ class PostgastInspector:
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, StatementTraits] = OrderedDict()
+        self._in_session: OrderedDict[bytes, StatementTraits] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -54,6 +57,21 @@ class PostgastInspector:
             if len(known) > CACHED_TEXTS:
                 known.popitem(last=False)
         return traits
+
+    def inspect_in_session(self, sql: bytes) -> StatementTraits:
+        """What the statement is, with the residue that unknown functions may leave. Never raises."""
+        traits = self.inspect(sql)
+        if traits.residue or traits.refuse_in_transaction is not None or b"(" not in sql:
+            return traits
+        known = self._in_session
+        inside = known.get(sql)
+        if inside is None:
+            inside = replace(traits, residue=Residue.DISCARD) if _may_touch(sql) else traits
+            if len(sql) <= PARSED_BYTES:
+                known[sql] = inside
+                if len(known) > CACHED_TEXTS:
+                    known.popitem(last=False)
+        return inside
 
     def inspect_nested(self, sql: bytes) -> StatementTraits:
         """What a query is that is to stand between the parentheses of COPY (...). Never raises."""
@@ -84,6 +102,16 @@ def _judge(sql: bytes) -> StatementTraits:
     if len(sql) > PARSED_BYTES:
         return judge_words(sql)
     return _parse(sql)
+
+
+def _may_touch(sql: bytes) -> bool:
+    """Whether it calls a function that may change its session, for all that is known here."""
+    if len(sql) > PARSED_BYTES:
+        return True
+    try:
+        return any(calls_unknown(one.stmt) for one in postgast.parse(sql.decode()).stmts)
+    except (UnicodeDecodeError, DecodeError, postgast.PgQueryError):
+        return True
 
 
 def _parse(sql: bytes) -> StatementTraits:

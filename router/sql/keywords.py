@@ -8,18 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from router.ports import StatementTraits
+from router.model.request import StatementTraits
+from router.sql.residue import calls_by_text
 from router.sql.rules import (
     CONTROL,
     COPY,
     CURSOR,
-    FUNCTION,
+    FINAL_FUNCTION,
+    FINAL_SETTING,
     SAVEPOINT,
     SETTING,
     TEMPORARY,
     TREES,
     UNKNOWN,
-    calls_by_text,
 )
 
 # Possessive: an adversary's megabyte of blanks is passed over once.
@@ -37,7 +38,7 @@ _FIRST: Mapping[str, StatementTraits] = {
     "abort": CONTROL,
     "savepoint": SAVEPOINT,
     "release": SAVEPOINT,
-    "set": SETTING,
+    "set": FINAL_SETTING,
     "reset": SETTING,
     "discard": TREES["discard_stmt"],
     "listen": TREES["listen_stmt"],
@@ -80,5 +81,5 @@ def judge_words(sql: bytes) -> StatementTraits:
         case "copy", _:
             traits = COPY if _STANDARD_STREAM.search(sql) else StatementTraits("copy")
     if traits.refuse is None and calls_by_text(sql):
-        return FUNCTION
+        return FINAL_FUNCTION
     return traits

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from postgast.pg_query_pb2 import Token
 
 from router.model.reasons import RefuseReason
-from router.ports import StatementTraits
+from router.model.request import StatementTraits
 
 __all__ = ["NESTED_BYTES", "NOT_A_QUERY", "refusal_inside_parentheses"]
 

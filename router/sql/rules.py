@@ -7,14 +7,13 @@ it needs from an earlier one would be missing. Inside Transact the connection is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from postgast.walk import walk
-
 from router.model.reasons import RefuseReason
-from router.ports import StatementTraits
+from router.model.request import Residue, StatementTraits
+from router.sql.residue import SESSION_WORDS, calls_by_text, residue_of_calls, sequences_read
 
 UNKNOWN = StatementTraits("unknown")
 EMPTY = StatementTraits(
@@ -44,13 +43,13 @@ def _control(words: str) -> StatementTraits:
     )
 
 
-def _session(words: str, kind: str = "session") -> StatementTraits:
+def _session(words: str, kind: str = "session", residue: Residue = Residue.DISCARD) -> StatementTraits:
     return StatementTraits(
         kind,
         RefuseReason.SESSION_STATE,
         None,
         f"{words} belongs to one session, but connections are shared: use Transact, which has one of its own",
-        taints=True,
+        residue=residue,
     )
 
 
@@ -74,15 +73,22 @@ COPY = StatementTraits(
     "COPY FROM STDIN and COPY TO STDOUT are RPCs of their own: use CopyIn and CopyOut",
 )
 SETTING = _session("SET", "set")
+FINAL_SETTING = replace(SETTING, residue=Residue.DESTROY)
+"""RESET ALL does not undo it, or leaves a trace."""
 CURSOR = StatementTraits(
     "cursor",
     RefuseReason.SESSION_STATE,
     None,
     "a cursor belongs to one session, but connections are shared: read with StreamQuery, or use Transact",
-    taints=True,
+    residue=Residue.DISCARD,
 )
 TEMPORARY = _session("a temporary object", "ddl")
 FUNCTION = _session("a function that changes its session (set_config, advisory locks, dblink_connect, setseed)")
+FINAL_FUNCTION = replace(FUNCTION, residue=Residue.DESTROY)
+_SEQUENCE = (
+    "currval and lastval tell what their own session drew from a sequence, but connections are shared: use INSERT ... "
+    "RETURNING, ExecuteBatch or Transact"
+)
 
 _SET = StatementTraits("set")
 _DDL = StatementTraits("ddl")
@@ -94,8 +100,8 @@ TREES: Mapping[str, StatementTraits] = {
     "update_stmt": StatementTraits("update"),
     "delete_stmt": StatementTraits("delete"),
     "merge_stmt": StatementTraits("merge"),
-    "call_stmt": StatementTraits("call"),
-    "do_stmt": StatementTraits("do"),
+    "call_stmt": StatementTraits("call", residue=Residue.DISCARD),
+    "do_stmt": StatementTraits("do", residue=Residue.DISCARD),
     "explain_stmt": StatementTraits("explain"),
     "variable_show_stmt": StatementTraits("show"),
     "constraints_set_stmt": _SET,
@@ -115,35 +121,12 @@ TREES: Mapping[str, StatementTraits] = {
     "prepare_stmt": _session("PREPARE"),
     "execute_stmt": _session("EXECUTE"),
     "deallocate_stmt": _session("DEALLOCATE"),
-    "load_stmt": _session("LOAD"),
+    "load_stmt": _session("LOAD", residue=Residue.DESTROY),
 }
 """By the name of the statement's node; others are ddl when they create, alter or drop, else utility."""
 
-SESSION_FUNCTIONS = frozenset(
-    {
-        "set_config",
-        "setseed",
-        "pg_advisory_lock",
-        "pg_advisory_lock_shared",
-        "pg_try_advisory_lock",
-        "pg_try_advisory_lock_shared",
-        "pg_advisory_unlock",
-        "pg_advisory_unlock_shared",
-        "pg_advisory_unlock_all",
-        "dblink_connect",
-        "dblink_connect_u",
-        "dblink_disconnect",
-    }
-)
-"""Their effects outlive the transaction. The pg_*_xact_* locks end with it and are free to use."""
-
-SESSION_WORDS = (b"set_config", b"setseed", b"advisory_lock", b"advisory_unlock", b"dblink_")
-"""In lower case: every text that calls one of them holds one of these, or spells it with escapes (u&"...")."""
-
 _MAY_CALL = (*SESSION_WORDS, b'u&"')
-_CALLS_SESSION_FUNCTION = re.compile(
-    rb"(?:set_config|setseed|pg_(?:try_)?advisory_(?:un)?lock|dblink_(?:dis)?connect)\w*\"?\s*\(", re.IGNORECASE
-)
+_NOT_RESET = frozenset({"role", "session_authorization", "seed"})
 
 
 def names_any(words: Iterable[bytes], sql: bytes) -> bool:
@@ -157,14 +140,24 @@ def judge_tree(node: Any, sql: bytes) -> StatementTraits:
     name = node.WhichOneof("node") or ""
     tree = getattr(node, name)
     traits = _judge_node(name, tree)
-    if traits.refuse is None and names_any(_MAY_CALL, sql) and _calls_session_function(tree, name, sql):
-        return FUNCTION
+    return _with_calls(traits, tree, name, sql) if names_any(_MAY_CALL, sql) else traits
+
+
+def _with_calls(traits: StatementTraits, tree: Any, name: str, sql: bytes) -> StatementTraits:
+    """The same, with what the functions do that it calls."""
+    if name == "do_stmt":  # its body is a literal to the grammar
+        return FINAL_FUNCTION if calls_by_text(sql) else traits
+    residue = residue_of_calls(tree)
+    if traits.refuse is not None:
+        return replace(traits, residue=max(traits.residue, residue))
+    match residue:
+        case Residue.DISCARD:
+            return FUNCTION
+        case Residue.DESTROY:
+            return FINAL_FUNCTION
+        case Residue.NONE if sequences_read(tree):
+            return replace(traits, refuse=RefuseReason.SESSION_STATE, message=_SEQUENCE, reads_sequences=True)
     return traits
-
-
-def calls_by_text(sql: bytes) -> bool:
-    """Whether the text seems to call a session function; for texts whose tree cannot be had."""
-    return names_any(SESSION_WORDS, sql) and _CALLS_SESSION_FUNCTION.search(sql) is not None
 
 
 def _judge_node(name: str, tree: Any) -> StatementTraits:
@@ -205,7 +198,10 @@ def _setting(tree: Any) -> StatementTraits:
     if tree.name in ("TRANSACTION", "TRANSACTION SNAPSHOT"):
         return SET_TRANSACTION
     # SET LOCAL ends with its transaction; alone it does nothing, and PostgreSQL says so.
-    return _SET if tree.is_local else SETTING
+    if tree.is_local:
+        return _SET
+    # The connection's own role may be one that a start-up option took; a dotted name stays known, as an empty text.
+    return FINAL_SETTING if "." in tree.name or tree.name in _NOT_RESET else SETTING
 
 
 def _is_temporary(name: str, tree: Any) -> bool:
@@ -235,21 +231,3 @@ def _dropped_at_commit(value: int, owner: Any) -> bool:
     enum = type(owner).DESCRIPTOR.fields_by_name[field].enum_type
     return bool(enum.values_by_number[value].name == "ONCOMMIT_DROP")
 
-
-def _calls_session_function(tree: Any, name: str, sql: bytes) -> bool:
-    if name == "do_stmt":
-        return calls_by_text(sql)  # its body is a literal to the grammar
-    return any(_changes_session(one) for _, one in walk(tree) if type(one).__name__ == "FuncCall")
-
-
-def _changes_session(call: Any) -> bool:
-    names = [part.string.sval for part in call.funcname]
-    if not names or names[-1] not in SESSION_FUNCTIONS:
-        return False
-    # set_config(name, value, true) is SET LOCAL; any other third argument may be false.
-    local = names[-1] == "set_config" and len(call.args) == 3 and _is_true(call.args[2])
-    return not local
-
-
-def _is_true(node: Any) -> bool:
-    return bool(node.WhichOneof("node") == "a_const" and node.a_const.boolval.boolval)

@@ -8,6 +8,7 @@ from router.model.identity import Generation
 from router.model.observation import FaultKind, Stage
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
+from router.model.request import Residue
 from tests.support.builders import now
 from tests.support.fake_replies import Lost, Reply
 from tests.support.lane_world import World, failure
@@ -47,7 +48,7 @@ async def test_a_rollback_without_an_answer_costs_the_connection() -> None:
 async def test_a_tainted_lane_is_not_used_again() -> None:
     world = World(max_size=1)
     slot = await world.pool.pin(now() + 5)
-    slot.tainted = True
+    slot.residue = Residue.DESTROY
     world.pool.release(slot)
     await world.read()
     await world.end()

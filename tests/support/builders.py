@@ -10,9 +10,18 @@ from router.model.events import Event
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, TenantPolicy
 from router.model.reasons import RefuseReason
-from router.model.request import BatchStep, Guard, Method, Options, Request, Statement, TransactionMode
+from router.model.request import (
+    BatchStep,
+    Guard,
+    Method,
+    Options,
+    Request,
+    Residue,
+    Statement,
+    StatementTraits,
+    TransactionMode,
+)
 from router.model.topology import Login, Tenant
-from router.ports import StatementTraits
 from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
 from tests.support.fake_endpoint_pool import FakeEndpointPool, FakePoolFactory
 from tests.support.fake_server import FakeServer
@@ -44,8 +53,11 @@ class FakeInspector:
             why = RefuseReason.TRANSACTION_CONTROL
             return StatementTraits("tcl", why, why, "use Transact")
         if word == b"set":
-            return StatementTraits("set", RefuseReason.SESSION_STATE, None, "use Transact", taints=True)
+            return StatementTraits("set", RefuseReason.SESSION_STATE, None, "use Transact", residue=Residue.DISCARD)
         return StatementTraits(word.decode())
+
+    def inspect_in_session(self, sql: bytes) -> StatementTraits:
+        return self.inspect(sql)
 
     def inspect_nested(self, sql: bytes) -> StatementTraits:
         return self.inspect(sql)

@@ -241,6 +241,9 @@ class FakeLane:
         await asyncio.sleep(0)
         self._cancel_unconfirmed = False
 
+    def forget_prepared(self) -> None:
+        """Nothing is prepared here."""
+
     async def give_back(self, *, tainted: bool = False) -> None:
         if self.closed is not None or self.given_back:
             return

@@ -171,6 +171,9 @@ class TimedLane:
 
     def resume_reading(self) -> None: ...
 
+    def forget_prepared(self) -> None:
+        """Nothing is prepared here."""
+
     async def give_back(self, *, tainted: bool = False) -> None:
         if self.usable:
             assert not self.in_flight
