@@ -180,3 +180,41 @@ async def test_closing_tells_everyone_and_a_late_release_is_no_error() -> None:
     assert (await failure(world.pool.pin(now() + 5))).kind is FaultKind.CLOSED
     assert (await failure(world.read())).kind is FaultKind.CLOSED
     world.inner.check_conserved(leased=0)
+
+
+# --- sessions that are made new ------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_what_discard_all_takes_away_costs_no_connection() -> None:
+    world = World(max_size=1)
+    slot = await world.pool.pin(now() + 5)
+    await world.write(slot, b"BEGIN")
+    slot.residue = Residue.DISCARD
+    ending = world.pool.release(slot)
+    assert ending is not None
+    waiting = asyncio.create_task(world.pool.pin(now() + 5))
+    await settle()
+    assert not waiting.done(), "nobody gets it before it is clean"
+    await ending
+    again = await waiting
+    assert again is slot
+    assert again.residue is Residue.NONE
+    world.pool.release(again)
+    await world.end()
+    assert world.destroyed.total() == 0
+    assert world.inner.opened == 1
+
+
+@virtual
+async def test_a_discard_that_fails_or_says_nothing_costs_the_connection() -> None:
+    for reply in (Reply(error="57014"), Reply(silent=True)):
+        world = World(max_size=1)
+        slot = await world.pool.pin(now() + 5)
+        slot.residue = Residue.DISCARD
+        world.server.script[b"DISCARD ALL"] = reply
+        world.pool.release(slot)
+        await world.read()
+        await world.end()
+        assert world.destroyed.total() == 1
+        assert world.inner.opened == 2

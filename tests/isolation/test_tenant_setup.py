@@ -62,8 +62,9 @@ def test_every_mode_is_made_twice_and_found_whole_on_every_version(make_cluster:
             tenant_setup.init(dsn, topology, one)
     assert {one.name: problems(pg, one) for one in EVERYONE} == {one.name: {} for one in EVERYONE}
     _the_tenants_can_work(pg)
-    _each_missing_piece_is_told_and_mended(pg)
-    _the_dry_run_is_the_same(pg)
+    if pg_major == DEFAULT_MAJOR:
+        _each_missing_piece_is_told_and_mended(pg)
+        _the_dry_run_is_the_same(pg)
 
 
 def problems_before(pg: DevCluster) -> list[str]:
