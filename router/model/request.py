@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
 
 from router.model.reasons import RefuseReason
-
 from router.model.token import Token
 
 
