@@ -60,7 +60,7 @@ class Answering:
     def query_bytes(self, tenant: Tenant, request: Request, answer: Answer) -> bytes:
         """A serialised QueryResponse. RouterError RESULT_TOO_LARGE."""
         options = request.options
-        if options is DEFAULT_OPTIONS:
+        if options is DEFAULT_OPTIONS and not answer.receipt.hedged:
             quick = self._replies.query_response(_only_result(answer), answer.receipt, tenant.policy.max_result_bytes)
             if quick is not None:
                 return quick

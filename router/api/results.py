@@ -191,6 +191,7 @@ def write_receipt(receipt: Receipt, target: types_pb2.Receipt) -> None:
     if receipt.token:
         target.token = receipt.token
     target.replayed = receipt.replayed
+    target.hedged = receipt.hedged
 
 
 def _microseconds(seconds: float) -> int:

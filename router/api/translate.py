@@ -248,6 +248,7 @@ def _checked_options(message: types_pb2.QueryOptions) -> Options:
         max_rows=message.max_rows,
         max_bytes=message.max_bytes,
         request_tag=tag,
+        hedge=message.hedge,
     )
 
 

@@ -63,6 +63,7 @@ class Call:
         "copied_bytes",
         "endpoint",
         "executed_s",
+        "hedged",
         "held_s",
         "hold_until",
         "in_doubt",
@@ -96,7 +97,7 @@ class Call:
         self.started = now
         self.phase = WaitPhase.ADMISSION
         self.phase_since = now
-        self.admitted = False
+        self.admitted = self.hedged = False
         self.attempts = 0
         self.queued_s = self.held_s = self.acquired_s = self.executed_s = self.streamed_s = 0.0
         self.rows = self.copied_bytes = 0
@@ -148,6 +149,7 @@ class Call:
             self.route_reason,
             self.token,
             self.replayed,
+            hedged=self.hedged,
         )
 
 
@@ -156,7 +158,7 @@ class Register:
 
     def __init__(self, clock: Clock, events: EventSink) -> None:
         self._clock = clock
-        self._events = events
+        self.events = events
         self._calls: set[Call] = set()
         self._by_id: dict[tuple[TenantName, str], Call] = {}
         self._counts: dict[TenantName, Counter[Outcome]] = {}
@@ -182,7 +184,7 @@ class Register:
     def admit(self, call: Call) -> None:
         """A request passed admission."""
         call.admitted = True
-        self._events.emit(RequestAdmitted(call.tenant.name, call.request.method))
+        self.events.emit(RequestAdmitted(call.tenant.name, call.request.method))
 
     def finish(self, call: Call, error: RouterError | None, *, cancelled: bool = False) -> None:
         """A request ended: counted and told once."""
@@ -192,7 +194,7 @@ class Register:
             del self._by_id[call.tenant.name, request.request_id]
         outcome = _outcome(call, error, cancelled)
         self._count(call.tenant.name, outcome)
-        self._events.emit(
+        self.events.emit(
             RequestFinished(
                 tenant=call.tenant.name,
                 method=request.method,
@@ -216,7 +218,7 @@ class Register:
     def refused(self, tenant: TenantName, method: Method, error: RouterError) -> None:
         """A request was refused before it became a call."""
         self._count(tenant, Outcome.REFUSED)
-        self._events.emit(RequestFinished(tenant, method, Outcome.REFUSED, error.reason.value))
+        self.events.emit(RequestFinished(tenant, method, Outcome.REFUSED, error.reason.value))
 
     def _count(self, tenant: TenantName, outcome: Outcome) -> None:
         counts = self._counts.get(tenant)

@@ -11,6 +11,7 @@ from router.engine.attempts import Attempts, at_route
 from router.engine.batches import check_guards, run_batch
 from router.engine.calls import Call, Register, stopped_by_id
 from router.engine.endpoints import Pools
+from router.engine.hedging import Hedging, is_hedged
 from router.engine.keyed_writes import run_keyed
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement
@@ -51,6 +52,7 @@ class Executor:
         self._inspector = inspector
         self._clock = clock
         self._reads = QuickReads(self.finish, tenants, register, placement, pools, inspector)
+        self._hedging = Hedging(placement, pools, clock, register.events)
         self._draining = False
 
     # --- one answer --------------------------------------------------------------------------------------------
@@ -162,7 +164,10 @@ class Executor:
         if request.method is Method.QUERY:
             call.phase = WaitPhase.EXECUTE
             also = position_wanted(request)
-            read = await pool.run_shared(request.steps[0].statement, request.deadline, also)
+            if is_hedged(request, call.tenant.policy):
+                read = await self._hedging.run(self._tenants.of(call.tenant), call, pool)
+            else:
+                read = await pool.run_shared(request.steps[0].statement, request.deadline, also)
             call.acquired_s = max(0.0, read.sent_at - call.phase_since)
             if also is not None:
                 note(call, read.results.pop())

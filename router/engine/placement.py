@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from router.decisions.routing import Hold, Route, pick
 from router.engine.calls import Call
 from router.engine.causal_reads import CausalReads, token_of_route
@@ -9,7 +11,7 @@ from router.engine.clusters import Clusters
 from router.engine.holding import HoldingRoom
 from router.engine.positions import Positions
 from router.engine.tenants import TenantRuntime
-from router.model.identity import TenantName
+from router.model.identity import EndpointName, TenantName
 from router.model.request import Access, OnFailover, Request
 from router.model.topology import Role
 from router.model.views import WaitPhase
@@ -50,7 +52,9 @@ class Placement:
             # No await between reading the state and entering the room: a release cannot be missed.
             await self._hold(call, cluster.room, tenant.name)
 
-    def route_now(self, runtime: TenantRuntime, request: Request) -> Route | None:
+    def route_now(
+        self, runtime: TenantRuntime, request: Request, exclude: Collection[EndpointName] = ()
+    ) -> Route | None:
         """An endpoint for the first attempt of a read; None when it must wait, go behind others, or be refused."""
         tenant = runtime.tenant
         cluster = self._clusters.get(tenant.cluster)
@@ -64,7 +68,7 @@ class Placement:
             if narrowed is None:
                 return None
             found = narrowed
-        choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw())
+        choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), exclude)
         if not isinstance(choice, Route) or (choice.role is Role.PRIMARY and cluster.room.held > 0):
             return None
         return choice

@@ -103,6 +103,8 @@ class QuickReads:
     ) -> QuickRead | None:
         """Begin a Query. None: it cannot begin at once, nothing was counted, and Executor.run is its way."""
         runtime = self._tenants.of(tenant)
+        if request.options.hedge or tenant.policy.hedge_reads:
+            return None
         if runtime.registered is not None and not resolves(runtime.registered, request):
             return None
         if self._inspector.inspect(request.steps[0].statement.sql).refuse is not None:

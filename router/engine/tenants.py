@@ -8,6 +8,7 @@ from collections import Counter, OrderedDict
 
 from router.decisions.balancing import BALANCERS
 from router.decisions.fairness import Admit, admit
+from router.decisions.latencies import Latencies
 from router.decisions.refusal import Refuse
 from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
@@ -20,6 +21,20 @@ from router.model.reasons import RefuseReason
 from router.model.request import Access, Options
 from router.model.topology import Tenant
 from router.ports import Clock
+
+
+class HedgeBook:
+    """What a tenant's hedges need to know: how long its reads take, and how many hedges it may make."""
+
+    __slots__ = ("budget", "latencies")
+
+    BURST = 5.0
+    """Hedges saved up while none were needed."""
+
+    def __init__(self, ratio: float, now: float) -> None:
+        policy = RetryPolicy(budget_ratio=ratio, budget_per_s=0.0, budget_burst=self.BURST)
+        self.latencies = Latencies()
+        self.budget = RetryBudget(policy, now)
 
 
 class Admission:
@@ -103,6 +118,8 @@ class TenantRuntime:
         self.budget = RetryBudget(retry, now)
         self.registered = texts_of(tenant)
         """What it may run, if not everything."""
+        self.hedges: HedgeBook | None = None
+        """What hedging has learned; made by its first read."""
         self._reads: dict[Options, Want] = {}
         self._writes: dict[Options, Want] = {}
 

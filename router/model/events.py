@@ -101,6 +101,26 @@ class AttemptRetried:
     pause_s: float
 
 
+@unique
+class HedgeOutcome(Enum):
+    """Which of two endpoints that were asked the same read answered first."""
+
+    WON = "won"
+    """The second one."""
+    LOST = "lost"
+    """The first one, after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHedged:
+    """A read was asked of a second endpoint, and has ended."""
+
+    tenant: TenantName
+    outcome: HedgeOutcome
+    endpoint: EndpointName
+    """Whose answer it was."""
+
+
 @dataclass(frozen=True, slots=True)
 class HoldStarted:
     """A request began to wait for a failover."""
@@ -258,6 +278,7 @@ Event = (
     RequestAdmitted
     | RequestFinished
     | AttemptRetried
+    | ReadHedged
     | HoldStarted
     | HoldEnded
     | HealthChanged

@@ -89,6 +89,12 @@ class TenantPolicy:
     token_wait_s: float = 0.1
     """A replica read with a consistency token waits this long for a replica that has replayed it, before it goes to
     the primary (seconds)."""
+    hedge_reads: bool = False
+    """Hedge all its reads that may run on several endpoints, not only those that ask for it: what is not answered
+    within the usual time of its statement (95 % of answers) is asked of a second endpoint, and the first answer
+    counts."""
+    hedge_ratio: float = 0.05
+    """Most hedges per read that may have one, in the long run; 0 turns hedging off."""
     max_in_flight: int = 256
     """Requests running at once."""
     max_queue: int = 2048
@@ -129,6 +135,8 @@ class TenantPolicy:
             raise ValueError(
                 f"default_timeout_s ({self.default_timeout_s}) must not exceed max_timeout_s ({self.max_timeout_s})"
             )
+        if not 0 <= self.hedge_ratio <= 1:
+            raise ValueError(f"hedge_ratio must lie between 0 and 1, not {self.hedge_ratio}")
         if self.max_result_bytes > 3 << 20:
             raise ValueError(f"max_result_bytes ({self.max_result_bytes}) must not exceed 3145728: stream more")
 

@@ -220,6 +220,8 @@ class Options:
     max_rows: int = 0
     max_bytes: int = 0
     request_tag: str = ""
+    hedge: bool = False
+    """A read may be asked of a second endpoint when the first one takes long."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

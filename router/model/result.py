@@ -72,6 +72,7 @@ class Receipt:
     route_reason: RouteReason = RouteReason.PRIMARY
     token: bytes = b""
     replayed: bool = False
+    hedged: bool = False
     """The stored answer of an earlier request with the same idempotency key."""
 
 

@@ -27,6 +27,7 @@ from router.model.events import (
     Outcome,
     Phase,
     PhaseChanged,
+    ReadHedged,
     RequestFinished,
     SettingFound,
 )
@@ -117,6 +118,12 @@ class EventLog:
             attempt=event.attempt,
             endpoint=event.endpoint,
             pause_ms=round(event.pause_s * 1000, 1),
+        )
+
+    def read_hedged(self, event: ReadHedged) -> None:
+        """At debug."""
+        self._line(
+            logging.DEBUG, "read hedged", tenant=event.tenant, outcome=event.outcome, endpoint=event.endpoint
         )
 
     def hold_started(self, event: HoldStarted) -> None:

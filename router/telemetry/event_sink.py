@@ -72,6 +72,7 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.RequestAdmitted: (recorder.request_admitted,),
         events.RequestFinished: (recorder.request_finished, log.request_finished),
         events.AttemptRetried: (recorder.attempt_retried, log.attempt_retried),
+        events.ReadHedged: (recorder.read_hedged, log.read_hedged),
         events.HoldStarted: (recorder.hold_started, log.hold_started),
         events.HoldEnded: (recorder.hold_ended, log.hold_ended),
         events.HealthChanged: (recorder.health_changed, log.health_changed),

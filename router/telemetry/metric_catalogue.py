@@ -110,6 +110,7 @@ PHASES = Metric(
     PHASE_BUCKETS,
 )
 RETRIES = _counter("retries_total", ("method", "reason"), "Attempts made again.")
+HEDGES = _counter("hedges_total", ("outcome",), "Reads asked of a second endpoint, and whether that one was faster.")
 
 HOLDS_ENTERED = _counter("holds_entered_total", ("cluster",), "Requests that began to wait for a failover.", _HOLDS)
 HOLDS_ENDED = _counter("holds_ended_total", ("cluster", "reason"), "Requests that left the hold.", _HOLDS)

@@ -17,12 +17,14 @@ from router.model.events import (
     FailoverStep,
     HandlerFailed,
     HealthChanged,
+    HedgeOutcome,
     HoldEnded,
     HoldStarted,
     JournalWriteFailed,
     JwtKeysChanged,
     Outcome,
     PhaseChanged,
+    ReadHedged,
     RequestAdmitted,
     RequestFinished,
 )
@@ -78,6 +80,7 @@ class Recorder:
         self.phases = histogram(catalogue.PHASES)
         self._errors = counter(catalogue.ERRORS)
         self._retries = counter(catalogue.RETRIES)
+        self._hedges = counter(catalogue.HEDGES)
         self._holds_entered = counter(catalogue.HOLDS_ENTERED)
         self._holds_ended = counter(catalogue.HOLDS_ENDED)
         self._closed = counter(catalogue.CONNECTIONS_CLOSED)
@@ -102,6 +105,8 @@ class Recorder:
                 self.phases.cell(phase.value, method.value)
             for reason in RetryReason:
                 self._retries.cell(method.value, reason.value)
+        for outcome in HedgeOutcome:
+            self._hedges.cell(outcome.value)
         for result in Success:
             self._reloads.cell(result.value)
             self._jwt_key_changes.cell(result.value)
@@ -174,6 +179,10 @@ class Recorder:
     def attempt_retried(self, event: AttemptRetried) -> None:
         """Count it."""
         self._retries.cell(event.method.value, event.reason.value).value += 1
+
+    def read_hedged(self, event: ReadHedged) -> None:
+        """Count it."""
+        self._hedges.cell(event.outcome.value).value += 1
 
     def hold_started(self, event: HoldStarted) -> None:
         """Count it."""

@@ -54,6 +54,7 @@ ALL_EVENTS = (
     finished("acme", Outcome.FAILED, "bad_sql"),
     finished("acme", Outcome.SERVED, copied_bytes=1000),
     ev.AttemptRetried("acme", Method.QUERY, RetryReason.NOT_SENT, 2, "pg1", 0.1),
+    ev.ReadHedged("acme", ev.HedgeOutcome.WON, "pg1"),
     ev.HoldStarted("acme", "main"),
     ev.HoldEnded("acme", "main", HoldEndReason.RELEASED, 0.5),
     ev.HealthChanged("main", "pg1", Health.UP, Health.DOWN, HealthReason.PROBE_TIMEOUT),

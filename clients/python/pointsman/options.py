@@ -46,11 +46,13 @@ class ReadOptions(CallOptions, total=False):
     read           "primary", "replica", "any"; None means the tenant's default
     max_staleness  seconds a replica may be behind
     fallback       "primary" (default) or "fail": what a replica read does without an eligible replica
+    hedge          True: what takes longer than usual is asked of a second endpoint, too; the first answer counts
     """
 
     read: ReadPreference | None
     max_staleness: float | None
     fallback: Literal["primary", "fail"] | None
+    hedge: bool | None
 
 
 class WriteOptions(CallOptions, total=False):
@@ -116,6 +118,7 @@ PUTTERS: dict[str, Callable[[pb.QueryOptions, Any], None]] = {
     "max_rows": _plain("max_rows"),
     "max_bytes": _plain("max_bytes"),
     "tag": _plain("request_tag"),
+    "hedge": _plain("hedge"),
 }
 
 ISOLATION: dict[str, query_pb.IsolationLevel.ValueType] = {
@@ -128,7 +131,7 @@ _ELSEWHERE = frozenset({"timeout", "request_id"})
 """Options that are fields of the request, not of QueryOptions."""
 
 WRITE_ONLY = frozenset({"idempotency_key", "idempotent"})
-READ_ONLY = frozenset({"read", "max_staleness", "fallback"})
+READ_ONLY = frozenset({"read", "max_staleness", "fallback", "hedge"})
 MAY_BE_BEHIND = ("replica", "any")
 """Read preferences under which a consistency token matters."""
 BATCH_ONLY = frozenset({"isolation", "read_only", "deferrable"})

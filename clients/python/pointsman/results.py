@@ -32,6 +32,7 @@ class Receipt:
     held_us: int
     executed_us: int
     route_reason: str
+    hedged: bool = False
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
@@ -49,6 +50,7 @@ class Receipt:
             receipt.held_us,
             receipt.executed_us,
             receipt.route_reason,
+            receipt.hedged,
         )
 
 

@@ -24,45 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pointsman/v1/types.proto\x12\x0cpointsman.v1\"=\n\tStatement\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12#\n\x06params\x18\x02 \x03(\x0b\x32\x13.pointsman.v1.Param\"\x88\x01\n\x05Param\x12\x0e\n\x04null\x18\x01 \x01(\x08H\x00\x12\x11\n\x07\x62oolean\x18\x02 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x03 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x04 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x06 \x01(\x0cH\x00\x12\x10\n\x08type_oid\x18\x07 \x01(\rB\x07\n\x05value\"\xc5\x02\n\x0cQueryOptions\x12*\n\x04read\x18\x01 \x01(\x0e\x32\x1c.pointsman.v1.ReadPreference\x12\x18\n\x10max_staleness_ms\x18\x02 \x01(\r\x12\x13\n\x0b\x61\x66ter_token\x18\x03 \x01(\x0c\x12/\n\x08\x66\x61llback\x18\x04 \x01(\x0e\x32\x1d.pointsman.v1.ReplicaFallback\x12\x10\n\x08max_rows\x18\x05 \x01(\r\x12\x11\n\tmax_bytes\x18\x06 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x31\n\x0bon_failover\x18\x08 \x01(\x0e\x32\x1c.pointsman.v1.FailoverPolicy\x12(\n\x08priority\x18\t \x01(\x0e\x32\x16.pointsman.v1.Priority\x12\x13\n\x0brequest_tag\x18\n \x01(\t\"\x91\x01\n\nColumnInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.pointsman.v1.ColumnKind\x12\x10\n\x08type_oid\x18\x03 \x01(\r\x12\x15\n\rtype_modifier\x18\x04 \x01(\x05\x12\x11\n\ttable_oid\x18\x05 \x01(\r\x12\x11\n\tattribute\x18\x06 \x01(\x05\"N\n\x0cResultSchema\x12)\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x18.pointsman.v1.ColumnInfo\x12\x13\n\x0bhas_columns\x18\x02 \x01(\x08\"p\n\nColumnData\x12\x10\n\x08integers\x18\x01 \x03(\x12\x12\r\n\x05reals\x18\x02 \x03(\x01\x12\x10\n\x08\x62ooleans\x18\x03 \x03(\x08\x12\r\n\x05texts\x18\x04 \x03(\t\x12\r\n\x05\x62lobs\x18\x05 \x03(\x0c\x12\x11\n\tnull_rows\x18\x06 \x03(\r\"H\n\x08RowBatch\x12\x11\n\trow_count\x18\x01 \x01(\r\x12)\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x18.pointsman.v1.ColumnData\"=\n\x06Notice\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x10\n\x08sqlstate\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc4\x01\n\tResultSet\x12*\n\x06schema\x18\x01 \x01(\x0b\x32\x1a.pointsman.v1.ResultSchema\x12%\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x16.pointsman.v1.RowBatch\x12\x15\n\rrows_affected\x18\x03 \x01(\x03\x12\x13\n\x0b\x63ommand_tag\x18\x04 \x01(\t\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12%\n\x07notices\x18\x06 \x03(\x0b\x32\x14.pointsman.v1.Notice\"\x9b\x02\n\x07Receipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12(\n\x04role\x18\x04 \x01(\x0e\x32\x1a.pointsman.v1.EndpointRole\x12\x10\n\x08topology\x18\x05 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x12\x11\n\tqueued_us\x18\x08 \x01(\x04\x12\x0f\n\x07held_us\x18\t \x01(\x04\x12\x13\n\x0b\x65xecuted_us\x18\n \x01(\x04\x12\x14\n\x0croute_reason\x18\x0b \x01(\t\x12,\n\ndurability\x18\x0c \x01(\x0e\x32\x18.pointsman.v1.Durability*\x84\x01\n\x0eReadPreference\x12\x1f\n\x1bREAD_PREFERENCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17READ_PREFERENCE_PRIMARY\x10\x01\x12\x1b\n\x17READ_PREFERENCE_REPLICA\x10\x02\x12\x17\n\x13READ_PREFERENCE_ANY\x10\x03*o\n\x0fReplicaFallback\x12 \n\x1cREPLICA_FALLBACK_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREPLICA_FALLBACK_TO_PRIMARY\x10\x01\x12\x19\n\x15REPLICA_FALLBACK_FAIL\x10\x02*j\n\x0e\x46\x61iloverPolicy\x12\x1f\n\x1b\x46\x41ILOVER_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILOVER_POLICY_WAIT\x10\x01\x12\x1d\n\x19\x46\x41ILOVER_POLICY_FAIL_FAST\x10\x02*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_MEDIUM\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*\x9d\x01\n\nColumnKind\x12\x1b\n\x17\x43OLUMN_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_KIND_INTEGER\x10\x01\x12\x14\n\x10\x43OLUMN_KIND_REAL\x10\x02\x12\x17\n\x13\x43OLUMN_KIND_BOOLEAN\x10\x03\x12\x14\n\x10\x43OLUMN_KIND_TEXT\x10\x04\x12\x14\n\x10\x43OLUMN_KIND_BLOB\x10\x05*c\n\x0c\x45ndpointRole\x12\x1d\n\x19\x45NDPOINT_ROLE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NDPOINT_ROLE_PRIMARY\x10\x01\x12\x19\n\x15\x45NDPOINT_ROLE_REPLICA\x10\x02*\x9e\x01\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44URABILITY_LOCAL\x10\x01\x12\x1e\n\x1a\x44URABILITY_STANDBY_WRITTEN\x10\x02\x12\x1e\n\x1a\x44URABILITY_STANDBY_FLUSHED\x10\x03\x12\x1e\n\x1a\x44URABILITY_STANDBY_APPLIED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pointsman/v1/types.proto\x12\x0cpointsman.v1\"=\n\tStatement\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12#\n\x06params\x18\x02 \x03(\x0b\x32\x13.pointsman.v1.Param\"\x88\x01\n\x05Param\x12\x0e\n\x04null\x18\x01 \x01(\x08H\x00\x12\x11\n\x07\x62oolean\x18\x02 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x03 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x04 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x06 \x01(\x0cH\x00\x12\x10\n\x08type_oid\x18\x07 \x01(\rB\x07\n\x05value\"\xd4\x02\n\x0cQueryOptions\x12*\n\x04read\x18\x01 \x01(\x0e\x32\x1c.pointsman.v1.ReadPreference\x12\x18\n\x10max_staleness_ms\x18\x02 \x01(\r\x12\x13\n\x0b\x61\x66ter_token\x18\x03 \x01(\x0c\x12/\n\x08\x66\x61llback\x18\x04 \x01(\x0e\x32\x1d.pointsman.v1.ReplicaFallback\x12\x10\n\x08max_rows\x18\x05 \x01(\r\x12\x11\n\tmax_bytes\x18\x06 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x31\n\x0bon_failover\x18\x08 \x01(\x0e\x32\x1c.pointsman.v1.FailoverPolicy\x12(\n\x08priority\x18\t \x01(\x0e\x32\x16.pointsman.v1.Priority\x12\x13\n\x0brequest_tag\x18\n \x01(\t\x12\r\n\x05hedge\x18\x0b \x01(\x08\"\x91\x01\n\nColumnInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.pointsman.v1.ColumnKind\x12\x10\n\x08type_oid\x18\x03 \x01(\r\x12\x15\n\rtype_modifier\x18\x04 \x01(\x05\x12\x11\n\ttable_oid\x18\x05 \x01(\r\x12\x11\n\tattribute\x18\x06 \x01(\x05\"N\n\x0cResultSchema\x12)\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x18.pointsman.v1.ColumnInfo\x12\x13\n\x0bhas_columns\x18\x02 \x01(\x08\"p\n\nColumnData\x12\x10\n\x08integers\x18\x01 \x03(\x12\x12\r\n\x05reals\x18\x02 \x03(\x01\x12\x10\n\x08\x62ooleans\x18\x03 \x03(\x08\x12\r\n\x05texts\x18\x04 \x03(\t\x12\r\n\x05\x62lobs\x18\x05 \x03(\x0c\x12\x11\n\tnull_rows\x18\x06 \x03(\r\"H\n\x08RowBatch\x12\x11\n\trow_count\x18\x01 \x01(\r\x12)\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x18.pointsman.v1.ColumnData\"=\n\x06Notice\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x10\n\x08sqlstate\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc4\x01\n\tResultSet\x12*\n\x06schema\x18\x01 \x01(\x0b\x32\x1a.pointsman.v1.ResultSchema\x12%\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x16.pointsman.v1.RowBatch\x12\x15\n\rrows_affected\x18\x03 \x01(\x03\x12\x13\n\x0b\x63ommand_tag\x18\x04 \x01(\t\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12%\n\x07notices\x18\x06 \x03(\x0b\x32\x14.pointsman.v1.Notice\"\xab\x02\n\x07Receipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12(\n\x04role\x18\x04 \x01(\x0e\x32\x1a.pointsman.v1.EndpointRole\x12\x10\n\x08topology\x18\x05 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x12\x11\n\tqueued_us\x18\x08 \x01(\x04\x12\x0f\n\x07held_us\x18\t \x01(\x04\x12\x13\n\x0b\x65xecuted_us\x18\n \x01(\x04\x12\x14\n\x0croute_reason\x18\x0b \x01(\t\x12,\n\ndurability\x18\x0c \x01(\x0e\x32\x18.pointsman.v1.Durability\x12\x0e\n\x06hedged\x18\r \x01(\x08*\x84\x01\n\x0eReadPreference\x12\x1f\n\x1bREAD_PREFERENCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17READ_PREFERENCE_PRIMARY\x10\x01\x12\x1b\n\x17READ_PREFERENCE_REPLICA\x10\x02\x12\x17\n\x13READ_PREFERENCE_ANY\x10\x03*o\n\x0fReplicaFallback\x12 \n\x1cREPLICA_FALLBACK_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREPLICA_FALLBACK_TO_PRIMARY\x10\x01\x12\x19\n\x15REPLICA_FALLBACK_FAIL\x10\x02*j\n\x0e\x46\x61iloverPolicy\x12\x1f\n\x1b\x46\x41ILOVER_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILOVER_POLICY_WAIT\x10\x01\x12\x1d\n\x19\x46\x41ILOVER_POLICY_FAIL_FAST\x10\x02*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_MEDIUM\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*\x9d\x01\n\nColumnKind\x12\x1b\n\x17\x43OLUMN_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_KIND_INTEGER\x10\x01\x12\x14\n\x10\x43OLUMN_KIND_REAL\x10\x02\x12\x17\n\x13\x43OLUMN_KIND_BOOLEAN\x10\x03\x12\x14\n\x10\x43OLUMN_KIND_TEXT\x10\x04\x12\x14\n\x10\x43OLUMN_KIND_BLOB\x10\x05*c\n\x0c\x45ndpointRole\x12\x1d\n\x19\x45NDPOINT_ROLE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NDPOINT_ROLE_PRIMARY\x10\x01\x12\x19\n\x15\x45NDPOINT_ROLE_REPLICA\x10\x02*\x9e\x01\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44URABILITY_LOCAL\x10\x01\x12\x1e\n\x1a\x44URABILITY_STANDBY_WRITTEN\x10\x02\x12\x1e\n\x1a\x44URABILITY_STANDBY_FLUSHED\x10\x03\x12\x1e\n\x1a\x44URABILITY_STANDBY_APPLIED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pointsman.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READPREFERENCE']._serialized_start=1537
-  _globals['_READPREFERENCE']._serialized_end=1669
-  _globals['_REPLICAFALLBACK']._serialized_start=1671
-  _globals['_REPLICAFALLBACK']._serialized_end=1782
-  _globals['_FAILOVERPOLICY']._serialized_start=1784
-  _globals['_FAILOVERPOLICY']._serialized_end=1890
-  _globals['_PRIORITY']._serialized_start=1892
-  _globals['_PRIORITY']._serialized_end=1986
-  _globals['_COLUMNKIND']._serialized_start=1989
-  _globals['_COLUMNKIND']._serialized_end=2146
-  _globals['_ENDPOINTROLE']._serialized_start=2148
-  _globals['_ENDPOINTROLE']._serialized_end=2247
-  _globals['_DURABILITY']._serialized_start=2250
-  _globals['_DURABILITY']._serialized_end=2408
+  _globals['_READPREFERENCE']._serialized_start=1568
+  _globals['_READPREFERENCE']._serialized_end=1700
+  _globals['_REPLICAFALLBACK']._serialized_start=1702
+  _globals['_REPLICAFALLBACK']._serialized_end=1813
+  _globals['_FAILOVERPOLICY']._serialized_start=1815
+  _globals['_FAILOVERPOLICY']._serialized_end=1921
+  _globals['_PRIORITY']._serialized_start=1923
+  _globals['_PRIORITY']._serialized_end=2017
+  _globals['_COLUMNKIND']._serialized_start=2020
+  _globals['_COLUMNKIND']._serialized_end=2177
+  _globals['_ENDPOINTROLE']._serialized_start=2179
+  _globals['_ENDPOINTROLE']._serialized_end=2278
+  _globals['_DURABILITY']._serialized_start=2281
+  _globals['_DURABILITY']._serialized_end=2439
   _globals['_STATEMENT']._serialized_start=42
   _globals['_STATEMENT']._serialized_end=103
   _globals['_PARAM']._serialized_start=106
   _globals['_PARAM']._serialized_end=242
   _globals['_QUERYOPTIONS']._serialized_start=245
-  _globals['_QUERYOPTIONS']._serialized_end=570
-  _globals['_COLUMNINFO']._serialized_start=573
-  _globals['_COLUMNINFO']._serialized_end=718
-  _globals['_RESULTSCHEMA']._serialized_start=720
-  _globals['_RESULTSCHEMA']._serialized_end=798
-  _globals['_COLUMNDATA']._serialized_start=800
-  _globals['_COLUMNDATA']._serialized_end=912
-  _globals['_ROWBATCH']._serialized_start=914
-  _globals['_ROWBATCH']._serialized_end=986
-  _globals['_NOTICE']._serialized_start=988
-  _globals['_NOTICE']._serialized_end=1049
-  _globals['_RESULTSET']._serialized_start=1052
-  _globals['_RESULTSET']._serialized_end=1248
-  _globals['_RECEIPT']._serialized_start=1251
-  _globals['_RECEIPT']._serialized_end=1534
+  _globals['_QUERYOPTIONS']._serialized_end=585
+  _globals['_COLUMNINFO']._serialized_start=588
+  _globals['_COLUMNINFO']._serialized_end=733
+  _globals['_RESULTSCHEMA']._serialized_start=735
+  _globals['_RESULTSCHEMA']._serialized_end=813
+  _globals['_COLUMNDATA']._serialized_start=815
+  _globals['_COLUMNDATA']._serialized_end=927
+  _globals['_ROWBATCH']._serialized_start=929
+  _globals['_ROWBATCH']._serialized_end=1001
+  _globals['_NOTICE']._serialized_start=1003
+  _globals['_NOTICE']._serialized_end=1064
+  _globals['_RESULTSET']._serialized_start=1067
+  _globals['_RESULTSET']._serialized_end=1263
+  _globals['_RECEIPT']._serialized_start=1266
+  _globals['_RECEIPT']._serialized_end=1565
 # @@protoc_insertion_point(module_scope)

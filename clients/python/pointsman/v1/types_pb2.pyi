@@ -264,6 +264,7 @@ class QueryOptions(google.protobuf.message.Message):
     ON_FAILOVER_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     REQUEST_TAG_FIELD_NUMBER: builtins.int
+    HEDGE_FIELD_NUMBER: builtins.int
     read: global___ReadPreference.ValueType
     max_staleness_ms: builtins.int
     """A replica whose replay is further behind than this is not used; 0 means the tenant's lag limit."""
@@ -282,6 +283,10 @@ class QueryOptions(google.protobuf.message.Message):
     priority: global___Priority.ValueType
     request_tag: builtins.str
     """At most 64 printable characters, shown in metrics exemplars and logs."""
+    hedge: builtins.bool
+    """A Query that has not been answered within its statement's usual time may be asked of a second endpoint, too; the
+    first answer counts.
+    """
     def __init__(
         self,
         *,
@@ -295,8 +300,9 @@ class QueryOptions(google.protobuf.message.Message):
         on_failover: global___FailoverPolicy.ValueType = ...,
         priority: global___Priority.ValueType = ...,
         request_tag: builtins.str = ...,
+        hedge: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["after_token", b"after_token", "fallback", b"fallback", "max_bytes", b"max_bytes", "max_rows", b"max_rows", "max_staleness_ms", b"max_staleness_ms", "on_failover", b"on_failover", "priority", b"priority", "read", b"read", "request_tag", b"request_tag", "timeout_ms", b"timeout_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_token", b"after_token", "fallback", b"fallback", "hedge", b"hedge", "max_bytes", b"max_bytes", "max_rows", b"max_rows", "max_staleness_ms", b"max_staleness_ms", "on_failover", b"on_failover", "priority", b"priority", "read", b"read", "request_tag", b"request_tag", "timeout_ms", b"timeout_ms"]) -> None: ...
 
 global___QueryOptions = QueryOptions
 
@@ -485,6 +491,7 @@ class Receipt(google.protobuf.message.Message):
     EXECUTED_US_FIELD_NUMBER: builtins.int
     ROUTE_REASON_FIELD_NUMBER: builtins.int
     DURABILITY_FIELD_NUMBER: builtins.int
+    HEDGED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     token: builtins.bytes
     """Opaque consistency token of at most 40 bytes: pass it as after_token to read what this request saw or wrote, and
@@ -505,6 +512,8 @@ class Receipt(google.protobuf.message.Message):
     """Why this endpoint: a route reason of the router, for example "weighted" or "fallback_primary"."""
     durability: global___Durability.ValueType
     """Of a committed write."""
+    hedged: builtins.bool
+    """A second endpoint was asked, too, as the first one took long."""
     def __init__(
         self,
         *,
@@ -520,7 +529,8 @@ class Receipt(google.protobuf.message.Message):
         executed_us: builtins.int = ...,
         route_reason: builtins.str = ...,
         durability: global___Durability.ValueType = ...,
+        hedged: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "durability", b"durability", "endpoint", b"endpoint", "executed_us", b"executed_us", "held_us", b"held_us", "queued_us", b"queued_us", "replayed", b"replayed", "request_id", b"request_id", "role", b"role", "route_reason", b"route_reason", "token", b"token", "topology", b"topology"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "durability", b"durability", "endpoint", b"endpoint", "executed_us", b"executed_us", "hedged", b"hedged", "held_us", b"held_us", "queued_us", b"queued_us", "replayed", b"replayed", "request_id", b"request_id", "role", b"role", "route_reason", b"route_reason", "token", b"token", "topology", b"topology"]) -> None: ...
 
 global___Receipt = Receipt
