@@ -84,15 +84,26 @@ LOGIN_FAILED = "28000"
 """invalid_authorization_specification: stands for every way in which a server refuses a login."""
 
 
+_CUT_OFF = (
+    "server closed the connection unexpectedly",
+    "could not receive data from server",
+    "could not send data to server",
+    "SSL SYSCALL error",
+)
+"""libpq's own words for a connection that broke, untranslated in psycopg's wheels. A refusing server uses others."""
+
+
 def from_connect(error: BaseException, door: ProbeOutcome, *, proven: bool) -> Fault:
     """A failure to connect. psycopg gives no SQLSTATE there, so the phase tells the kind.
 
     door: what the server said when asked right afterwards. proven: the same login holds connections there. Without
     them, an open server that had come to the password refuses the login itself: its password, database or grant.
+    Not so where the connection broke at that moment: then the network failed, and another try may succeed.
     """
     refused = door is ProbeOutcome.REFUSED
     asked = getattr(getattr(error, "pgconn", None), "used_password", False)
-    login = asked and not proven and door is ProbeOutcome.LOGIN_REFUSED
+    cut_off = any(words in str(error) for words in _CUT_OFF)
+    login = asked and not cut_off and not proven and door is ProbeOutcome.LOGIN_REFUSED
     return Fault(
         kind=FaultKind.CONNECT_REFUSED if refused else FaultKind.CONNECT_FAILED,
         stage=Stage.CONNECT,

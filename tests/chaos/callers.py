@@ -33,6 +33,7 @@ class Answer:
     endpoint: str = ""
     topology: int = 0
     attempts: int = 1
+    role: str = ""
 
 
 class Caller(Protocol):
@@ -111,23 +112,30 @@ class StubCaller:
 
     name = "stub"
 
-    def __init__(self, address: str, tenant: str, token: str) -> None:
+    def __init__(self, address: str, tenant: str, token: str, *, session: bool = False) -> None:
+        """session: carry the newest consistency token from answer to read, as a careful caller would."""
         # A channel's own pauses between connects grow to minutes; the router's restart would be missed.
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         self._channel = aio.insecure_channel(address, options=options)
         self._query: Any = query_rpc.QueryServiceStub(self._channel)
         self._transactions: Any = tx_rpc.TransactionServiceStub(self._channel)
+        self._session = session
+        self.token = b""
         self._metadata = (("authorization", f"Bearer {token}"), ("pointsman-tenant", tenant))
 
     async def read(self, sql: str, *args: Any, prefer: str, timeout: float) -> Answer:
         request = pb.QueryRequest(statement=_statement(sql, args))
         request.options.read = _READS[prefer]
+        if self._session:
+            request.options.after_token = self.token
         answer = await self._call(self._query.Query, request, timeout, writes=False)
+        self.token = answer.receipt.token or self.token
         return _told([answer.result], answer.receipt)
 
     async def write(self, sql: str, *args: Any, timeout: float, key: str = "", request_id: str = "") -> Answer:
         request = pb.ExecuteRequest(statement=_statement(sql, args), idempotency_key=key, request_id=request_id)
         answer = await self._call(self._query.Execute, request, timeout)
+        self.token = answer.receipt.token or self.token
         return _told([answer.result], answer.receipt)
 
     async def batch(self, steps: Steps, *, timeout: float, isolation: str = "", key: str = "") -> Answer:
@@ -199,7 +207,8 @@ def _statement(sql: str, args: Sequence[Any]) -> types_pb2.Statement:
 
 
 def _told(results: Sequence[Any], receipt: Any) -> Answer:
-    return Answer([_rows(one) for one in results], receipt.endpoint, receipt.topology, receipt.attempts)
+    role = "replica" if receipt.role == types_pb2.ENDPOINT_ROLE_REPLICA else "primary"
+    return Answer([_rows(one) for one in results], receipt.endpoint, receipt.topology, receipt.attempts, role)
 
 
 def _rows(result: Any) -> list[list[Any]]:
@@ -219,4 +228,4 @@ def _answer(rows: Sequence[Any], receipt: Any) -> Answer:
     plain = [[list(row) for row in one] for one in rows]
     if receipt is None:
         return Answer(plain)
-    return Answer(plain, receipt.endpoint, receipt.topology, receipt.attempts)
+    return Answer(plain, receipt.endpoint, receipt.topology, receipt.attempts, receipt.role)

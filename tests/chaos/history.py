@@ -70,6 +70,8 @@ class Operation:
     """The caller itself called it off."""
     endpoint: str = ""
     topology: int = 0
+    role: str = ""
+    """Of the server that answered a read."""
     attempts: int = 1
     timeline: int = 0
     """Of the server that did a write, told by that server itself; 0 when it told nothing."""

@@ -92,6 +92,7 @@ class Load:
             return
         one.outcome = Outcome.OK
         one.endpoint, one.topology, one.attempts = answer.endpoint, answer.topology, answer.attempts
+        one.role = answer.role
         workload.learn(one, answer)
 
     async def _loop(self, process: int) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -18,9 +19,9 @@ import psycopg
 from pointsman.v1 import admin_service_pb2 as pb
 
 from router.console.trouble import Trouble
-from router.devcluster import DevClusterError, Server, StopMode, processes
+from router.devcluster import DevClusterError, Server, StopMode, processes, replication
 from tests.chaos.stage import Stage
-from tests.support.proxy import Network
+from tests.support.proxy import Network, Proxy
 
 Strike = Callable[[Stage, random.Random], Awaitable[None]]
 
@@ -194,6 +195,52 @@ async def hogged(stage: Stage, server: Server) -> AsyncIterator[int]:
         stage.history.note("the outsider has gone")
 
 
+@asynccontextmanager
+async def cut_replication_of(stage: Stage, server: Server, how: Network) -> AsyncIterator[None]:
+    """The network between a primary and its standbys is like this while the block runs. Seen by nobody else."""
+    async with Proxy(server.port) as proxy:
+        for standby in await stage.do(stage.cluster.standbys):
+            await stage.do(_follow_through, standby, proxy.port)
+        for _ in range(100):
+            if proxy.connections >= len(await stage.do(stage.cluster.standbys)):
+                break
+            await asyncio.sleep(0.02)
+        stage.history.note(f"{server.name} to its standbys: network {how.value}")
+        await proxy.become(how)
+        try:
+            yield
+        finally:
+            await proxy.become(Network.PASSES)
+            proxy.drop()
+            for standby in await stage.do(stage.cluster.standbys):
+                with contextlib.suppress(psycopg.Error):
+                    await stage.do(_follow_through, standby, server.port, proxy.port)
+            stage.history.note("the standbys' network passes")
+
+
+def _follow_through(standby: Server, port: int, only_from: int = 0) -> None:
+    """Let a standby reach its primary by another port; only one that uses a given port, if any is given."""
+    with standby.connect() as connection:
+        row = connection.execute("show primary_conninfo").fetchone()
+        found = re.search(r"port=(\d+)", row[0] if row else "")
+        if found and (not only_from or int(found[1]) == only_from):
+            source = f"{row[0][: found.start()]}port={port}{row[0][found.end() :]}"  # type: ignore[index]
+            replication.set_parameters(standby, primary_conninfo=source)
+
+
+async def cut_replication(stage: Stage, chance: random.Random) -> None:
+    server = await stage.primary()
+    async with cut_replication_of(stage, server, chance.choice([Network.REFUSES, Network.HANGS])):
+        await asyncio.sleep(chance.uniform(0.5, 3.0))
+
+
+async def isolate_primary(stage: Stage, chance: random.Random) -> None:
+    """Alive, and cut off from router and standbys alike: it must be replaced, and must not be believed later."""
+    server = await stage.primary()
+    async with cut_replication_of(stage, server, Network.HANGS):
+        await _network(stage, Network.HANGS, chance.uniform(3.0, 6.0), server.name)
+
+
 async def exhaust_connections(stage: Stage, chance: random.Random) -> None:
     async with hogged(stage, await stage.primary()):
         await asyncio.sleep(chance.uniform(0.5, 2.5))
@@ -258,6 +305,8 @@ NEMESES: Mapping[str, Nemesis] = {one.name: one for one in (
     Nemesis("isolate", isolate, proxied=True),
     Nemesis("reset", reset, proxied=True),
     Nemesis("delay", delay, proxied=True),
+    Nemesis("cut_replication", cut_replication),
+    Nemesis("isolate_primary", isolate_primary, proxied=True, moves=True),
     Nemesis("exhaust_connections", exhaust_connections),
     Nemesis("kill_router", kill_router),
     Nemesis("freeze_router", freeze_router),

@@ -37,7 +37,7 @@ def play(
         where = traceback.extract_tb(error.__traceback__)[-1]
         return result(failed=f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})",
                       notes=tuple(run.notes))
-    drawn = results.strip(found.history) if found.history is not None else None
+    drawn = results.strip(found.history) if found.history is not None else found.strip
     return result(figures=tuple(found.figures), notes=tuple(found.notes), strip=drawn)
 
 

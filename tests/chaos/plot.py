@@ -54,14 +54,15 @@ def _draw(above: Any, below: Any, case: CaseResult) -> None:
     above.fill_between(at, [count / strip.slot_s for count in strip.served], step="post", color=SERVED, alpha=0.35,
                        linewidth=0, label="served/s")
     above.step(at, [count / strip.slot_s for count in strip.failed], where="post", color=FAILED, label="not served/s")
-    above.legend(loc="upper right", fontsize=7, frameon=False)
+    # Beside the title: within the axes it would hide events.
+    above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=7, frameon=False)
     above.tick_params(labelbottom=False)
     for name, values, colour in (("p50 ms", strip.p50_ms, P50), ("p99 ms", strip.p99_ms, P99)):
         below.plot(at, [value if value is not None else float("nan") for value in values], color=colour, label=name,
                    linewidth=0.9)
     below.set_yscale("log")
     below.set_xlabel("seconds")
-    below.legend(loc="upper right", fontsize=7, frameon=False)
+    below.legend(loc="upper right", ncols=2, fontsize=7, frameon=False)
     for axis in (above, below):
         axis.set_xlim(0, at[-1] + strip.slot_s)
         axis.spines[["top", "right"]].set_visible(False)

@@ -45,11 +45,11 @@ class Stage:
     moves: bool = True
     """The router promotes by itself (promote mode)."""
 
-    def callers(self, sdk: int = 1, stub: int = 1, **options: Any) -> list[Caller]:
-        """So many callers of each kind; the load closes them."""
+    def callers(self, sdk: int = 1, stub: int = 1, *, session: bool = False, **options: Any) -> list[Caller]:
+        """So many callers of each kind; the load closes them. session: the stubs carry consistency tokens, too."""
         made: list[Caller] = [SdkCaller(self.router.connect(TENANT, **options)) for _ in range(sdk)]
         token = self.router.tokens[TENANT]
-        return made + [StubCaller(self.router.address, TENANT, token) for _ in range(stub)]
+        return made + [StubCaller(self.router.address, TENANT, token, session=session) for _ in range(stub)]
 
     async def do(self, act: Callable[..., Any], *args: Any) -> Any:
         """Something that blocks, beside the event loop."""

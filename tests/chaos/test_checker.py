@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.chaos import checker, plot, report, results
+from tests.chaos.cases import limits
 from tests.chaos.checker import Survivors
 from tests.chaos.figures import CaseResult, histogram, none_of, times
 from tests.chaos.history import Event, History, Kind, Operation, Outcome
@@ -160,3 +162,19 @@ def test_tables_say_the_goal_what_was_reached_and_n(tmp_path) -> None:  # type: 
     picture = tmp_path / "over_time.svg"
     assert plot.write(made, picture)
     assert "kill -9 n1" in picture.read_text()
+
+
+def test_the_readme_shows_the_latest_results() -> None:
+    made = results.read(results.FOLDER / "latest.json")
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    assert made is None or report.fill(text, made) == text, "make chaos ARGS=--render"
+
+
+def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window() -> None:
+    page = {'pointsman_requests_total{a="1"}': 900.0, 'pointsman_requests_total{a="2"}': 100.0,
+            'pointsman_retries_total{method="query",reason="not_sent"}': 70.0,
+            'pointsman_retries_total{method="query",reason="serialization"}': 30.0}
+    assert limits.counted(page) == limits.Counted(1000.0, 30.0, 70.0)
+    samples = [limits.Counted(n * 100.0, 50.0 if n < 8 else 250.0, 0.0) for n in range(16)]
+    assert limits.amplification(samples).figure == pytest.approx(1.2)
+    assert limits.amplification(samples[:8]).reached is True

@@ -100,6 +100,12 @@ class Proxy:
             self._server = None
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._between(reader, writer)
+        except asyncio.CancelledError:
+            return  # the proxy's end; asyncio would print it as an error of this callback
+
+    async def _between(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

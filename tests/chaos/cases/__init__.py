@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from tests.chaos.cases import failovers, schedules, truths
+from tests.chaos.cases import consistency, failovers, limits, schedules, surroundings, truths
 from tests.chaos.cases.run import Found, Run
 
 
@@ -52,6 +52,16 @@ CASES = (
     Case("needless", "trouble that is no reason for a promotion", "trials", 3, 8, 100, schedules.needless),
     Case("router_killed", "kill -9 of the router at each step of a promotion", "kills at each step", 1, 1, 10,
          schedules.router_killed),
+    Case("isolation", "list-append transactions, serializable, under faults", "transactions", 300, 2_500, 100_000,
+         consistency.isolation),
+    Case("own_reads", "read-your-writes on lagging replicas", "reads", 500, 4_000, 50_000, consistency.own_reads),
+    Case("deadlines", "requests with 0.1 to 1 s of time under faults", "requests", 600, 3_000, 12_000,
+         limits.deadlines),
+    Case("retries", "a full outage, then connections that break all the time", "seconds of each", 6, 12, 30,
+         limits.retries),
+    Case("connections", "an outsider takes every connection", "seconds", 2, 5, 30, limits.connections),
+    Case("partition", "cables pulled (network namespaces)", "partitions", 3, 3, 60, surroundings.partition),
+    Case("disk_full", "the primary's disk is full (tmpfs)", "full disks", 1, 1, 10, surroundings.disk_full),
 )
 
 PART_MINUTES = 10.0

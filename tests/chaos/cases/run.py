@@ -11,7 +11,7 @@ import pointsman
 
 from tests.chaos import checker
 from tests.chaos.callers import SdkCaller
-from tests.chaos.figures import Figure, none_of
+from tests.chaos.figures import Figure, Strip, none_of
 from tests.chaos.history import History, Kind
 from tests.chaos.load import TIMEOUT_S, Load
 from tests.chaos.stage import TENANT, Stage
@@ -36,6 +36,8 @@ class Found:
     notes: Sequence[str] = ()
     history: History | None = None
     """Drawn over time, when given."""
+    strip: Strip | None = None
+    """The same, drawn already."""
 
 
 class Skipped(Exception):

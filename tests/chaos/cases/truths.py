@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections.abc import Iterator
 
 import pointsman
 
@@ -51,7 +52,7 @@ def _unknown(stage: Stage) -> int:
 async def _cut(stage: Stage, chance: random.Random) -> None:
     """A cut at a random moment of the writes in flight, of one of four kinds; a reset follows each."""
     how = chance.choice([Network.SWALLOWS_ANSWERS, Network.SWALLOWS_ANSWERS, Network.HANGS, Network.PASSES])
-    stage.history.note(f"reset; before it the network {how.value}")
+    stage.history.note("reset" if how is Network.PASSES else f"{how.value}, reset")
     await stage.network(how)
     await asyncio.sleep(chance.uniform(0.0, 0.06))
     for proxy in stage.proxies.values():
@@ -90,7 +91,7 @@ async def cancelled(run: Run) -> Found:
             none_of("told to be without effect, and there", len(found.told_failed), found.writes, "writes"),
             checker.late_figure(stage.history),
         ]
-        return Found(figures, run.notes, stage.history)
+        return Found(figures, run.notes)
 
 
 async def _round(run: Run, stage: Stage, workload: CancellableAppends, count: int) -> int:
@@ -142,19 +143,27 @@ async def volume(run: Run) -> Found:
     """As many writes as go through, with something going wrong every few seconds, until `size` were acknowledged."""
     async with staged() as stage:
         load = run.load(stage, await run.mix(stage, writes_only=True), rate=0, processes=48)
-        faults = nemeses.schedule(run.chance, 10_000, proxied=False)
+        names: list[str] = []
         async with load.going():
-            for number, fault in enumerate(faults, 1):
+            for number, fault in enumerate(_faults(run.chance), 1):
                 done = acknowledged(stage)
                 run.tell(f"{done:,} of {run.size:,}, fault {number}: {fault.name}", done / run.size)
                 if done >= run.size and number > 3:
                     break
                 await asyncio.sleep(run.chance.uniform(1.0, 4.0))
+                names.append(fault.name)
                 await fault.strike(stage, run.chance)
                 await stage.calm()
         await stage.calm()
-        run.notes.append(f"{number - 1} faults: {', '.join(sorted({one.name for one in faults[:number]}))}")
+        run.notes.append(f"{len(names)} faults: {', '.join(sorted(set(names)))}")
         return Found(await run.verdict(stage), run.notes, stage.history)
+
+
+def _faults(chance: random.Random) -> Iterator[nemeses.Nemesis]:
+    """Without end, beginning with a kill."""
+    yield nemeses.NEMESES["kill"]
+    while True:
+        yield from nemeses.schedule(chance, 6, proxied=False)
 
 
 def acknowledged(stage: Stage) -> int:
