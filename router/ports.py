@@ -64,6 +64,9 @@ class Unit:
     chunk_rows: int = 0
     commits: bool = True
     """Whether the last statement ends a transaction (also implicitly): then a lost answer leaves the outcome open."""
+    tells_executed: bool = False
+    """PostgreSQL gives the last statement's result at once, before the commit that follows; so that results tell when
+    a cancel would end that commit's wait for its standby."""
     results: list[StatementResult] = field(default_factory=list)
     fault: Fault | None = None
     sent: bool = False

@@ -13,7 +13,7 @@ from router.model.errors import Code, Executed, RouterError
 from router.model.policy import TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Options
-from router.model.result import Cells, PgNotice, Receipt, StatementResult
+from router.model.result import Cells, Durability, PgNotice, Receipt, StatementResult
 from router.model.stored_cells import StoredCells
 from router.model.topology import Role
 
@@ -28,6 +28,14 @@ _ROLES = {
     Role.PRIMARY: types_pb2.ENDPOINT_ROLE_PRIMARY,
     Role.REPLICA: types_pb2.ENDPOINT_ROLE_REPLICA,
     Role.UNKNOWN: types_pb2.ENDPOINT_ROLE_UNSPECIFIED,
+}
+
+_DURABILITIES = {
+    Durability.UNKNOWN: types_pb2.DURABILITY_UNSPECIFIED,
+    Durability.LOCAL: types_pb2.DURABILITY_LOCAL,
+    Durability.STANDBY_WRITTEN: types_pb2.DURABILITY_STANDBY_WRITTEN,
+    Durability.STANDBY_FLUSHED: types_pb2.DURABILITY_STANDBY_FLUSHED,
+    Durability.STANDBY_APPLIED: types_pb2.DURABILITY_STANDBY_APPLIED,
 }
 
 
@@ -192,6 +200,7 @@ def write_receipt(receipt: Receipt, target: types_pb2.Receipt) -> None:
         target.token = receipt.token
     target.replayed = receipt.replayed
     target.hedged = receipt.hedged
+    target.durability = _DURABILITIES[receipt.durability]
 
 
 def _microseconds(seconds: float) -> int:

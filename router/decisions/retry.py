@@ -283,6 +283,10 @@ _MESSAGES: Mapping[RefuseReason, str] = {
 _LOCAL_COMMIT = (
     "committed on the primary, but its wait for the synchronous standby was ended: a failover may still lose the write"
 )
+_UNCONFIRMED = (
+    "the deadline passed before the commit was confirmed: the write may be done or not; look before repeating it, or "
+    "send an idempotency key"
+)
 _HINTS: Mapping[RefuseReason, str] = {
     RefuseReason.WRITE_ON_READ_METHOD: "; Query is read-only: use Execute",
 }
@@ -294,6 +298,8 @@ def error(verdict: Verdict, fault: Fault) -> RouterError:
     message = _MESSAGES.get(verdict.reason, "")
     if fault.kind is FaultKind.LOCAL_COMMIT:
         message = _LOCAL_COMMIT
+    elif verdict.reason is RefuseReason.DEADLINE and verdict.executed is Executed.MAYBE:
+        message = _UNCONFIRMED
     if verdict.reason is RefuseReason.BACKEND_CONFIG:
         pg = None  # names the router's login
     elif pg is not None and verdict.reason is not RefuseReason.OUTCOME_UNKNOWN:

@@ -11,8 +11,8 @@ from router.model.errors import Code, Executed, RouterError
 from router.model.events import Outcome, RequestAdmitted, RequestFinished
 from router.model.identity import EndpointName, TenantName, TopologyNumber
 from router.model.reasons import RefuseReason, RouteReason
-from router.model.request import CancelOutcome, Method, Request
-from router.model.result import Receipt
+from router.model.request import Access, CancelOutcome, Method, Request
+from router.model.result import Durability, Receipt
 from router.model.token import Token
 from router.model.topology import Role, Tenant
 from router.model.views import WaiterView, WaitPhase
@@ -61,6 +61,7 @@ class Call:
         "causal",
         "committing",
         "copied_bytes",
+        "durability",
         "endpoint",
         "executed_s",
         "hedged",
@@ -119,6 +120,8 @@ class Call:
         self.in_doubt = False
         """An attempt before this one, or another request with the same key, may have been done; the key's row has not
         told yet."""
+        self.durability = Durability.UNKNOWN
+        """Of its write, once that is committed."""
         self.replayed = False
         """The answer is that of an earlier request with the same key."""
         self.answered = False
@@ -129,6 +132,12 @@ class Call:
         """Set instead of task while it is a read that needs none."""
         self.task_cancelled = False
         """The task was cancelled by us, because someone asked for that by the request's id."""
+
+    @property
+    def writes(self) -> bool:
+        """What it does is committed on the primary."""
+        request = self.request
+        return request.access is Access.READ_WRITE and not (request.mode is not None and request.mode.read_only)
 
     def enter(self, phase: WaitPhase, now: float) -> None:
         """Begin a phase."""
@@ -149,6 +158,7 @@ class Call:
             self.route_reason,
             self.token,
             self.replayed,
+            self.durability,
             hedged=self.hedged,
         )
 

@@ -127,6 +127,7 @@ class Copies:
             raise self._error(runtime, call, run, failure) from failure
         finally:
             self._close(runtime, call, run, started)
+        self._placement.note_commit(call)
         return _answer(call, run)
 
     async def _fill(self, run: CopyRun, call: Call, source: AsyncIterator[bytes]) -> None:

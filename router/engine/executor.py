@@ -140,6 +140,8 @@ class Executor:
                 runtime, call, failure, functools.partial(self._attempt, runtime, call)
             )
         assert results is not None
+        if call.writes:
+            self._placement.note_commit(call)
         call.rows = sum(one.rows_affected for one in results if one is not None)
         return Answer(results, call.receipt())
 

@@ -14,7 +14,7 @@ from router.engine.lane_slots import Slot
 from router.engine.shared_lanes import GRACE_S, STUCK_S, SharedLanes
 from router.engine.shared_read import SharedRead
 from router.model.identity import Generation
-from router.model.observation import AttemptFailed, Stage
+from router.model.observation import AttemptFailed, FaultKind, Stage
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Residue, Statement
@@ -126,9 +126,10 @@ class LanePool:
         final: bool = False,
         behind: Unit | None = None,
     ) -> Unit:
-        """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent. behind: leaves with it, and is
-        answered after it, whoever waits for that."""
-        unit = _PinnedRun(statements, _run_ended, commits=commits)
+        """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent; without it, commits means that
+        PostgreSQL commits by itself once the statements have run, and it is not cancelled from then on. behind: leaves
+        with it, and is answered after it, whoever waits for that."""
+        unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=commits and not final)
         unit.slot = slot
         unit.ended = ended = asyncio.get_running_loop().create_future()
         slot.units.append(unit)
@@ -138,11 +139,11 @@ class LanePool:
         try:
             await wait_until(ended, deadline)
         except asyncio.CancelledError:
-            if not final:
+            if not final and not _is_committing(unit):
                 self.stop(slot, unit)
             raise
         except Expired:
-            if final:
+            if final or _is_committing(unit):
                 raise AttemptFailed(self._shared.silent(unit, Stage.COMMIT)) from None
             stopping = self.stop(slot, unit)
             await asyncio.wait({stopping})
@@ -164,19 +165,21 @@ class LanePool:
 
     @staticmethod
     def _attach(slot: Slot, unit: Unit) -> None:
-        def answered(_: Unit) -> None:
+        def answered(unit: Unit) -> None:
             slot.units.popleft()
+            slot.tainted |= _in_doubt(unit)
 
         done, unit.done = unit.done, answered
         _also(unit, done)
         slot.units.append(unit)
 
     def stop_running(self, slot: Slot) -> bool:
-        """Stop what runs on a pinned lane because its caller no longer wants it. False when nothing runs there.
+        """Stop what runs on a pinned lane because its caller no longer wants it. False when nothing runs there that
+        could be stopped without hiding its outcome.
 
         Its own answer, or its lane's end within CANCEL_S, reaches whoever waits for it.
         """
-        if not slot.units:
+        if not slot.units or _is_committing(slot.units[0]):
             return False
         self.stop(slot, slot.units[0])
         return True
@@ -287,9 +290,21 @@ class _PinnedRun(Unit):
     slot: Slot
 
 
+def _is_committing(unit: Unit) -> bool:
+    """Its statements have run, and what they did is being committed: a cancel would only end the wait for the standby,
+    and have PostgreSQL acknowledge what a failover may lose."""
+    return unit.commits and len(unit.results) >= len(unit.statements)
+
+
+def _in_doubt(unit: Unit) -> bool:
+    """The server ends waits for its standby early: no place for the next write."""
+    return unit.fault is not None and unit.fault.kind is FaultKind.LOCAL_COMMIT
+
+
 def _run_ended(unit: Unit) -> None:
     assert isinstance(unit, _PinnedRun)
     unit.slot.units.popleft()
+    unit.slot.tainted |= _in_doubt(unit)
     if not unit.ended.done():
         unit.ended.set_result(None)
 

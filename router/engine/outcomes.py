@@ -109,6 +109,8 @@ class Outcomes:
                 raise
             # The row is there, but no standby confirms that it will be there after a failover.
             found = OutcomeFound(WriteOutcome.UNKNOWN)
+        if found.outcome is WriteOutcome.COMMITTED:
+            self._placement.note_commit(call)
         return replace(found, receipt=call.receipt())
 
     async def _attempt(self, runtime: TenantRuntime, call: Call) -> OutcomeFound:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from router.decisions.durability import durability
 from router.decisions.routing import Hold, Route, pick
 from router.engine.calls import Call
 from router.engine.causal_reads import CausalReads, token_of_route
@@ -72,6 +73,11 @@ class Placement:
         if not isinstance(choice, Route) or (choice.role is Role.PRIMARY and cluster.room.held > 0):
             return None
         return choice
+
+    def note_commit(self, call: Call) -> None:
+        """Note on a call whose write was confirmed where it is safe now."""
+        state = self._clusters[call.tenant.cluster].supervisor.state
+        call.durability = durability(call.tenant.policy.commit_wait, state.endpoints.get(call.endpoint))
 
     @staticmethod
     def _goes_behind(call: Call, room: HoldingRoom) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import functools
 from dataclasses import replace
 
+from router.decisions.keys import ASSERT_DURABILITY
 from router.decisions.retry import Action, Replayability, classify
 from router.engine.attempts import Attempts, at_route, replayability
 from router.engine.batches import FORGET_SEQUENCES, commit
@@ -129,11 +130,13 @@ class Session:
             raise error
         self._begin_work(deadline)
         try:
-            await commit(self._pool, self._slot, self._call)
+            await commit(self._pool, self._slot, self._call, () if self._mode.read_only else (ASSERT_DURABILITY,))
         except AttemptFailed as failure:
             error = self._judged(failure)
             self._end(error)
             raise error from failure
+        if self._call.writes:
+            self._sessions.placement.note_commit(self._call)
         self._end(None)
 
     async def rollback(self) -> None:

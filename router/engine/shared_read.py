@@ -99,7 +99,7 @@ class Sending(Unit):
         self.done = done
         self.on_rows = None
         self.chunk_rows = 0
-        self.commits = False
+        self.commits = self.tells_executed = False
         self.results = []
         self.fault = None
         self.sent = False

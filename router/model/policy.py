@@ -23,6 +23,17 @@ class BalancerName(Enum):
     TWO_CHOICES = "two_choices"
 
 
+@unique
+class CommitWait(Enum):
+    """What a commit waits for where there are synchronous standbys: that they have the write in memory, on disk, or
+    visible to their readers; LOCAL: for the primary's disk only."""
+
+    LOCAL = "local"
+    WRITTEN = "written"
+    FLUSHED = "flushed"
+    APPLIED = "applied"
+
+
 @dataclass(frozen=True)
 class PoolPolicy:
     """Connections of one tenant to one endpoint, for one access (read-only and read-write are kept apart)."""
@@ -109,6 +120,8 @@ class TenantPolicy:
     """Interactive transactions open at once."""
     max_result_bytes: int = 1 << 20
     """Largest unary answer unless the caller asks otherwise; 3 MiB at most (bytes)."""
+    commit_wait: CommitWait = CommitWait.FLUSHED
+    """What a commit waits for; sets synchronous_commit of the connections, whatever server and role say."""
     key_wait_s: float = 1.0
     """A request waits this long for another one that holds its idempotency key, then asks anew, until its deadline
     (seconds)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, unique
 from typing import Protocol
 
 from router.model.identity import EndpointName, TopologyNumber
@@ -57,6 +58,21 @@ class StatementResult:
     notices: tuple[PgNotice, ...] = ()
 
 
+@unique
+class Durability(Enum):
+    """Where a confirmed write is safe."""
+
+    UNKNOWN = "unknown"
+    LOCAL = "local"
+    """On the primary alone."""
+    STANDBY_WRITTEN = "standby_written"
+    """Also in the memory of as many standbys as the primary waits for."""
+    STANDBY_FLUSHED = "standby_flushed"
+    """Also on their disks."""
+    STANDBY_APPLIED = "standby_applied"
+    """And visible to their readers."""
+
+
 @dataclass(slots=True)
 class Receipt:
     """How an answered request went."""
@@ -74,6 +90,8 @@ class Receipt:
     replayed: bool = False
     hedged: bool = False
     """The stored answer of an earlier request with the same idempotency key."""
+    durability: Durability = Durability.UNKNOWN
+    """Of a committed write."""
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from router.model.policy import CommitWait
 from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, IsolationMode, Login, Tenant
 
@@ -15,6 +16,13 @@ PINNED = {
     "extra_float_digits": "1",
 }
 """Settings on which the text form of results depends; the same on every connection."""
+
+SYNCHRONOUS_COMMIT = {
+    CommitWait.LOCAL: "local",
+    CommitWait.WRITTEN: "remote_write",
+    CommitWait.FLUSHED: "on",
+    CommitWait.APPLIED: "remote_apply",
+}
 
 
 def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> dict[str, Any]:
@@ -58,6 +66,9 @@ def for_tenant(tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Acc
     settings["client_connection_check_interval"] = "1000"
     if access is Access.READ_ONLY:
         settings["default_transaction_read_only"] = "on"
+    else:
+        # What a transaction of ours comes back to before its COMMIT, whatever the role has been given.
+        settings["synchronous_commit"] = SYNCHRONOUS_COMMIT[tenant.policy.commit_wait]
     if tenant.isolation is IsolationMode.REGISTERED:
         # As settings of the connection, RESET and DISCARD come back to them.
         settings["pointsman.tenant"] = tenant.name

@@ -142,6 +142,8 @@ class UnitPipeline:
                 self._outside = False  # until libpq can be asked again
             if unit.on_rows is not None and unit.chunk_rows:
                 self._row_mode.begin(unit.chunk_rows)
+        if unit.tells_executed:
+            pgconn.send_flush_request()
         self._expected.append(_END_OF_UNIT)
         self._queue_sync()
 

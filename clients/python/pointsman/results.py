@@ -18,6 +18,8 @@ from pointsman.v1 import types_pb2 as pb
 class Receipt:
     """How an answered request went: where, how often, how long (in microseconds).
 
+    `durability` is where a committed write is safe: "local" (on the primary alone), "standby_written",
+    "standby_flushed", "standby_applied" (on as many standbys as the primary waits for), or "" when not known.
     `token` is the opaque consistency token; the client keeps it by itself. `role` is "primary", "replica" or "".
     """
 
@@ -33,6 +35,7 @@ class Receipt:
     executed_us: int
     route_reason: str
     hedged: bool = False
+    durability: str = ""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
@@ -51,10 +54,18 @@ class Receipt:
             receipt.executed_us,
             receipt.route_reason,
             receipt.hedged,
+            _DURABILITIES.get(receipt.durability, ""),
         )
 
 
 _ROLES: dict[int, str] = {pb.ENDPOINT_ROLE_PRIMARY: "primary", pb.ENDPOINT_ROLE_REPLICA: "replica"}
+
+_DURABILITIES: dict[int, str] = {
+    pb.DURABILITY_LOCAL: "local",
+    pb.DURABILITY_STANDBY_WRITTEN: "standby_written",
+    pb.DURABILITY_STANDBY_FLUSHED: "standby_flushed",
+    pb.DURABILITY_STANDBY_APPLIED: "standby_applied",
+}
 
 
 class Notice(NamedTuple):
