@@ -65,8 +65,7 @@ class Unit:
     commits: bool = True
     """Whether the last statement ends a transaction (also implicitly): then a lost answer leaves the outcome open."""
     tells_executed: bool = False
-    """PostgreSQL gives the last statement's result at once, before the commit that follows; so that results tell when
-    a cancel would end that commit's wait for its standby."""
+    """The last result comes before the commit that follows: so it tells when a cancel would only end its wait."""
     results: list[StatementResult] = field(default_factory=list)
     fault: Fault | None = None
     sent: bool = False
@@ -97,8 +96,7 @@ class CopyChannel(Protocol):
         ...
 
     def drop(self) -> None:
-        """From PostgreSQL: the rest of the data is not wanted; so that PostgreSQL, which may be waiting for us to
-        read, comes to hear a cancel request."""
+        """From PostgreSQL: the rest is not wanted; so PostgreSQL, which may wait for us to read, hears a cancel."""
         ...
 
     async def write(self, data: bytes) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from router.model.identity import EndpointName
 from router.model.policy import CommitWait
 from router.model.result import Durability
-from router.model.state import EndpointState
+from router.model.state import ClusterState
 
 _BY_WAIT: Mapping[CommitWait, Durability] = {
     CommitWait.LOCAL: Durability.LOCAL,
@@ -16,10 +17,10 @@ _BY_WAIT: Mapping[CommitWait, Durability] = {
 }
 
 
-def durability(wait: CommitWait, primary: EndpointState | None) -> Durability:
-    """Of a commit that PostgreSQL confirmed without a warning, on the endpoint as it was last seen."""
+def durability(wait: CommitWait, state: ClusterState, endpoint: EndpointName) -> Durability:
+    """Of a commit that PostgreSQL confirmed without a warning on that endpoint, which was last seen so."""
     if wait is CommitWait.LOCAL:
         return Durability.LOCAL
-    if primary is None or primary.synchronous is None:
+    if endpoint != state.primary:
         return Durability.UNKNOWN
-    return _BY_WAIT[wait] if primary.synchronous else Durability.LOCAL
+    return _BY_WAIT[wait] if state.synchronous else Durability.LOCAL

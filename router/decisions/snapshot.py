@@ -83,7 +83,6 @@ def _endpoint(machine: ClusterMachine, endpoint: Endpoint, seen: Seen, orders: O
         lag_bytes=lag_bytes if claim.in_recovery else 0,
         probe_s=told.probe_s,
         version=claim.version,
-        synchronous=None if claim.in_recovery else bool(claim.sync_names),
         message=told.message,
     )
 

@@ -117,13 +117,9 @@ class Call:
         self.stop_running: Callable[[], bool] | None = None
         """Set while it runs alone on a lane: stops it in PostgreSQL, so that its end is definite. False: too late."""
         self.committing = False
-        self.in_doubt = False
-        """An attempt before this one, or another request with the same key, may have been done; the key's row has not
-        told yet."""
-        self.durability = Durability.UNKNOWN
-        """Of its write, once that is committed."""
-        self.replayed = False
-        """The answer is that of an earlier request with the same key."""
+        self.in_doubt = False  # an attempt before, or a request with the same key, may be done; its row has not told
+        self.durability = Durability.UNKNOWN  # of its write, once that is committed
+        self.replayed = False  # the answer is that of an earlier request with the same key
         self.answered = False
         """A stream's last item is ready: what its reader does from then on does not change how it ended."""
         self.cancel_asked = False
@@ -158,8 +154,8 @@ class Call:
             self.route_reason,
             self.token,
             self.replayed,
-            self.durability,
             hedged=self.hedged,
+            durability=self.durability,
         )
 
 

@@ -186,8 +186,10 @@ class Executor:
             if request.method is Method.EXECUTE_BATCH:
                 return await run_batch(pool, slot, call)
             statements = (request.steps[0].statement,)
-            behind = PositionBehind()
-            unit = await pool.run_pinned(slot, statements, request.deadline, commits=True, behind=behind)
+            waits, behind = self._placement.waits_for_standby(call), PositionBehind()
+            unit = await pool.run_pinned(
+                slot, statements, request.deadline, commits=True, tells_executed=waits, behind=behind
+            )
             await behind.note(call, self._clock.now())
             return [*unit.results]
         finally:

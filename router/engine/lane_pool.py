@@ -124,12 +124,13 @@ class LanePool:
         *,
         commits: bool,
         final: bool = False,
+        tells_executed: bool = False,
         behind: Unit | None = None,
     ) -> Unit:
         """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent; without it, commits means that
-        PostgreSQL commits by itself once the statements have run, and it is not cancelled from then on. behind: leaves
-        with it, and is answered after it, whoever waits for that."""
-        unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=commits and not final)
+        PostgreSQL commits by itself once the statements have run, and with tells_executed it is not cancelled from
+        then on. behind: leaves with it, and is answered after it, whoever waits for that."""
+        unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=tells_executed)
         unit.slot = slot
         unit.ended = ended = asyncio.get_running_loop().create_future()
         slot.units.append(unit)

@@ -14,6 +14,7 @@ from router.engine.positions import Positions
 from router.engine.tenants import TenantRuntime
 from router.model.identity import EndpointName, TenantName
 from router.model.request import Access, OnFailover, Request
+from router.model.result import Durability
 from router.model.topology import Role
 from router.model.views import WaitPhase
 from router.ports import Chance, Clock
@@ -77,7 +78,12 @@ class Placement:
     def note_commit(self, call: Call) -> None:
         """Note on a call whose write was confirmed where it is safe now."""
         state = self._clusters[call.tenant.cluster].supervisor.state
-        call.durability = durability(call.tenant.policy.commit_wait, state.endpoints.get(call.endpoint))
+        call.durability = durability(call.tenant.policy.commit_wait, state, call.endpoint)
+
+    def waits_for_standby(self, call: Call) -> bool:
+        """Whether a commit where the call goes may wait for a standby."""
+        state = self._clusters[call.tenant.cluster].supervisor.state
+        return durability(call.tenant.policy.commit_wait, state, call.endpoint) is not Durability.LOCAL
 
     @staticmethod
     def _goes_behind(call: Call, room: HoldingRoom) -> bool:

@@ -88,8 +88,8 @@ class Receipt:
     route_reason: RouteReason = RouteReason.PRIMARY
     token: bytes = b""
     replayed: bool = False
-    hedged: bool = False
     """The stored answer of an earlier request with the same idempotency key."""
+    hedged: bool = False
     durability: Durability = Durability.UNKNOWN
     """Of a committed write."""
 

@@ -30,8 +30,6 @@ class EndpointState:
     lag_bytes: int = -1
     probe_s: float = 0.0
     version: int = 0
-    synchronous: bool | None = None
-    """Its commits wait for standbys (synchronous_standby_names is set); None unknown."""
     message: str = ""
 
 
