@@ -21,6 +21,7 @@ from router.engine.directory import Directory
 from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
+from router.engine.key_expiry import KeyExpiry
 from router.engine.load import LoadMeter
 from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
@@ -75,7 +76,8 @@ class DataPlane:
         self.copies = Copies(*parts)
         self.outcomes = Outcomes(*parts)
         self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets)
-        self._sweeping: asyncio.Task[None] | None = None
+        self._expiry = KeyExpiry(self._tenants, self.clusters, self.pools, clock, chance)
+        self._beside: list[asyncio.Task[None]] = []
         self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
 
     def public_parts(self, cancel_elsewhere: CancelElsewhere | None = None) -> PublicParts:
@@ -96,7 +98,8 @@ class DataPlane:
 
     def start(self) -> None:
         """Begin what runs beside the requests."""
-        self._sweeping = asyncio.get_running_loop().create_task(self.pools.sweep())
+        loop = asyncio.get_running_loop()
+        self._beside = [loop.create_task(self.pools.sweep()), loop.create_task(self._expiry.run())]
 
     def add_cluster(self, source: ClusterSource, *readers: Callable[[ClusterState], None]) -> None:
         """A cluster begins. readers: told of its states after the data plane itself."""
@@ -148,9 +151,10 @@ class DataPlane:
 
     async def close(self) -> None:
         """Close all connections; what still runs on them ends with CONNECTION_LOST."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait({self._sweeping})
+        for task in self._beside:
+            task.cancel()
+        if self._beside:
+            await asyncio.wait(self._beside)
         await self.pools.close()
         self.budgets.close()
         if self._audit_log is not None:

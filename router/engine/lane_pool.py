@@ -168,7 +168,8 @@ class LanePool:
     def _attach(slot: Slot, unit: Unit) -> None:
         def answered(unit: Unit) -> None:
             slot.units.popleft()
-            slot.tainted |= _in_doubt(unit)
+            if _in_doubt(unit):
+                slot.residue = Residue.DESTROY
 
         done, unit.done = unit.done, answered
         _also(unit, done)
@@ -305,7 +306,8 @@ def _in_doubt(unit: Unit) -> bool:
 def _run_ended(unit: Unit) -> None:
     assert isinstance(unit, _PinnedRun)
     unit.slot.units.popleft()
-    unit.slot.tainted |= _in_doubt(unit)
+    if _in_doubt(unit):
+        unit.slot.residue = Residue.DESTROY
     if not unit.ended.done():
         unit.ended.set_result(None)
 

@@ -116,6 +116,8 @@ class TenantRuntime:
         self.balancer = BALANCERS[tenant.policy.balancer]()
         self.in_flight: Counter[EndpointName] = Counter()
         self.budget = RetryBudget(retry, now)
+        self.uses_keys = False
+        """It has sent an idempotency key to this process."""
         self.registered = texts_of(tenant)
         """What it may run, if not everything."""
         self.hedges: HedgeBook | None = None
@@ -164,6 +166,7 @@ class Tenants:
             runtime.admission = before.admission
             runtime.admission.tenant = tenant
             runtime.in_flight = before.in_flight
+            runtime.uses_keys = before.uses_keys
             self._runtimes[tenant.name] = runtime
         return runtime
 
@@ -175,6 +178,10 @@ class Tenants:
     def known(self) -> set[TenantName]:
         """Tenants in use."""
         return set(self._runtimes)
+
+    def with_keys(self) -> list[TenantRuntime]:
+        """Those that have sent idempotency keys."""
+        return [runtime for runtime in self._runtimes.values() if runtime.uses_keys]
 
     def forget(self, names: set[TenantName]) -> None:
         """Tenants that were removed from the configuration."""

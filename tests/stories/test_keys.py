@@ -11,6 +11,7 @@ import pytest
 from pointsman import Executed, Step, no_rows
 from pointsman.outcomes import WriteOutcome
 
+from router.decisions.keys import purging
 from router.devcluster import DevCluster
 from tests.support.eventually import eventually
 from tests.support.running_router import RunningRouter
@@ -161,6 +162,24 @@ async def test_the_outcome_of_a_key(db: Client) -> None:
     assert found.began is not None
     assert found.receipt.role == "primary"
     assert (await db.outcome(request_id="k" * 20)).outcome is WriteOutcome.UNKNOWN
+
+
+async def test_old_keys_are_deleted_by_the_statement_that_the_router_uses(db: Client, pg_cluster: DevCluster) -> None:
+    old, young = str(uuid.uuid4()), str(uuid.uuid4())
+    for key in (old, young):
+        await db.execute(ADD, 1, idempotency_key=key)
+
+    def purge() -> list[str]:
+        statement = purging("acme", 3600.0)
+        with psycopg.connect(pg_cluster.tenant_dsn("acme"), autocommit=True) as connection:
+            aged = "update pointsman.idempotency set created_at = now() - interval '2 hours' where key = %s"
+            connection.execute(aged, [old])
+            connection.pgconn.exec_params(statement.sql, list(statement.params), list(statement.oids))
+            left = connection.execute("select key from pointsman.idempotency where key = any(%s)", [[old, young]])
+            return [row[0] for row in left]
+
+    assert await asyncio.to_thread(purge) == [young]
+    assert not (await db.execute(ADD, 1, idempotency_key=old)).receipt.replayed
 
 
 async def test_whoever_may_write_the_table_cannot_make_the_router_fail(db: Client, pg_cluster: DevCluster) -> None:

@@ -35,6 +35,9 @@ class KeyTable:
     rows: dict[bytes, Row] = field(default_factory=dict)
     missing: bool = False
     forbidden: bool = False
+    old: int = 0
+    """Rows beyond their age."""
+    purges: list[int] = field(default_factory=list)
     _open: dict[bytes, tuple[Holder, Row]] = field(default_factory=dict)
     _waiting: list[tuple[bytes, Holder]] = field(default_factory=list)
 
@@ -46,7 +49,10 @@ class KeyTable:
         if self.missing or self.forbidden:
             return Reply(error="42P01" if self.missing else "42501")
         if statement.sql.startswith(b"DELETE"):
-            return Reply(tag="DELETE 0", affected=0)
+            deleted = min(self.old, int(statement.params[2] or 0))
+            self.old -= deleted
+            self.purges.append(deleted)
+            return Reply(tag=f"DELETE {deleted}", affected=deleted)
         key = statement.params[1]
         assert key is not None
         row = self.rows.get(key)
