@@ -76,6 +76,13 @@ async def db(router: RunningRouter) -> AsyncIterator[pointsman.Client]:
         yield client
 
 
+@pytest.fixture
+async def eventual_db(router: RunningRouter) -> AsyncIterator[pointsman.Client]:
+    """The same, whose reads need not see what it has seen before: they go wherever balancing sends them."""
+    async with router.connect(consistency="eventual") as client:
+        yield client
+
+
 class Neighbour:
     """Another tenant that reads and writes all the time. What it sees besides rows is somebody else's fault."""
 

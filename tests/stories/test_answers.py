@@ -212,9 +212,9 @@ async def test_every_answer_has_a_receipt(db: pointsman.Client, pg_cluster: DevC
     assert stream.rowcount == 3
 
 
-async def test_where_reads_run(db: pointsman.Client, pg_cluster: DevCluster) -> None:
+async def test_where_reads_run(eventual_db: pointsman.Client, pg_cluster: DevCluster) -> None:
     async def served(count: int = 40, **options: Any) -> Counter[str]:
-        answers = await asyncio.gather(*(db.query("select 1", **options) for _ in range(count)))
+        answers = await asyncio.gather(*(eventual_db.query("select 1", **options) for _ in range(count)))
         return Counter(answer.receipt.endpoint for answer in answers)
 
     primary = pg_cluster.primary().name

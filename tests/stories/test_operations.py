@@ -266,7 +266,11 @@ async def served(db: pointsman.Client, count: int = 60) -> Counter[str]:
 
 
 async def test_drain_resume_and_weight_change_the_routes(pg_cluster: DevCluster) -> None:
-    async with running_router(pg_cluster) as router, undisturbed(router), router.connect() as db:
+    async with (
+        running_router(pg_cluster) as router,
+        undisturbed(router),
+        router.connect(consistency="eventual") as db,
+    ):
         assert set(await served(db)) == {"n1", "n2", "n3"}
         mark = f"on n2 {time.monotonic_ns()}"
         long = [asyncio.create_task(db.query(f"select pg_sleep(1) /* {mark} */", read="replica")) for _ in range(2)]
