@@ -38,7 +38,7 @@ class Stoppable(Protocol):
 class Causal:
     """How far a read has come that must see what its token names."""
 
-    __slots__ = ("failed", "token", "until")
+    __slots__ = ("asked", "failed", "token", "until")
 
     def __init__(self, token: Token, until: float) -> None:
         self.token = token
@@ -47,6 +47,8 @@ class Causal:
         """When it is waited for no longer (monotonic seconds)."""
         self.failed: frozenset[EndpointName] = frozenset()
         """Replicas that did not tell their position."""
+        self.asked = False
+        """A replica was asked for its position."""
 
 
 class Call:

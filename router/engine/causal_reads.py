@@ -1,8 +1,10 @@
 """Reads that carry a consistency token: placed where what it names can be seen, after a bounded wait.
 
-An endpoint whose known position is past the token takes the read at once. Otherwise the replica that has come furthest
-is asked every POLL_S, for the tenant's token_wait_s at most; then the primary takes it, or the read is refused, as its
-fallback says. A token that says "and now" is made exact first, by asking the primary. Used by Placement.
+An endpoint whose known position is past the token takes the read at once. Otherwise the replica that balancing prefers
+is asked for its position, then the one that has come furthest every POLL_S, for the tenant's token_wait_s at most; then
+the primary takes it, or the read is refused, as its fallback says. (Were the furthest asked first, every read of a
+cluster that is written to would go there: who was asked last is always ahead of who was not.) A token that says "and
+now" is made exact first, by asking the primary. Used by Placement.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from dataclasses import replace
 
 from router.decisions.consistency import Ahead, Need, ahead, behind, is_past, judge, nearest, past, worth_waiting
 from router.decisions.refusal import Refuse
-from router.decisions.routing import Candidates, Route
+from router.decisions.routing import Candidates, Route, pick
 from router.engine.attempts import at_route
 from router.engine.calls import Call, Causal
 from router.engine.positions import Positions, seen
 from router.engine.tenants import TenantRuntime
+from router.model.identity import EndpointName
 from router.model.observation import AttemptFailed
 from router.model.request import Access, ReadFrom, Request
 from router.model.state import ClusterState
 from router.model.token import Token, decode
+from router.model.topology import Role
 from router.model.views import WaitPhase
 from router.ports import Clock
 
@@ -84,10 +88,12 @@ class CausalReads:
         want = runtime.want(Access.READ_WRITE, call.request.options)
         return runtime.book.candidates(state, want, runtime.tenant.weights)
 
-    async def catch_up(self, runtime: TenantRuntime, call: Call, found: Candidates, state: ClusterState) -> None:
+    async def catch_up(
+        self, runtime: TenantRuntime, call: Call, found: Candidates, state: ClusterState, draw: float
+    ) -> None:
         """Wait for what narrow() missed: a newer state, the primary's position, a replica's progress. Not for long.
 
-        AttemptFailed when the primary does not say its position.
+        draw: a number in [0, 1) for the balancer. AttemptFailed when the primary does not say its position.
         """
         causal = call.causal
         assert causal is not None
@@ -99,7 +105,7 @@ class CausalReads:
             elif causal.token.now:
                 await self._ask_primary(runtime, call, causal, state)
             else:
-                await self._ask_replica(runtime, causal, found, state)
+                await self._ask_replica(runtime, causal, found, state, draw)
         finally:
             call.queued_s += self._clock.now() - began
 
@@ -119,10 +125,14 @@ class CausalReads:
         causal.until = min(self._clock.now() + runtime.tenant.policy.token_wait_s, call.request.deadline)
 
     async def _ask_replica(
-        self, runtime: TenantRuntime, causal: Causal, found: Candidates, state: ClusterState
+        self, runtime: TenantRuntime, causal: Causal, found: Candidates, state: ClusterState, draw: float
     ) -> None:
-        known = self._positions.known(state.generation)
-        name = nearest(found, state, known, causal.failed)
+        preferred = None if causal.asked else pick(found, runtime.balancer, runtime.in_flight, draw)
+        causal.asked = True
+        if isinstance(preferred, Route) and preferred.role is Role.REPLICA:
+            name: EndpointName | None = preferred.endpoint
+        else:
+            name = nearest(found, state, self._positions.known(state.generation), causal.failed)
         if name is None:
             causal.until = 0.0
             return

@@ -42,7 +42,7 @@ class Placement:
             if after is not None:
                 narrowed = self._causal.narrow(runtime, call, after, found, state)
                 if narrowed is None:
-                    await self._causal.catch_up(runtime, call, found, state)
+                    await self._causal.catch_up(runtime, call, found, state, self._chance.draw())
                     continue
                 found = narrowed
             choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), call.tried)

@@ -13,7 +13,7 @@ from router.engine.calls import Call
 from router.engine.endpoints import Pools
 from router.engine.expiry import Expired, wait_until
 from router.engine.lane_pool import LanePool, Slot
-from router.model.identity import EndpointName, Generation, Lsn, Term, lsn_from_text
+from router.model.identity import EndpointName, Generation, Lsn, TenantName, Term, lsn_from_text
 from router.model.observation import AttemptFailed
 from router.model.request import Access, ReadFrom, Request, Statement
 from router.model.result import StatementResult
@@ -108,6 +108,7 @@ class Positions:
         self._pools = pools
         self._clock = clock
         self._known: dict[EndpointName, tuple[Generation, Lsn]] = {}
+        self._asking: dict[tuple[TenantName, EndpointName, Generation], asyncio.Task[Lsn | None]] = {}
 
     async def ask(
         self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
@@ -118,9 +119,24 @@ class Positions:
         return read.results[0]
 
     async def ask_replica(
-        self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
+        self, tenant: Tenant, endpoint: EndpointName, generation: Generation, until: float
     ) -> Lsn | None:
-        """How far a replica has replayed now; None when it does not say."""
+        """How far a replica has replayed; None when it has not said so by then.
+
+        The question goes on without those who asked: a connection may take longer to open than any of them waits, and
+        would never be there if each took its wish back.
+        """
+        key = tenant.name, endpoint, generation
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = asyncio.create_task(self._ask_replica(tenant, endpoint, generation))
+            self._asking[key] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        await asyncio.wait((asking,), timeout=max(0.0, until - self._clock.now()))
+        return asking.result() if asking.done() and not asking.cancelled() else None
+
+    async def _ask_replica(self, tenant: Tenant, endpoint: EndpointName, generation: Generation) -> Lsn | None:
+        deadline = self._clock.now() + tenant.pool.acquire_timeout_s
         try:
             result = await self.ask(tenant, endpoint, generation, deadline)
         except AttemptFailed:

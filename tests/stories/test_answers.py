@@ -227,6 +227,15 @@ async def test_where_reads_run(eventual_db: pointsman.Client, pg_cluster: DevClu
     assert primary not in await served(read="replica", max_staleness=30)
 
 
+async def test_reads_that_follow_writes_use_every_replica(db: pointsman.Client, pg_cluster: DevCluster) -> None:
+    replicas = {"n1", "n2", "n3"} - {pg_cluster.primary().name}
+    served: Counter[str] = Counter()
+    for _ in range(40):
+        assert (await db.execute("update accounts set score = score + 1 where id = 3")).rowcount == 1
+        served[(await db.query("select 1", read="replica")).receipt.endpoint] += 1
+    assert min(served[name] for name in replicas) >= 5, served
+
+
 async def test_weights_are_respected(pg_cluster: DevCluster) -> None:
     def weigh(config: Config) -> None:
         endpoints = config["clusters"]["main"]["endpoints"]
