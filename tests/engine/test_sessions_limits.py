@@ -146,9 +146,12 @@ async def test_a_session_does_one_thing_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply(), Reply(error="22012")])
+@pytest.mark.parametrize("discarded", [True, False])
 @virtual
-async def test_what_changes_session_state_costs_the_connection_also_when_it_failed(reply: Reply) -> None:
+async def test_what_changes_session_state_leaves_nothing_also_when_it_failed(reply: Reply, discarded: bool) -> None:
     engine = Engine("a", pool=PoolPolicy(max_size=1))
+    if not discarded:
+        engine.server().script[b"DISCARD ALL"] = Reply(error="53200")
     for first in (True, False):
         talk = await Talk.begin(engine)
         engine.server().script[b"set x = 1"] = [reply]
@@ -160,7 +163,8 @@ async def test_what_changes_session_state_costs_the_connection_also_when_it_fail
             await talk.run("set x = 1")
         await talk.session.rollback()
     (inner,) = engine.inner_pools()
-    assert inner.destroyed == {CloseReason.TAINTED: 2}
+    assert inner.destroyed == ({} if discarded else {CloseReason.TAINTED: 2})
+    assert engine.server().seen.count(b"DISCARD ALL") == 2
     assert engine.server().committed == []
     await rest(engine)
 

@@ -254,6 +254,8 @@ class Backend:
             return self._set(statement.sql)
         if self.server.keys.concerns(statement):
             return self.server.keys.judge(self, statement)
+        if word == b"DISCARD" and statement.sql not in self.server.script:
+            return Reply(takes=0.0, tag="DISCARD ALL", affected=0)
         reply = self.server.reply_to(statement)
         if reply.effect and self.read_only and not reply.error:
             return Reply(error="25006", message="cannot execute in a read-only transaction")
