@@ -15,7 +15,7 @@ from tests.support.dev_cluster import fresh_cluster, make_cluster, pg_cluster, p
 __all__ = ["fresh_cluster", "make_cluster", "pg_cluster", "pg_cluster_each", "pg_clusters"]
 
 _FLOORS = (
-    *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "simulation"),
+    *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "simulation", "mutants"),
     *("contracts", "api"),
     *("sdk", "telemetry", "topology", "cli", "deploy", "bench", "postgres", "devcluster", "isolation", "stories"),
     *("workers", "failover", "chaos"),

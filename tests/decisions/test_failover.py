@@ -123,6 +123,15 @@ def test_a_crash_restart_is_waited_for_and_never_answered_with_a_promotion():
     assert not run.of(StartPromotion)
 
 
+def test_a_primary_that_was_refused_and_is_starting_gets_its_grace():
+    """Someone restarts it: what had died is on its way back, and a promotion would cost more."""
+    run = holding(PROMOTE)
+    for tenth in range(2, 29):
+        now = T0 + tenth / 10
+        assert run.feed(headless(Sign.STARTING, now), now).phase is Phase.HOLDING
+    assert run.feed(Tick(), T0 + 3.05).phase is Phase.PROMOTING
+
+
 def test_a_start_that_takes_too_long_is_no_start():
     run = Run(steady(PROMOTE))
     run.feed(headless(Sign.STARTING))

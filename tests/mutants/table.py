@@ -1,0 +1,256 @@
+"""The bugs: in failover, in routing and holds, in retries, in lanes and pools.
+
+Those with faults are found by the simulation, the others by the tests that are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.mutants.planting import Mutant
+
+_PROMOTION, _MOVING = "router/decisions/promotion.py", "router/engine/moving.py"
+_FAILOVER, _PRIMARY = "router/decisions/failover.py", "router/decisions/primary.py"
+_RETRY, _POOL, _PLACES = "router/decisions/retry.py", "router/engine/lane_pool.py", "router/engine/lane_places.py"
+_LANE, _PIPELINE = "router/postgres/lane.py", "router/postgres/unit_pipeline.py"
+_LANES_REAL = "tests/contracts/test_endpoint_pool_contract.py"
+
+FAILOVER: Sequence[Mutant] = (
+    Mutant(
+        "skip_the_fence", _MOVING,
+        'result = await self.act("fence", name, self._surgeon.fence(self._endpoints[name], self.deadline()))',
+        'result = await self.act("fence", name, self._surgeon.look(self._endpoints[name], self.deadline()))',
+        tests=("tests/engine/test_supervisor.py",),
+    ),
+    Mutant(
+        "fence_too_few", _PROMOTION,
+        "return max(1, listed - k + 1, listed // 2 + 1)", "return 1",
+        tests=("tests/decisions/test_promotion.py",),
+    ),
+    Mutant(
+        "count_a_fenced_standby_twice", _PROMOTION,
+        "if len(counted) < plan.needed:", "if 2 * len(counted) < plan.needed:",
+        tests=("tests/decisions/test_promotion.py",),
+    ),
+    Mutant(
+        "choose_the_least_advanced", _PROMOTION,
+        "return max(counted, key=lambda name: (fenced[name].timeline,",
+        "return min(counted, key=lambda name: (fenced[name].timeline,",
+        faults="KILL_PRIMARY SLOW_DISK ONE_WAY",
+    ),
+    Mutant(
+        "begin_a_timeline_twice", _PROMOTION,
+        "if any(s.claim is not None and s.claim.timeline >= term for s in counted):",
+        "if counted:",
+        tests=("tests/decisions/test_promotion.py",),
+    ),
+    Mutant(
+        "ignore_what_standbys_hear", _PROMOTION,
+        "if len(counted) - len(hearing) >= needed:", "if len(counted) >= needed:",
+        faults="CUT_ROUTER_PRIMARY",
+    ),
+    Mutant(
+        "replace_a_primary_that_restarts", _FAILOVER,
+        "return state.doubted_at is not None and now - state.doubted_at >= policy.restart_grace_s", "return True",
+        tests=("tests/decisions/test_failover.py",),
+    ),
+    Mutant(
+        "confirm_at_the_first_refusal", _FAILOVER,
+        "return facts.refused_since is not None and now - facts.refused_since >= policy.confirm_s",
+        "return facts.refused_since is not None",
+        tests=("tests/decisions/test_failover.py",),
+    ),
+    Mutant(
+        "one_lost_probe_is_down", "router/decisions/health.py",
+        "if missed.misses >= policy.misses or state.state in", "if missed.misses >= 1 or state.state in",
+        tests=("tests/decisions/test_health.py",),
+    ),
+    Mutant(
+        "not_in_recovery_is_the_primary", _PRIMARY,
+        "highest = tuple(name for name in writable if own[name].timeline == top)", "highest = tuple(writable[:1])",
+        tests=("tests/decisions/test_primary.py",),
+    ),
+    Mutant(
+        "forget_the_accepted_timeline", _PRIMARY,
+        "top = max([known_term, *(own[name].timeline for name in writable)])",
+        "top = max((own[name].timeline for name in writable), default=known_term)",
+        tests=("tests/decisions/test_primary.py",),
+    ),
+    Mutant(
+        "forget_the_journal", "router/decisions/resuming.py", "    if record is None:\n", "    if True:\n",
+        tests=("tests/decisions/test_resuming.py",),
+    ),
+    Mutant(
+        "ask_nobody_to_confirm", _PROMOTION,
+        "return SyncRule(plan.rule.method, max(1, min(plan.rule.k, len(left))), cohort)", "return SyncRule()",
+        tests=("tests/decisions/test_promotion.py",),
+    ),
+    Mutant(
+        "the_old_primary_returns_after_a_pledge", _FAILOVER,
+        "pledged=event.pledged or state.pledged,", "pledged=None,",
+        tests=("tests/decisions", "tests/engine/test_supervisor.py"),
+    ),
+    Mutant(
+        "trust_the_control_file", "router/postgres/role_query.py",
+        "THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer",
+        "THEN (SELECT timeline_id FROM pg_control_checkpoint())",
+        tests=("tests/postgres/test_surgeon.py", "tests/postgres/test_prober.py"),
+    ),
+)
+
+ROUTING: Sequence[Mutant] = (
+    Mutant(
+        "who_waited_goes_to_the_old_primary", _PLACES,
+        'self._fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))',
+        "self.serve()",
+        tests=("tests/engine/test_lane_pool_ending.py",),
+    ),
+    Mutant(
+        "strong_reads_use_replicas", "router/decisions/routing.py",
+        "if want.access is Access.READ_WRITE or want.read is ReadFrom.PRIMARY:",
+        "if want.access is Access.READ_WRITE:",
+        faults="REPLAY_LAG SLOW_LINKS",
+    ),
+    Mutant(
+        "a_doubted_primary_is_published", "router/decisions/machine.py",
+        "return self.primary if self.phase in ROUTED else None", "return self.primary",
+        faults="KILL_PRIMARY",
+    ),
+    Mutant(
+        "pools_are_not_fenced", "router/engine/endpoints.py",
+        "pool.fence(state.generation)", "pass",
+        tests=("tests/engine/test_endpoints.py",),
+    ),
+    Mutant(
+        "the_deadline_does_not_end_a_hold", "router/engine/placement.py",
+        "min(call.request.deadline, call.hold_until)", "call.hold_until",
+        faults="KILL_PRIMARY",
+    ),
+    Mutant(
+        "a_hold_has_no_window", "router/engine/holding.py",
+        "held = self._enter(tenant, size, now, min(window_end, deadline), window_end <= deadline)",
+        "held = self._enter(tenant, size, now, deadline, window_end <= deadline)",
+        tests=("tests/engine/test_holding.py",),
+    ),
+    Mutant(
+        "a_cancelled_hold_keeps_its_place", "router/engine/holding.py",
+        "            self._leave(held, HoldEndReason.CANCELLED)\n", "",
+        tests=("tests/engine/test_holding.py",),
+    ),
+    Mutant(
+        "a_request_that_failed_keeps_its_admission", "router/engine/executor.py",
+        """                answer = await self._attempt_until_answered(runtime, call, failure)
+            finally:
+                runtime.admission.leave()
+""",
+        """                answer = await self._attempt_until_answered(runtime, call, failure)
+            except AttemptFailed:
+                raise
+            runtime.admission.leave()
+""",
+        tests=("tests/engine/test_cancellation.py", "tests/engine/test_admission.py"),
+    ),
+)
+
+RETRIES: Sequence[Mutant] = (
+    Mutant(
+        "repeat_a_write_of_unknown_outcome", _RETRY,
+        "keyed = facts.keyed and not facts.interactive", "keyed = not facts.interactive",
+        faults="TERMINATE",
+    ),
+    Mutant(
+        "a_lost_commit_is_undone", _RETRY,
+        "        return _Standing.OPEN\n    if facts.first_row_sent",
+        "        return _Standing.UNDONE\n    if facts.first_row_sent",
+        faults="TERMINATE",
+    ),
+    Mutant(
+        "a_local_commit_is_undone", _RETRY,
+        "return _lost(facts, _Standing.OPEN, evidence=False)\n        case FaultKind.KEY_BUSY",
+        "return _lost(facts, _Standing.UNDONE, evidence=False)\n        case FaultKind.KEY_BUSY",
+        faults="CUT_STANDBYS",
+    ),
+    Mutant(
+        "a_key_answers_for_another_request", "router/engine/keyed_writes.py",
+        "    if unhexed(cells.get_value(0, 0)) != digest:\n        raise keys.reused()\n", "",
+        tests=("tests/engine", "-k", "key"),
+    ),
+)
+
+LANES: Sequence[Mutant] = (
+    Mutant(
+        "cancel_a_commit", _POOL,
+        """            if final:
+                raise AttemptFailed(self._shared.silent(unit, Stage.COMMIT)) from None
+""",
+        "",
+        tests=("tests/engine/test_lane_pool_stopping.py",),
+    ),
+    Mutant(
+        "cancel_a_neighbour", "router/engine/shared_lanes.py",
+        """        if unit.done_at:
+            return
+        if unit.slot.in_flight == 1:
+            self._stop_alone(unit)
+        else:
+            self._running_loop().call_later(STUCK_S - GRACE_S, self._after_stuck, unit)
+""",
+        """        if unit.done_at:
+            return
+        self._stop_alone(unit)
+""",
+        tests=("tests/engine/test_lane_pool_stopping.py", "tests/engine/test_shared_reads.py"),
+    ),
+    Mutant(
+        "a_notice_at_commit_is_success", _PIPELINE,
+        "            self._local_commit = True\n", "            pass\n",
+        tests=("tests/postgres/test_local_commit.py",),
+    ),
+    Mutant(
+        "lend_a_tainted_connection", _LANE,
+        "        if tainted:\n            return CloseReason.TAINTED\n", "",
+        tests=(_LANES_REAL,),
+    ),
+    Mutant(
+        "lend_a_connection_in_a_transaction", _LANE,
+        "        if self._pgconn.transaction_status != TransactionStatus.IDLE:\n",
+        "        if False:\n",
+        tests=(_LANES_REAL, "tests/postgres/test_lane.py"),
+    ),
+    Mutant(
+        "lend_a_connection_whose_cancel_may_come", _LANE,
+        "        if self._cancel_unconfirmed:\n            return CloseReason.CANCEL_UNCONFIRMED\n", "",
+        tests=(_LANES_REAL,),
+    ),
+    Mutant(
+        "lend_a_connection_of_an_older_generation", "router/postgres/endpoint_pool.py",
+        "if born is None or born.generation != generation:", "if born is None:",
+        tests=(_LANES_REAL, "tests/postgres/test_lane.py"),
+    ),
+    Mutant(
+        "a_lost_commit_is_told_as_a_lost_statement", _PIPELINE,
+        "return Stage.COMMIT if unit.commits else Stage.EXECUTE", "return Stage.EXECUTE",
+        tests=("tests/contracts/test_lane_contract.py", _LANES_REAL),
+    ),
+    Mutant(
+        "lose_a_permit_on_cancellation", "router/engine/connection_budget.py",
+        "            if place.done() and not place.cancelled() and place.result():\n",
+        "            if False:\n",
+        tests=("tests/engine/test_connection_budget.py",),
+    ),
+    Mutant(
+        "lose_a_lane_on_cancellation", _PLACES,
+        "            if slot is not None:  # handed over in the same turn: to the next in line\n"
+        "                slot.pinned = False\n                self.put_back(slot)\n",
+        "",
+        tests=("tests/engine/test_cancellation.py", "tests/engine/test_lane_pool.py"),
+    ),
+    Mutant(
+        "no_rollback_before_the_next", _POOL,
+        "if slot.units or slot.stopping is not None or (lane.in_transaction and lane.usable):",
+        "if slot.units or slot.stopping is not None:",
+        tests=("tests/engine/test_lane_pool_ending.py",),
+    ),
+)
+
+MUTANTS: Sequence[Mutant] = (*FAILOVER, *ROUTING, *RETRIES, *LANES)
