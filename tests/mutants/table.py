@@ -223,8 +223,9 @@ LANES: Sequence[Mutant] = (
         tests=(_LANES_REAL,),
     ),
     Mutant(
-        "lend_a_connection_of_an_older_generation", "router/postgres/endpoint_pool.py",
-        "if born is None or born.generation != generation:", "if born is None:",
+        "a_fence_spares_what_is_lent", "router/postgres/endpoint_pool.py",
+        "        for lane in list(self._lent):\n            lane.abandon(CloseReason.GENERATION)\n        self._retire_inner()",
+        "        self._retire_inner()",
         tests=(_LANES_REAL, "tests/postgres/test_lane.py"),
     ),
     Mutant(
