@@ -224,8 +224,8 @@ LANES: Sequence[Mutant] = (
     ),
     Mutant(
         "a_fence_spares_what_is_lent", "router/postgres/endpoint_pool.py",
-        "        for lane in list(self._lent):\n            lane.abandon(CloseReason.GENERATION)\n        self._retire_inner()",
-        "        self._retire_inner()",
+        "            lane.abandon(CloseReason.GENERATION)\n        self._retire_inner()",
+        "            pass\n        self._retire_inner()",
         tests=(_LANES_REAL, "tests/postgres/test_lane.py"),
     ),
     Mutant(
@@ -248,8 +248,8 @@ LANES: Sequence[Mutant] = (
     ),
     Mutant(
         "no_rollback_before_the_next", _POOL,
-        "if slot.units or slot.stopping is not None or (lane.in_transaction and lane.usable):",
-        "if slot.units or slot.stopping is not None:",
+        "unclean = lane.in_transaction or slot.residue is Residue.DISCARD",
+        "unclean = slot.residue is Residue.DISCARD",
         tests=("tests/engine/test_lane_pool_ending.py",),
     ),
 )
