@@ -359,3 +359,9 @@ def test_the_twins(sync_pair: tuple[CopyRouter, pointsman.sync.Client], tmp_path
     with pytest.raises(ZeroDivisionError):
         db.copy_in("t", wrong())
     assert fake.ends.count("committed") == 3
+
+
+async def test_a_copy_is_not_silently_less_than_exactly_once() -> None:
+    client = pointsman.connect("127.0.0.1:1")
+    with pytest.raises(ValueError, match="exactly-once"):
+        await client.copy_in("t", b"1", idempotent=True)

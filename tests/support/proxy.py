@@ -34,6 +34,11 @@ class Proxy:
         self.delay_s = delay_s
         self.port = 0
         self.accepted = 0
+        self.cut_at = b""
+        """The next request that holds this is the last of its connection, which then breaks; b"" for none."""
+        self.cut_arrives = False
+        """Whether the server still gets that request; its answer is lost in any case."""
+        self.cuts = 0
         self._network = Network.PASSES
         self._flows = asyncio.Event()
         self._flows.set()
@@ -118,7 +123,7 @@ class Proxy:
             back_reader, back_writer = await asyncio.open_connection(HOST, self.target_port)
             self._writers.add(back_writer)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._carry(reader, back_writer, self._flows))
+                both.create_task(self._carry(reader, back_writer, self._flows, writer))
                 both.create_task(self._carry(back_reader, writer, self._answers))
         except* OSError:
             pass  # one side has gone: so goes the other
@@ -129,9 +134,22 @@ class Proxy:
                     one.close()
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open_: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        open_: asyncio.Event,
+        caller: asyncio.StreamWriter | None = None,
     ) -> None:
+        """caller: whose requests these are; None when they are answers."""
         while data := await reader.read(65536):
+            if caller is not None and self.cut_at and self.cut_at in data:
+                self.cut_at = b""
+                self.cuts += 1
+                caller.transport.abort()
+                if self.cut_arrives:
+                    writer.write(data)
+                    await writer.drain()
+                break
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await self._flows.wait()
