@@ -54,10 +54,14 @@ class Load:
         self._chance = random.Random(seed)
         self._stopping = False
 
+    def caller(self, process: int) -> Caller:
+        """Who speaks for a process."""
+        return self.callers[process % len(self.callers)]
+
     async def run(self, process: int, workload: Workload) -> Operation:
         """One operation, recorded whatever becomes of it."""
         timeout = self._timeout if isinstance(self._timeout, float | int) else self._timeout(self._chance)
-        caller = self.callers[process % len(self.callers)]
+        caller = self.caller(process)
         value = workload.value(process)
         now = time.monotonic()
         one = Operation(workload.kind, process, value, now, now + timeout, caller.name, workload.keyed)

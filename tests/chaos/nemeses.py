@@ -11,16 +11,21 @@ import os
 import random
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pointsman
 import psycopg
 from pointsman.v1 import admin_service_pb2 as pb
 
 from router.console.trouble import Trouble
 from router.devcluster import DevClusterError, Server, StopMode, processes, replication
-from tests.chaos.stage import Stage
+from tests.chaos.history import Kind
+from tests.chaos.load import Load
+from tests.chaos.stage import Stage, StageBroken
+from tests.chaos.workloads import request_id
 from tests.support.proxy import Network, Proxy
 
 Strike = Callable[[Stage, random.Random], Awaitable[None]]
@@ -34,6 +39,13 @@ class Nemesis:
     strike: Strike
     proxied: bool = False
     moves: bool = False
+
+    async def hit(self, stage: Stage, chance: random.Random) -> None:
+        """Strike where that is possible: earlier faults may have left nobody to be struck."""
+        try:
+            await self.strike(stage, chance)
+        except (StageBroken, DevClusterError, psycopg.Error) as error:
+            stage.history.note(f"{self.name} found nothing to strike: {str(error)[:80]}")
 
 
 async def kill(stage: Stage, chance: random.Random) -> None:
@@ -241,6 +253,34 @@ async def isolate_primary(stage: Stage, chance: random.Random) -> None:
         await _network(stage, Network.HANGS, chance.uniform(3.0, 6.0), server.name)
 
 
+async def cancel_storm(stage: Stage, chance: random.Random) -> None:
+    """Callers cancel, go away and come back, for a while; at times while every COMMIT waits for frozen standbys."""
+    load = stage.load
+    if load is None:
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        if chance.random() < 0.5:
+            await stack.enter_async_context(frozen_replication(stage, await stage.primary()))
+        stage.history.note("cancel storm")
+        until = time.monotonic() + chance.uniform(0.5, 1.5)
+        while time.monotonic() < until:
+            for process in chance.sample(sorted(load.running), k=min(4, len(load.running))):
+                if process in load.running:
+                    await call_off(load, process, chance)
+            await asyncio.sleep(chance.uniform(0.0, 0.03))
+
+
+async def call_off(load: Load, process: int, chance: random.Random) -> None:
+    """End what a process waits for: by CancelQuery where the operation has a name, else by going away."""
+    call, one = load.running[process]
+    if one.kind is Kind.APPEND and chance.random() < 0.5:
+        # That the request has ended, or that there is no primary any more, is as good.
+        with contextlib.suppress(pointsman.Error):
+            await load.caller(process).cancel(request_id(one.value))
+    else:
+        call.cancel()
+
+
 async def exhaust_connections(stage: Stage, chance: random.Random) -> None:
     async with hogged(stage, await stage.primary()):
         await asyncio.sleep(chance.uniform(0.5, 2.5))
@@ -308,6 +348,7 @@ NEMESES: Mapping[str, Nemesis] = {one.name: one for one in (
     Nemesis("cut_replication", cut_replication),
     Nemesis("isolate_primary", isolate_primary, proxied=True, moves=True),
     Nemesis("exhaust_connections", exhaust_connections),
+    Nemesis("cancel_storm", cancel_storm),
     Nemesis("kill_router", kill_router),
     Nemesis("freeze_router", freeze_router),
     Nemesis("switch_over", _switch, moves=True),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,8 @@ from tests.chaos.results import Results
 
 START = "<!-- chaos-results -->"
 END = "<!-- /chaos-results -->"
+POOLED_FROM = 4
+"""Questions asked by so many cases stand in the README's table once."""
 PICTURE = "tests/chaos/results/latest.svg"
 
 
@@ -72,10 +75,24 @@ def _lines(results: Results) -> Iterator[str]:
     yield ""
     yield "| case | | goal | reached | |"
     yield "|---|---|---|---|---|"
+    shared = pooled(results.cases)
+    for case in results.cases:
+        yield from _rows(case, without={one.what for one in shared})
+    title = "all cases together"
+    for one in shared:
+        yield _figure_row(title, one)
+        title = ""
+    yield ""
+    yield f"![Throughput, latency and events over time]({PICTURE})"
+    yield ""
+    yield "<details><summary>Every figure of every case</summary>"
+    yield ""
+    yield "| case | | goal | reached | |"
+    yield "|---|---|---|---|---|"
     for case in results.cases:
         yield from _rows(case)
     yield ""
-    yield f"![Throughput, latency and events over time]({PICTURE})"
+    yield "</details>"
     notes = [(case, note) for case in results.cases for note in case.notes]
     if notes:
         yield ""
@@ -87,18 +104,40 @@ def _lines(results: Results) -> Iterator[str]:
         yield "</details>"
 
 
-def _rows(case: CaseResult) -> Iterator[str]:
+def pooled(cases: Sequence[CaseResult]) -> list[Figure]:
+    """The questions that most cases ask, over all of them: sums of what was bad and of N; of ratios the worst."""
+    asked = Counter(one.what for case in cases for one in case.figures)
+    found = []
+    for what in (what for what, count in asked.items() if count >= POOLED_FROM):
+        same = [one for case in cases for one in case.figures if one.what == what and one.reached is not None]
+        if not same:
+            continue
+        n, reached, goal = sum(one.n for one in same), all(one.reached for one in same), same[0].goal
+        if goal == "0":
+            bad = sum(one.figure or 0 for one in same)
+            found.append(Figure(what, goal, f"{bad:,.0f} of {n:,}", n, bad, reached))
+        else:
+            worst = max(one.figure or 0 for one in same)
+            found.append(Figure(what, goal, f"{worst:.3f} in the worst case, over {n:,}", n, worst, reached))
+    return found
+
+
+def _rows(case: CaseResult, without: Collection[str] = ()) -> Iterator[str]:
     title = case.title
     if case.skipped or case.failed:
         why = f"skipped: {case.skipped}" if case.skipped else f"failed: {case.failed.splitlines()[0]}"
         yield _row([title, "", "", why, "**not measured**"])
         title = ""
     for one in case.figures:
-        if not one.n and one.reached is None:
+        if (not one.n and one.reached is None) or (one.what in without and one.reached is not False):
             continue
-        word = outcome(one)
-        yield _row([title, one.what, one.goal, one.said, f"**{word}**" if one.reached is False else word])
+        yield _figure_row(title, one)
         title = ""
+
+
+def _figure_row(title: str, one: Figure) -> str:
+    word = outcome(one)
+    return _row([title, one.what, one.goal, one.said, f"**{word}**" if one.reached is False else word])
 
 
 def _row(cells: Sequence[str]) -> str:

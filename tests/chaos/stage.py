@@ -19,6 +19,7 @@ from router.devcluster import DevCluster, DevClusterError, NoPrimaryError, Serve
 from router.devcluster.server import free_port
 from tests.chaos.callers import Caller, SdkCaller, StubCaller
 from tests.chaos.history import History
+from tests.chaos.load import Load
 from tests.support.dev_cluster import new_cluster
 from tests.support.proxy import Network, Proxy
 from tests.support.running_router import Config, RunningRouter, running_router
@@ -42,6 +43,8 @@ class Stage:
     router: RunningRouter
     proxies: dict[str, Proxy]
     history: History = field(default_factory=History)
+    load: Load | None = None
+    """The callers at work, once there are any."""
     moves: bool = True
     """The router promotes by itself (promote mode)."""
 
@@ -56,8 +59,8 @@ class Stage:
         return await asyncio.to_thread(act, *args)
 
     async def primary(self) -> Server:
-        """The server that is primary now; StageBroken when none comes up."""
-        until = time.monotonic() + CALM_S
+        """The server that is primary now; StageBroken when none comes up in PROMOTED_S."""
+        until = time.monotonic() + PROMOTED_S
         while True:
             try:
                 server: Server = await self.do(self.cluster.primary)

@@ -178,3 +178,13 @@ def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window()
     samples = [limits.Counted(n * 100.0, 50.0 if n < 8 else 250.0, 0.0) for n in range(16)]
     assert limits.amplification(samples).figure == pytest.approx(1.2)
     assert limits.amplification(samples[:8]).reached is True
+
+
+def test_what_most_cases_ask_is_told_once_with_the_sum_of_n_and_every_miss_by_itself() -> None:
+    cases = [CaseResult(f"c{n}", f"Case {n}", "quick", 1, (none_of("lost", n == 2, 10, "writes"),
+                        none_of(f"only {n}", 0, 1, "x"))) for n in range(4)]
+    assert [(one.what, one.said, one.reached) for one in report.pooled(cases)] == [("lost", "1 of 40", False)]
+    text = report.markdown(Results("2026-01-01T00:00Z", results_of().machine, cases)).partition("<details>")[0]
+    assert text.count("| lost |") == 2
+    assert "| Case 2 | lost | 0 | 1 of 10 writes | **not reached** |" in text
+    assert "| all cases together | lost | 0 | 1 of 40 | **not reached** |" in text

@@ -86,7 +86,7 @@ async def isolation(run: Run) -> Found:
             while (done := len(stage.history.operations)) < run.size or number < 2:
                 run.tell(f"{done:,} of {run.size:,} transactions", min(1.0, done / run.size))
                 await asyncio.sleep(run.chance.uniform(0.5, 2.0))
-                await nemeses.NEMESES[run.chance.choice(LISTS_FAULTS)].strike(stage, run.chance)
+                await nemeses.NEMESES[run.chance.choice(LISTS_FAULTS)].hit(stage, run.chance)
                 await stage.calm()
                 number += 1
         await stage.calm()

@@ -53,7 +53,7 @@ async def _awaited(what: Awaitable[object]) -> object:
 async def killed(run: Run) -> Found:
     """kill -9 of the postmaster and all its children, promote mode."""
     async with staged() as stage:
-        load = run.load(stage, await run.mix(stage))
+        load = run.load(stage, await run.mix(stage), rate=330)
 
         async def strike(stage: Stage, server: Server) -> None:
             stage.history.note(f"kill -9 {server.name}")

@@ -78,7 +78,7 @@ async def deadlines(run: Run) -> Found:
                 name = FAULTS[number % len(FAULTS)]
                 done = len(stage.history.operations)
                 run.tell(f"{done:,} of {run.size:,} requests, {name}", min(1.0, done / run.size))
-                await nemeses.NEMESES[name].strike(stage, run.chance)
+                await nemeses.NEMESES[name].hit(stage, run.chance)
                 await asyncio.sleep(0.5)
                 await stage.calm()
                 number += 1

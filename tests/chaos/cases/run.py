@@ -17,8 +17,8 @@ from tests.chaos.load import TIMEOUT_S, Load
 from tests.chaos.stage import TENANT, Stage
 from tests.chaos.workloads import (
     SCHEMA,
-    Appends,
     Batches,
+    CancellableAppends,
     Increments,
     Lists,
     Numbers,
@@ -81,9 +81,11 @@ class Run:
         """Reads of both kinds, un-keyed writes by every method, increments (keyed where possible)."""
         numbers, chance = self.numbers, self.chance
         increments = Increments(numbers, chance, keyed=await self.keyed(stage))
-        made: list[Workload] = [Appends(numbers, chance), Batches(numbers, chance), Transactions(numbers, chance),
-                                increments, increments]
-        if not writes_only:
+        made: list[Workload] = [CancellableAppends(numbers, chance), Batches(numbers, chance),
+                                Transactions(numbers, chance), increments, increments]
+        if writes_only:
+            made.append(increments)
+        else:
             made += [Reads(numbers, chance), Reads(numbers, chance), Reads(numbers, chance, replica=True),
                      Reads(numbers, chance, replica=True)]
         if lists:
@@ -95,7 +97,9 @@ class Run:
              timeout: Callable[[random.Random], float] | float = TIMEOUT_S) -> Load:
         """Callers of both kinds in equal parts."""
         callers = stage.callers(2, 2)
-        return Load(stage.history, callers, workloads, processes=processes, rate=rate, timeout=timeout, seed=self.seed)
+        stage.load = Load(stage.history, callers, workloads, processes=processes, rate=rate, timeout=timeout,
+                          seed=self.seed)
+        return stage.load
 
     async def verdict(self, stage: Stage, *, lists: bool = False) -> list[Figure]:
         """The usual questions, asked of the primary once all is well and nothing runs."""

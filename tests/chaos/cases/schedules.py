@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import random
 import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import psycopg
 
@@ -38,7 +41,7 @@ async def split_brain(run: Run) -> Found:
                 for fault in nemeses.schedule(run.chance, FAULTS):
                     await asyncio.sleep(run.chance.uniform(0.2, 1.0))
                     names.append(fault.name)
-                    await fault.strike(stage, run.chance)
+                    await fault.hit(stage, run.chance)
                     arrived, looked = await _late_arrivals(stage)
                     late, statements = late + arrived, statements + looked
                     if run.chance.random() < 0.7:
@@ -161,12 +164,26 @@ async def router_killed(run: Run) -> Found:
                 waits.append(await _killed_at(run, stage, load, nth))
                 when = f"after {steps[nth - 1]}" if nth else "when it had begun"
                 run.notes.append(f"killed {when}: first write after {waits[-1]:.2f} s")
+                if waits[-1] > CONVERGED_S:
+                    run.notes.append(f"the next router meanwhile: {_story(stage.router.log.read_text())}")
                 await stage.calm()
         await stage.calm()
         run.notes.append(f"killed when the promotion had begun, and after each of: {', '.join(steps)}")
         figures = await run.verdict(stage)
         return Found([times("router killed → first write through the next one", waits, most=CONVERGED_S), *figures],
                      run.notes, stage.history)
+
+
+def _story(log: str) -> str:
+    """What a router did to its cluster, out of its log, shortly."""
+    told = []
+    for line in log.splitlines():
+        with contextlib.suppress(ValueError):
+            fields = json.loads(line)
+            if str(fields.get("event", "")).startswith(("failover", "cluster phase", "endpoint health")):
+                wanted = ("timestamp", "event", "step", "endpoint", "before", "after", "reason", "took_ms", "detail")
+                told.append(" ".join(str(fields[key]) for key in wanted if key in fields))
+    return "; ".join(told[-40:])
 
 
 async def _steps_of_a_promotion(stage: Stage) -> list[str]:
@@ -218,12 +235,13 @@ async def segment(run: Run, minutes: float) -> Found:
                     run.tell(f"fault {len(names) + 1}: {fault.name}", 1 - (until - time.monotonic()) / minutes / 60)
                     await asyncio.sleep(run.chance.uniform(0.5, 3.0))
                     names.append(fault.name)
-                    await fault.strike(stage, run.chance)
+                    await fault.hit(stage, run.chance)
                 await _calm(stage, f"after {', '.join(names[-2 * FAULTS:])}")
         await _calm(stage, "at the end")
         figures: list[Figure] = await run.verdict(stage, lists=True)
-        figures.append(run.errors(stage.history, "errors of reads and keyed writes", Kind.STRONG_READ,
-                                  Kind.REPLICA_READ))
+        errors = run.errors(stage.history, "errors of reads and keyed writes", Kind.STRONG_READ, Kind.REPLICA_READ)
+        # No goal: while the router itself is dead, its callers must see it.
+        figures.append(replace(errors, goal="", reached=None))
         run.notes.append(f"{len(names)} faults: {', '.join(sorted(set(names)))}")
         return Found(figures, run.notes, stage.history)
 

@@ -123,7 +123,7 @@ async def _call_off(load: Load, workload: CancellableAppends, process: int, chan
     await asyncio.sleep(chance.uniform(0.0, 0.8))
     call, one = load.running.get(process, (None, None))
     if how == "cancel" and one is not None:
-        await _cancel(load.callers[process % len(load.callers)], one)
+        await _cancel(load.caller(process), one)
     elif how == "leave" and call is not None:
         call.cancel()
     return await writing
@@ -152,7 +152,7 @@ async def volume(run: Run) -> Found:
                     break
                 await asyncio.sleep(run.chance.uniform(1.0, 4.0))
                 names.append(fault.name)
-                await fault.strike(stage, run.chance)
+                await fault.hit(stage, run.chance)
                 await stage.calm()
         await stage.calm()
         run.notes.append(f"{len(names)} faults: {', '.join(sorted(set(names)))}")
