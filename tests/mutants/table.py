@@ -165,10 +165,21 @@ RETRIES: Sequence[Mutant] = (
         faults="TERMINATE",
     ),
     Mutant(
+        "a_lost_commit_of_a_batch_is_undone", _RETRY,
+        "not (facts.batch and fault.stage is not Stage.COMMIT)", "not facts.batch",
+        faults="CUT_STANDBYS CRASH_BACKEND",
+    ),
+    Mutant(
+        "a_lost_commit_of_a_transaction_is_undone", _RETRY,
+        "return _Standing.OPEN if writes and fault.stage is Stage.COMMIT else _Standing.ENDED",
+        "return _Standing.ENDED",
+        faults="CUT_STANDBYS CRASH_BACKEND",
+    ),
+    Mutant(
         "a_local_commit_is_undone", _RETRY,
         "return _lost(facts, _Standing.OPEN, evidence=False)\n        case FaultKind.KEY_BUSY",
         "return _lost(facts, _Standing.UNDONE, evidence=False)\n        case FaultKind.KEY_BUSY",
-        faults="CUT_STANDBYS",
+        tests=("tests/decisions/test_retry.py",),
     ),
     Mutant(
         "a_key_answers_for_another_request", "router/engine/keyed_writes.py",
@@ -180,7 +191,7 @@ RETRIES: Sequence[Mutant] = (
 LANES: Sequence[Mutant] = (
     Mutant(
         "cancel_a_commit", _POOL,
-        """            if final:
+        """            if final or _is_committing(unit):
                 raise AttemptFailed(self._shared.silent(unit, Stage.COMMIT)) from None
 """,
         "",

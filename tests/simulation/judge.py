@@ -155,6 +155,8 @@ class Judge:
         primary = self.servers.newest_primary()
         if primary is None or primary.name == fenced.name or not life.term:
             return
+        if primary.read_only or life.finishes_a_move:
+            return  # it was begun for a reason, and must come to its end
         since = self._loop.time() - RECENT_S
         if primary.frozen or primary.process is primary.process.DEAD or primary.host_down:
             return

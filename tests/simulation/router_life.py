@@ -19,6 +19,7 @@ from router.model.events import (
     RequestFinished,
 )
 from router.model.identity import Generation, Term
+from router.model.journal import MoveStage
 from router.model.policy import RetryPolicy
 from router.model.topology import Cluster
 from tests.simulation.edges import ModelEdges
@@ -103,6 +104,12 @@ class RouterLife:
                 self.judge.note(f"failover to {event.primary} took {event.took_s:.3f} s")
             case _:
                 pass
+
+    @property
+    def finishes_a_move(self) -> bool:
+        """Whether a standby may have been promoted before: then that move is brought to its end, needed or not."""
+        moves = [page.move for page in self._journal.pages[-3:]]
+        return any(move is not None and move.stage is MoveStage.PROMOTE for move in moves)
 
     # --- the end ------------------------------------------------------------------------------------------------
 
