@@ -124,7 +124,14 @@ class Real:
             with self._cluster.servers[server].connect() as connection:
                 return connection.execute(sql, values).fetchall()
 
-        return await asyncio.to_thread(ask)
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            try:
+                return await asyncio.to_thread(ask)
+            except psycopg.OperationalError:  # it restarts after a crash
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
 
     async def prepare(self) -> None:
         def make() -> None:
