@@ -71,7 +71,7 @@ async def test_a_network_cut_between_router_and_primary_promotes_nobody(
     async with (
         Proxy(cluster.servers["n1"].port) as proxy,
         running_router(cluster, ports={"n1": proxy.port}) as router,
-        router.connect() as db,
+        router.connect(consistency="eventual") as db,
     ):
         await db.execute("create table ledger (id int primary key, kind text)")
         await proxy.become(network)

@@ -32,7 +32,7 @@ async def used(db: pointsman.Client, **options: Any) -> set[str]:
 async def test_a_replica_that_lags_is_left_out_and_comes_back(pg_cluster: DevCluster) -> None:
     cluster = pg_cluster
     behind = cluster.servers["n2"]
-    async with running_router(cluster) as router, router.connect() as db:
+    async with running_router(cluster) as router, router.connect(consistency="eventual") as db:
         load = Load(db)
         await load.setup()
         figures: dict[str, float] = {}
@@ -65,7 +65,7 @@ async def test_a_replica_that_lags_is_left_out_and_comes_back(pg_cluster: DevClu
 
 async def test_without_replicas_reads_fall_back_to_the_primary(fresh_cluster: DevCluster) -> None:
     cluster = fresh_cluster
-    async with running_router(cluster) as router, router.connect() as db:
+    async with running_router(cluster) as router, router.connect(consistency="eventual") as db:
         assert await used(db) == {"n2", "n3"}
         for replica in cluster.standbys():
             await asyncio.to_thread(replica.kill)
@@ -97,7 +97,7 @@ async def test_a_replica_behind_a_network_that_hangs(pg_cluster: DevCluster) -> 
     async with (
         Proxy(cluster.servers["n2"].port) as proxy,
         running_router(cluster, ports={"n2": proxy.port}) as router,
-        router.connect() as db,
+        router.connect(consistency="eventual") as db,
     ):
         load = Load(db)
         await load.setup()
@@ -123,7 +123,7 @@ async def test_connections_that_are_reset_cost_no_reader_an_error(pg_cluster: De
     cluster = pg_cluster
     async with Proxy(cluster.servers["n2"].port) as two, Proxy(cluster.servers["n3"].port) as three:
         ports = {"n2": two.port, "n3": three.port}
-        async with running_router(cluster, ports=ports) as router, router.connect() as db:
+        async with running_router(cluster, ports=ports) as router, router.connect(consistency="eventual") as db:
             load = Load(db)
             await load.setup()
 
