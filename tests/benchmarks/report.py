@@ -102,11 +102,16 @@ def markdown(results: Results) -> str:
 
 def fill(text: str, results: Results) -> str:
     """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise MarkersMissing(f"needs a line {START} and, below it, a line {END}")
-    return f"{before}{START}\n{markdown(results)}{END}{after}"
+    return renew(text, START, END, markdown(results))
+
+
+def renew(text: str, start: str, end: str, body: str) -> str:
+    """The text with the body between two marker lines. MarkersMissing when one is not there."""
+    before, found, rest = text.partition(start)
+    _, below, after = rest.partition(end)
+    if not found or not below:
+        raise MarkersMissing(f"needs a line {start} and, below it, a line {end}")
+    return f"{before}{start}\n{body}{end}{after}"
 
 
 def _markdown_lines(results: Results) -> Iterator[str]:

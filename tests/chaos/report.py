@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tests.benchmarks.report import MarkersMissing
+from tests.benchmarks.report import renew
 from tests.benchmarks.results_file import is_busy
 from tests.chaos.figures import CaseResult, Figure
 from tests.chaos.results import Results
@@ -56,11 +56,7 @@ def markdown(results: Results) -> str:
 
 def fill(text: str, results: Results) -> str:
     """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise MarkersMissing(f"needs a line {START} and, below it, a line {END}")
-    return f"{before}{START}\n{markdown(results)}{END}{after}"
+    return renew(text, START, END, markdown(results))
 
 
 def _lines(results: Results) -> Iterator[str]:
