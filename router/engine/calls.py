@@ -223,6 +223,22 @@ class Register:
             )
         )
 
+    def failed(self, call: Call, error: BaseException) -> RouterError | None:
+        """A request ended without its answer; what to raise instead of error, if anything."""
+        match error:
+            case RouterError():
+                self.finish(call, error)
+            case asyncio.CancelledError():
+                stopped = stopped_by_id(call)
+                self.finish(call, stopped, cancelled=True)
+                return stopped
+            case GeneratorExit():
+                self.finish(call, None, cancelled=not call.answered)
+            case _:
+                internal = RouterError(Code.INTERNAL, RefuseReason.INTERNAL, "internal error", executed=Executed.MAYBE)
+                self.finish(call, internal)
+        return None
+
     def refused(self, tenant: TenantName, method: Method, error: RouterError) -> None:
         """A request was refused before it became a call."""
         self._count(tenant, Outcome.REFUSED)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from router.decisions.retry import Replayability
 from router.engine.attempts import Attempts, at_route, replayability
-from router.engine.calls import Call, Register, stopped_by_id
+from router.engine.calls import Call, Register
 from router.engine.copy_run import CopyRun
 from router.engine.endpoints import Pools
 from router.engine.placement import Placement
@@ -75,7 +75,9 @@ class Copies:
             finally:
                 runtime.admission.leave()
         except BaseException as error:
-            self._fail(call, error)
+            stopped = self._register.failed(call, error)
+            if stopped is not None:
+                raise stopped from None
             raise
         self._register.finish(call, None)
 
@@ -111,7 +113,9 @@ class Copies:
             finally:
                 runtime.admission.leave()
         except BaseException as error:
-            self._fail(call, error)
+            stopped = self._register.failed(call, error)
+            if stopped is not None:
+                raise stopped from None
             raise
         self._register.finish(call, None)
         return answer
@@ -229,24 +233,6 @@ class Copies:
 
     def _error(self, runtime: TenantRuntime, call: Call, run: CopyRun, failure: AttemptFailed) -> RouterError:
         return self._attempts.error(runtime, call, failure.fault, run.replayability(_facts(call)))
-
-    def _fail(self, call: Call, error: BaseException) -> None:
-        """Count a call that ended without its answer; raises what its caller is told instead of error, if anything."""
-        match error:
-            case RouterError():
-                self._register.finish(call, error)
-            case asyncio.CancelledError():
-                stopped = stopped_by_id(call)
-                self._register.finish(call, stopped, cancelled=True)
-                if stopped is not None:
-                    raise stopped from None
-            case GeneratorExit():
-                self._register.finish(call, None, cancelled=not call.answered)
-            case _:
-                internal = RouterError(
-                    Code.INTERNAL, RefuseReason.INTERNAL, "internal error", executed=Executed.MAYBE
-                )
-                self._register.finish(call, internal)
 
 
 async def _pump(run: CopyRun, call: Call, source: AsyncIterator[bytes]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable
 
 from router.engine.attempts import Attempts, at_route
 from router.engine.batches import check_guards, run_batch
-from router.engine.calls import Call, Register, stopped_by_id
+from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
 from router.engine.hedging import Hedging, is_hedged
 from router.engine.keyed_writes import run_keyed
@@ -20,7 +19,7 @@ from router.engine.quick_reads import QuickRead, QuickReads
 from router.engine.registered import resolve_steps
 from router.engine.streams import RowStream
 from router.engine.tenants import TenantRuntime, Tenants
-from router.model.errors import Code, Executed, RouterError
+from router.model.errors import Code, RouterError
 from router.model.identity import TenantName
 from router.model.observation import AttemptFailed
 from router.model.reasons import RefuseReason
@@ -78,27 +77,12 @@ class Executor:
             finally:
                 runtime.admission.leave()
         except BaseException as error:
-            stopped = self._failed(call, error)
+            stopped = self._register.failed(call, error)
             if stopped is not None:
                 raise stopped from None
             raise
         self._register.finish(call, None)
         return answer
-
-    def _failed(self, call: Call, error: BaseException) -> RouterError | None:
-        """Count a call that ended without its answer; what to raise instead of error, if anything."""
-        match error:
-            case RouterError():
-                self._register.finish(call, error)
-            case asyncio.CancelledError():
-                stopped = stopped_by_id(call)
-                self._register.finish(call, stopped, cancelled=True)
-                return stopped
-            case GeneratorExit():
-                self._register.finish(call, None, cancelled=not call.answered)
-            case _:
-                self._register.finish(call, _internal())
-        return None
 
     async def _admit(self, runtime: TenantRuntime, call: Call) -> None:
         request = call.request
@@ -214,7 +198,7 @@ class Executor:
             finally:
                 runtime.admission.leave()
         except BaseException as error:
-            stopped = self._failed(call, error)
+            stopped = self._register.failed(call, error)
             if stopped is not None:
                 raise stopped from None
             raise
@@ -288,7 +272,3 @@ class Executor:
     def under_way(self) -> int:
         """Requests not yet answered."""
         return len(self._register)
-
-
-def _internal() -> RouterError:
-    return RouterError(Code.INTERNAL, RefuseReason.INTERNAL, "internal error", executed=Executed.MAYBE)

@@ -6,7 +6,6 @@ primary would speak of a stranger's.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from dataclasses import replace
 
@@ -14,16 +13,15 @@ from router.decisions import keys
 from router.decisions.keys import KeyTrouble
 from router.decisions.retry import Replayability
 from router.engine.attempts import Attempts, at_route
-from router.engine.calls import Call, Register, stopped_by_id
+from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
 from router.engine.keyed_writes import restored
 from router.engine.lane_pool import LanePool, Slot
 from router.engine.placement import Placement
 from router.engine.tenants import TenantRuntime, Tenants
-from router.model.errors import Code, RouterError
+from router.model.errors import RouterError
 from router.model.identity import TenantName
 from router.model.observation import AttemptFailed, FaultKind, Stage
-from router.model.reasons import RefuseReason
 from router.model.request import Access, Method, Request, WriteOutcome
 from router.model.result import OutcomeFound
 from router.model.topology import Tenant
@@ -75,25 +73,12 @@ class Outcomes:
             finally:
                 runtime.admission.leave()
         except BaseException as error:
-            stopped = self._failed(call, error)
+            stopped = self._register.failed(call, error)
             if stopped is not None:
                 raise stopped from None
             raise
         self._register.finish(call, None)
         return found
-
-    def _failed(self, call: Call, error: BaseException) -> RouterError | None:
-        match error:
-            case RouterError():
-                self._register.finish(call, error)
-            case asyncio.CancelledError():
-                stopped = stopped_by_id(call)
-                self._register.finish(call, stopped, cancelled=True)
-                return stopped
-            case _:
-                internal = RouterError(Code.INTERNAL, RefuseReason.INTERNAL, "internal error")
-                self._register.finish(call, internal)
-        return None
 
     async def _look_until_answered(self, runtime: TenantRuntime, call: Call) -> OutcomeFound:
         attempt = functools.partial(self._attempt, runtime, call)
