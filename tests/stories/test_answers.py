@@ -191,7 +191,9 @@ async def test_counts_tags_and_notices(db: pointsman.Client) -> None:
     assert (await db.query("select 1")).notices == ()
 
 
-async def test_every_answer_has_a_receipt(db: pointsman.Client, pg_cluster: DevCluster) -> None:
+async def test_every_answer_has_a_receipt(
+    db: pointsman.Client, eventual_db: pointsman.Client, pg_cluster: DevCluster
+) -> None:
     primary = pg_cluster.primary().name
     read = (await db.query("select pg_sleep(0.05)", read="replica", request_id="a-name-of-my-own")).receipt
     assert (read.endpoint in {"n2", "n3"}, read.role, read.request_id) == (True, "replica", "a-name-of-my-own")
@@ -205,7 +207,7 @@ async def test_every_answer_has_a_receipt(db: pointsman.Client, pg_cluster: DevC
     assert wrote.executed_us > 0
     batch = (await db.batch(["select 1", "select 2"])).receipt
     assert (batch.endpoint, batch.role) == (primary, "primary")
-    stream = db.stream("select generate_series(1, 3)", read="replica")
+    stream = eventual_db.stream("select generate_series(1, 3)", read="replica")
     assert len([row async for row in stream]) == 3
     assert stream.receipt is not None
     assert stream.receipt.role == "replica"

@@ -50,10 +50,11 @@ async def test_out_to_a_file_and_in_again(db: pointsman.Client, table: str, tmp_
     assert await db.query_value("select sum(weight) = 1.5 * 50000 * 50001 / 2 from parcels")
 
 
-async def test_out_of_a_query_and_of_a_replica(db: pointsman.Client) -> None:
-    data = [piece async for piece in db.copy_out(query="select g, ')' from generate_series(1, 3) g -- all", read="any")]
+async def test_out_of_a_query_and_of_a_replica(eventual_db: pointsman.Client) -> None:
+    query = "select g, ')' from generate_series(1, 3) g -- all"
+    data = [piece async for piece in eventual_db.copy_out(query=query, read="any")]
     assert b"".join(data) == b"1\t)\n2\t)\n3\t)\n"
-    stream = await db.copy_out(query="select pg_is_in_recovery()", read="replica")
+    stream = await eventual_db.copy_out(query="select pg_is_in_recovery()", read="replica")
     assert [piece async for piece in stream] == [b"t\n"]
     assert stream.result is not None
     assert stream.result.receipt.role == "replica"

@@ -88,14 +88,14 @@ async def test_a_failed_transaction_is_not_committed_and_says_so(db: Client) -> 
     assert await value(db, 3) == 0
 
 
-async def test_isolation_and_read_only(db: Client) -> None:
+async def test_isolation_and_read_only(db: Client, eventual_db: Client) -> None:
     async with db.transaction(isolation="serializable", read_only=True, deferrable=True) as tx:
         assert await tx.query_value("show transaction_isolation") == "serializable"
         assert await tx.query_value("show transaction_read_only") == "on"
         with pytest.raises(pointsman.ReadOnlyViolation):
             await tx.execute("update counters set n = 1")
         await tx.rollback()
-    async with db.transaction(read_only=True, read="replica") as tx:
+    async with eventual_db.transaction(read_only=True, read="replica") as tx:
         assert await tx.query_value("select pg_is_in_recovery()") is True
 
 
