@@ -131,13 +131,12 @@ def two_timelines(history: History) -> list[tuple[Operation, Operation]]:
     return wrong
 
 
-def late_arrivals(history: History, stale: Iterable[int]) -> list[int]:
-    """Ids among the rows of a former primary that were asked for after a newer timeline had acknowledged a write."""
-    acknowledged = [one for one in history.of(*WRITES) if one.outcome is Outcome.OK and one.timeline]
-    if not acknowledged:
+def late_arrivals(history: History, stale: Iterable[int], timeline: int) -> list[int]:
+    """Ids among the rows of a server of `timeline` that were asked for after a newer timeline had acknowledged a write."""
+    newer = [one for one in history.of(*WRITES) if one.outcome is Outcome.OK and one.timeline > timeline]
+    if not newer:
         return []
-    top = max(one.timeline for one in acknowledged)
-    since = min(one.ended for one in acknowledged if one.timeline == top)
+    since = min(one.ended for one in newer)
     rows = set(stale)
     return [number_of(one) for one in history.of(*ROWS) if number_of(one) in rows and one.invoked > since]
 

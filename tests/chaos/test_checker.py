@@ -83,7 +83,12 @@ def test_rows_that_reached_a_former_primary_late_are_found() -> None:
         did(Kind.APPEND, 1, at=0), did(Kind.APPEND, 2, at=1, timeline=2, server=2),
         did(Kind.APPEND, 3, Outcome.UNKNOWN, at=0.9), did(Kind.APPEND, 4, Outcome.UNKNOWN, at=2),
     )
-    assert checker.late_arrivals(operations, [1, 3, 4]) == [4]
+    assert checker.late_arrivals(operations, [1, 3, 4], timeline=1) == [4]
+
+
+def test_a_newer_server_that_has_not_served_makes_nothing_late_on_the_older() -> None:
+    operations = history(did(Kind.APPEND, 1, at=0), did(Kind.APPEND, 2, at=1), did(Kind.APPEND, 3, at=2))
+    assert checker.late_arrivals(operations, [1, 2, 3], timeline=1) == []
 
 
 def test_a_strong_read_must_hold_what_was_acknowledged_before() -> None:

@@ -79,13 +79,18 @@ async def _late_arrivals(stage: Stage) -> tuple[int, int]:
     seen = await stage.do(stage.cluster.observe)
     claims = {name: one.timeline or 0 for name, one in seen.items() if not one.in_recovery}
     late = looked = 0
-    for name in [name for name, timeline in claims.items() if timeline < max(claims.values())]:
+    for name, timeline in claims.items():
+        if timeline == max(claims.values()):
+            continue
         try:
             rows = await stage.do(stage.rows, "select id from ledger", stage.cluster.servers[name])
         except psycopg.Error:
             continue
         looked += len(rows)
-        late += len(checker.late_arrivals(stage.history, [row[0] for row in rows]))
+        found = checker.late_arrivals(stage.history, [row[0] for row in rows], timeline)
+        late += len(found)
+        if found:
+            stage.history.note(f"{name}, of timeline {timeline} beside {max(claims.values())}, has late rows {found[:9]}")
     return late, looked
 
 
