@@ -132,7 +132,8 @@ def two_timelines(history: History) -> list[tuple[Operation, Operation]]:
 
 
 def late_arrivals(history: History, stale: Iterable[int], timeline: int) -> list[int]:
-    """Ids among the rows of a server of `timeline` that were asked for after a newer timeline had acknowledged a write."""
+    """Ids among the rows of a server of `timeline` that were asked for after a newer timeline had acknowledged a
+    write."""
     newer = [one for one in history.of(*WRITES) if one.outcome is Outcome.OK and one.timeline > timeline]
     if not newer:
         return []

@@ -90,7 +90,7 @@ async def _late_arrivals(stage: Stage) -> tuple[int, int]:
         found = checker.late_arrivals(stage.history, [row[0] for row in rows], timeline)
         late += len(found)
         if found:
-            stage.history.note(f"{name}, of timeline {timeline} beside {max(claims.values())}, has late rows {found[:9]}")
+            stage.history.note(f"{name}, timeline {timeline} beside {max(claims.values())}, has late rows {found[:9]}")
     return late, looked
 
 
