@@ -19,6 +19,9 @@ from tests.mutants.planting import ROOT, Mutant
 from tests.mutants.table import MUTANTS
 
 TIMEOUT_S = 600.0
+ONCE = ("-q", "-x", "-p", "no:randomly", "-p", "no:xdist", "--force-reruns", "0")
+"""To the first failure, which counts: no test gets a second chance here, whatever its marker says, as what a bug breaks
+only now and then would pass the second time."""
 COPIED = ("router", "tests", "clients", "protos", "deploy", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 
 
@@ -77,7 +80,7 @@ def judge(mutant: Mutant, tree: Path) -> Verdict:
     if mutant.faults:
         command = [sys.executable, "-m", "tests.mutants.simulated", mutant.name]
     else:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:xdist", *mutant.tests]
+        command = [sys.executable, "-m", "pytest", *ONCE, *mutant.tests]
     began = time.perf_counter()
     # The copy first: the installed packages point at the tree that was copied.
     paths = os.pathsep.join([str(tree), str(tree / "clients/python")])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from tests.mutants.__main__ import ONCE
 from tests.mutants.planting import ROOT, Mutant, planted
 from tests.mutants.simulated import first_broken
 from tests.mutants.table import MUTANTS
@@ -29,6 +34,18 @@ def test_the_table_is_in_order() -> None:
         assert bool(one.tests) != bool(one.faults), f"{one.name}: tests or the simulation"
         assert all(path.startswith("-") or (ROOT / path).exists() for path in one.tests if "/" in path), one.name
         assert set(one.faults.split()) <= set(Kind.__members__), one.name
+
+
+def test_a_mutant_gets_no_second_chance(tmp_path: Path) -> None:
+    """Also where a marker gives one to tests of real servers."""
+    (tmp_path / "test_once.py").write_text(
+        "import pytest\nfailed = []\n@pytest.mark.flaky(reruns=1)\ndef test_it():\n"
+        "    failed or failed.append(1) or pytest.fail('the first time')\n"
+    )
+    command = [sys.executable, "-m", "pytest", *ONCE, "-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 1, told.stdout
+    assert "1 failed" in told.stdout
 
 
 def test_the_simulation_has_its_share() -> None:
