@@ -22,8 +22,9 @@ from router.ports import Clock, CopyChannel, EndpointPool, PoolStatistics, Unit
 
 __all__ = ["CANCEL_S", "COMMIT_LINGER_S", "GRACE_S", "STUCK_S", "LanePool", "SharedRead", "Slot"]
 
-CANCEL_S = 0.1
-"""After a cancel request, the answer has this long to come."""
+CANCEL_S = 0.08
+"""After a cancel request, the answer has this long to come; with what is around it, a caller is told at most 100 ms
+after its deadline."""
 ROLLBACK_S = 0.5
 """A ROLLBACK has this long, then the connection is closed, which rolls back as well."""
 DISCARD_S = 0.5

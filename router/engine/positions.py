@@ -31,7 +31,7 @@ POSITION = Statement(
 )
 """Position, on a primary the name of its log file (the first eight digits are the timeline), whether it confirms."""
 LINGER_S = 0.05
-"""A committed write is answered without its exact position after this long."""
+"""A committed write is answered without its exact position after this long, or at its deadline."""
 
 
 def seen(known: bytes, result: StatementResult) -> Token | None:
@@ -78,9 +78,12 @@ class PositionBehind(Unit):
 
     async def note(self, call: Call, now: float) -> None:
         """Once the commit is answered: put its exact token on the call. Without one in time "and now" must do."""
+        until = min(now + LINGER_S, call.request.deadline)
         if not self._answered.done():
+            if until <= now:
+                return
             try:
-                await wait_until(self._answered, now + LINGER_S)
+                await wait_until(self._answered, until)
             except Expired:
                 return
         if self.fault is None and self.results:
@@ -94,8 +97,11 @@ def _told(unit: Unit) -> None:
 
 async def note_on(pool: LanePool, slot: Slot, call: Call, now: float) -> None:
     """The same on a pinned lane that has nothing in flight, after its work; never raises."""
+    until = min(now + LINGER_S, call.request.deadline)
+    if until <= now:
+        return
     try:
-        unit = await pool.run_pinned(slot, (POSITION,), now + LINGER_S, commits=False)
+        unit = await pool.run_pinned(slot, (POSITION,), until, commits=False)
     except AttemptFailed:
         return
     note(call, unit.results[0])

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SLACK_S = 0.1
 """A request may end so long after its deadline (seconds)."""
-TICK_S = 0.011
-"""Shared reads look at their deadlines every 10 ms."""
 RECENT_S = 2.5
 """Trouble that ended so long ago may still be what a promotion answers to (seconds)."""
 
@@ -208,7 +206,7 @@ class Judge:
     def ended(self, what: str, deadline: float) -> None:
         """A request has ended, somehow."""
         late = self._loop.time() - deadline
-        if late > SLACK_S + TICK_S:
+        if late > SLACK_S:
             self.fail(f"{what} ended {late:.3f} s after its deadline")
 
     # --- the end ------------------------------------------------------------------------------------------------

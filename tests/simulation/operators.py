@@ -73,6 +73,8 @@ class Operators:
         alive = [node for node in alive if node.answers and node.in_recovery]
         if len(alive) < max(2, len(names) - k + 1):
             return
+        if all(node.timeline < primary.timeline for node in alive):
+            return  # whoever has not followed to the primary's timeline would begin that very timeline once more
         for node in alive:
             node.upstream = None
             node.receiver.end()
