@@ -8,11 +8,17 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
+import hypothesis
 import pytest
 
 from tests.support.dev_cluster import fresh_cluster, make_cluster, pg_cluster, pg_cluster_each, pg_clusters
 
 __all__ = ["fresh_cluster", "make_cluster", "pg_cluster", "pg_cluster_each", "pg_clusters"]
+
+# A property holds or not, however long the machine lets it wait; the 0.2 s for one example that hypothesis allows by
+# itself are lost on a busy machine to whoever else runs there.
+hypothesis.settings.register_profile("pointsman", deadline=None)
+hypothesis.settings.load_profile("pointsman")
 
 _FLOORS = (
     *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "simulation", "mutants"),
