@@ -23,6 +23,8 @@ class Operators:
         self._loop = asyncio.get_running_loop()
         self._since: dict[str, float] = {}
         self._patience_s = 3.0 + 5.0 * world.chance.draw()
+        self._promoting: tuple[Node, int] | None = None
+        """Who was told to promote, in which of its lives."""
 
     async def run(self) -> None:
         while True:
@@ -68,6 +70,10 @@ class Operators:
 
     def _move(self, primary: Node) -> None:
         """As a careful agent does: cut enough standbys off first, take the most advanced, attach the others."""
+        if self._promoting is not None and self._promoting[0].in_recovery:
+            told, epoch = self._promoting
+            if told.epoch == epoch:
+                return  # it may sleep for seconds before it obeys; a second one would be promoted beside it
         k, names = quorum(primary.sync_names)
         alive = [self._world.servers.nodes[name] for name in names]
         alive = [node for node in alive if node.answers and node.in_recovery]
@@ -89,4 +95,5 @@ class Operators:
                 node.upstream = chosen.name
                 node.receiver.look()
 
+        self._promoting = chosen, chosen.epoch
         chosen.promote(attach)
