@@ -123,6 +123,8 @@ def _fill(database: Database) -> None:
             connection.execute(f"grant usage on schema public to {role}")
         connection.execute(f"create role {WORKERS_CONTROL_ROLE} login password '{database.control_password}'")
         connection.execute(f"grant {CONTROL_ROLE} to {WORKERS_CONTROL_ROLE}")
+        # The marker names one tenant with one login; here each contender has a login of its own to the same tables.
+        connection.execute("drop table pointsman.tenant_marker")
         connection.execute(_ROWS.format(table=ROWS_TABLE, rows=database.rows))
         everybody = ", ".join((*ROLES, *TENANT_ROLES))
         connection.execute(f"grant select, insert, update, delete on all tables in schema public to {everybody}")
