@@ -10,6 +10,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.dev_cluster import fresh_cluster, make_cluster, pg_cluster, pg_cluster_each, pg_clusters
 
@@ -27,6 +28,9 @@ _FLOORS = (
     *("workers", "failover", "chaos"),
 )
 
+# Hypothesis' own clocks (200 ms an example, so many examples in so long) judge the machine, not the code.
+settings.register_profile("pointsman", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pointsman")
 
 # Floors that time real servers and processes to fractions of a second. On a machine of two cores somebody else's second
 # breaks about one run of some hundred such tests in five, so what fails there is asked once more, and `make test` names
