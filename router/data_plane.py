@@ -64,7 +64,7 @@ class DataPlane:
             clock,
             lambda name: self.clusters[name].supervisor.cluster,
         )
-        self.budgets.serve_lanes(self.pools.free_lanes)
+        self.budgets.serve_lanes(self.pools)
         self.directory = Directory(config.topology)
         self._tenants = Tenants(config.retry, clock)
         register = Register(clock, events)

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from router.model.copying import CopyLayout
 from router.model.events import Event
-from router.model.identity import ClusterName, Generation
+from router.model.identity import ClusterName, Generation, TenantName
 from router.model.journal import ClusterRecord
 from router.model.observation import Fault, ProbeResult
+from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Access, Statement, StatementTraits
 from router.model.result import Cells, StatementResult
@@ -211,6 +212,10 @@ class EndpointPool(Protocol):
 class BudgetHolder(Protocol):
     """A pool, as the budget of its endpoint sees it. All of it is synchronous and cheap."""
 
+    tenant: TenantName
+    policy: PoolPolicy
+    """The tenant's share: floor, weight and ceiling."""
+
     @property
     def waiting(self) -> int:
         """Borrowers that wait for a connection."""
@@ -264,7 +269,7 @@ class ConnectionBudget(Protocol):
         ...
 
     def try_take(self, holder: BudgetHolder) -> bool:
-        """Take a permit if one is free and nobody waits for it."""
+        """Take a permit if one is free and the tenant's ceiling allows it."""
         ...
 
     async def take(self, holder: BudgetHolder) -> bool:

@@ -105,6 +105,8 @@ def pool_message(view: PoolView) -> pb.PoolState:
         generation=view.generation,
         lanes=view.lanes,
         in_flight=view.in_flight,
+        due=view.due,
+        database_s=view.database_s,
     )
 
 

@@ -38,6 +38,7 @@ def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
     yield from _endpoints_are_unique(config, document)
     for name, tenant in config.tenants.items():
         yield from _tenant(("tenants", name), tenant, document, config)
+    yield from _floors_fit(config, document)
     yield from isolation.check(config, document)
 
 
@@ -161,6 +162,27 @@ def _pool_fits(
                 f"({tenant.pool.max_size}) exceeds max_connections of endpoint {name} ({endpoint.max_connections}), "
                 "which all tenants share: lower it, or raise the endpoint's",
             )
+
+
+def _floors_fit(config: FileConfig, document: Document) -> Iterator[tuple[Place, str]]:
+    """Floors are promises to all tenants of a cluster at once."""
+    for name, cluster in config.clusters.items():
+        floors = {
+            tenant: section.pool.floor
+            for tenant, section in config.tenants.items()
+            if section.cluster == name and section.pool.floor and document.is_sound(("tenants", tenant, "pool"))
+        }
+        total = sum(floors.values())
+        for endpoint_name, endpoint in cluster.endpoints.items():
+            place = ("clusters", name, "endpoints", endpoint_name, "max_connections")
+            if total > endpoint.max_connections and document.is_sound(place):
+                most = sorted(floors, key=lambda one: -floors[one])[:3]
+                yield (
+                    place,
+                    f"({endpoint.max_connections}) is less than the floors of its tenants, {total} in all "
+                    f"({', '.join(f'{one}: {floors[one]}' for one in most)}{', …' if len(floors) > 3 else ''}): "
+                    "raise it, or lower pool.floor of tenants",
+                )
 
 
 def _written_endpoints(cluster: Any) -> tuple[str, ...]:

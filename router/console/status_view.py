@@ -203,7 +203,8 @@ def _tenants(tenants: list[Any]) -> RenderableType:
 
 
 def _pools(pools: list[Any]) -> FittingTable:
-    numbers = (("size", 0), ("idle", 3), ("leased", 2), ("opening", 1), ("waiting", 0), ("lanes", 4), ("running", 0))
+    numbers = (("size", 0), ("due", 4), ("idle", 3), ("leased", 2), ("opening", 1), ("waiting", 0), ("lanes", 4),
+               ("running", 0))
     table = FittingTable(
         Column("pool"),
         Column("endpoint"),
@@ -216,6 +217,7 @@ def _pools(pools: list[Any]) -> FittingTable:
             Text(pool.endpoint),
             Text(pool.access.replace("_", " ")),
             f"{pool.size}/{pool.max_size}",
+            str(pool.due),
             str(pool.idle),
             str(pool.leased),
             str(pool.opening),

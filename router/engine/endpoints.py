@@ -6,9 +6,10 @@ Period of the sweep: one second; it ends with close().
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from router.engine.connection_budget import SPARE_S
 from router.engine.lane_pool import LanePool
 from router.model.events import Health
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
@@ -19,10 +20,8 @@ from router.model.topology import Cluster, Role, Tenant
 from router.ports import Clock, PoolFactory
 
 _SWEEP_S = 1.0
-SPARE_LANE_S = 0.02
-"""A lane unused for this long is given up when another pool waits for a connection; less is a pause between
-statements."""
 _QUIET_S = 0.1
+_NOBODY_IS_SPARED: Mapping[TenantName, float] = {}
 _GONE = (Health.DOWN, Health.QUARANTINED)
 
 
@@ -100,9 +99,23 @@ class Pools:
         """Connections to an endpoint, of all tenants."""
         return sum(pool.statistics().size for key, pool in self._pools.items() if key.endpoint == endpoint)
 
-    def free_lanes(self, endpoint: EndpointName) -> None:
+    def database_times(self, endpoint: EndpointName) -> dict[TenantName, float]:
+        """Connection seconds that each tenant's work has taken at an endpoint so far, in the pools that exist now."""
+        times: dict[TenantName, float] = {}
+        for key, pool in self._pools.items():
+            if key.endpoint == endpoint:
+                times[key.tenant] = times.get(key.tenant, 0.0) + pool.database_s
+        return times
+
+    def end_retired(self, endpoint: EndpointName) -> None:
+        """End the lanes to an endpoint that were asked to run dry and have nothing to do."""
+        for key, pool in self._pools.items():
+            if key.endpoint == endpoint:
+                pool.end_retired()
+
+    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float] = _NOBODY_IS_SPARED) -> None:
         """Of the lanes to an endpoint that nobody has used for a moment, give back those unused longest. Of pools
-        that are about to close, all."""
+        that are about to close, all. patience: tenants whose lanes may be unused for longer (seconds)."""
         for pool, name in self._retired.items():
             if name == endpoint:
                 pool.give_back_idle(0.0)
@@ -112,7 +125,7 @@ class Pools:
             for key, pool in self._pools.items()
             if key.endpoint == endpoint
             and (since := pool.idle_since) is not None
-            and now - since >= SPARE_LANE_S
+            and now - since >= patience.get(key.tenant, SPARE_S)
             and pool.statistics().size > self._owners[key].pool.min_size
         ]
         if idle:

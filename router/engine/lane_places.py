@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
+from operator import attrgetter
 from typing import TypeVar
 
 from router.decisions.lane_costs import Cost
@@ -150,7 +151,7 @@ class LanePlaces:
 
     def sort(self) -> None:
         """A cost has changed its kind: those who wait are in the wrong line."""
-        reads = sorted([*self.fast.reads(), *self.slow.reads()], key=_number)
+        reads = sorted([*self.fast.reads(), *self.slow.reads()], key=attrgetter("number"))
         self.fast.restore([read for read in reads if read.cost.fast])
         self.slow.restore([read for read in reads if not read.cost.fast])
 
@@ -175,8 +176,7 @@ class LanePlaces:
         """
         if self.closed:
             raise AttemptFailed(closed_fault())
-        slot = None if self._alone else self._for_one_alone(self.waiting + 1)
-        return slot if slot is not None else await self._wait(deadline)
+        return (None if self._alone else self._for_one_alone(self.waiting + 1)) or await self._wait(deadline)
 
     def _for_one_alone(self, demand: int) -> Slot | None:
         """A slot, taken, or None; opens a lane where that is the verdict. demand: how many wait, with this one."""
@@ -186,6 +186,7 @@ class LanePlaces:
                 slot = self.slots[verdict]
                 if slot.lane.usable:
                     slot.private = slot.pinned = True
+                    slot.pinned_at = self._clock.now()
                     return slot
                 self._retire(slot)
             elif verdict is Defer.OPEN and self.opening < demand:
@@ -349,10 +350,15 @@ class LanePlaces:
         """Lanes unused for this long go back to the pool, which closes idle connections."""
         if self.waiting:
             return
-        idle_since = [slot.idle_since for slot in self.slots]
-        unused = surplus(self.slots, idle_since, idle_s, self._clock.now())
+        unused = surplus(self.slots, [slot.idle_since for slot in self.slots], idle_s, self._clock.now())
         for slot in [self.slots[index] for index in unused]:
             self._end(slot)
+
+    def end_retired(self) -> None:
+        """Lanes that may take nothing new, and have nothing, end now."""
+        for slot in [one for one in self.slots if one.stopping is None and not one.in_flight and not one.pinned]:
+            if not slot.lane.usable:
+                self._end(slot)
 
     def fence(self, generation: Generation) -> None:
         """Connections of an older generation are destroyed now; who waits is told, and asks again where to go."""
@@ -392,7 +398,3 @@ class LanePlaces:
 def closed_fault(why: str = "before") -> Fault:
     """The pool was closed."""
     return Fault(FaultKind.CLOSED, Stage.ACQUIRE, message=f"pool closed: {why}")
-
-
-def _number(read: SharedRead) -> int:
-    return read.number

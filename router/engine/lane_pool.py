@@ -45,6 +45,8 @@ class LanePool:
         self._clock = clock
         self._shared = SharedLanes(pool, policy, clock, self.stop)
         self._places = self._shared.places
+        self._pinned_s = 0.0
+        """Connection seconds of pinned uses that have ended."""
 
     def __repr__(self) -> str:
         return f"<LanePool {self._pool!r} lanes={self.lanes} in_flight={self.in_flight} waiting={self.waiting}>"
@@ -77,6 +79,12 @@ class LanePool:
     def statistics(self) -> PoolStatistics:
         """Of the connections underneath."""
         return self._pool.statistics()
+
+    @property
+    def database_s(self) -> float:
+        """Connection seconds that its statements and transactions have taken so far, with those that run now."""
+        now = self._clock.now()
+        return self._shared.read_s + self._pinned_s + sum(slot.running_s(now) for slot in self._places.slots)
 
     @property
     def used_at(self) -> float:
@@ -222,8 +230,7 @@ class LanePool:
         unclean = lane.in_transaction or slot.residue is Residue.DISCARD
         if slot.units or slot.stopping is not None or (unclean and lane.usable):
             return self._places.spawn(self._clean_up(slot))
-        slot.pinned = False
-        self._places.put_back(slot)
+        self._unpin(slot)
         return None
 
     async def _clean_up(self, slot: Slot) -> None:
@@ -239,6 +246,10 @@ class LanePool:
             await self._answered(rollback, ROLLBACK_S)
         if slot.residue is Residue.DISCARD and lane.usable and not lane.in_transaction:
             await self._discard(slot)
+        self._unpin(slot)
+
+    def _unpin(self, slot: Slot) -> None:
+        self._pinned_s += self._clock.now() - slot.pinned_at
         slot.pinned = False
         self._places.put_back(slot)
 
@@ -268,6 +279,10 @@ class LanePool:
         connections; what was not seen for long is forgotten."""
         self._places.give_back_idle(self._policy.lane_idle_s if idle_s is None else idle_s)
         self._shared.costs.forget(self._clock.now())
+
+    def end_retired(self) -> None:
+        """Lanes that were asked to run dry and have nothing to do end now, not with their next answer."""
+        self._places.end_retired()
 
     def fence(self, generation: Generation) -> None:
         """Connections of an older generation are destroyed now; who waits fails with STALE, unsent: it was routed

@@ -20,6 +20,7 @@ class Slot(LaneLoad):
         "idle_since",
         "lane",
         "pinned",
+        "pinned_at",
         "reserved",
         "residue",
         "stopping",
@@ -41,9 +42,18 @@ class Slot(LaneLoad):
         self.idle_since = now
         self.pinned = False
         """Lent to one caller, who ends that with LanePool.release."""
+        self.pinned_at = 0.0
+        """Since when (monotonic seconds)."""
         self.reserved = False
         """Shared no longer: it runs dry for work that waits for a lane alone."""
         self.stopping: asyncio.Task[bool] | None = None
         """A cancel request is on its way: until it has arrived for certain, nobody else may use the lane."""
         self.residue = Residue.NONE
         """Of what ran here since it was clean."""
+
+    def running_s(self, now: float) -> float:
+        """How long what runs here now has been running (seconds); 0: nothing does."""
+        if self.pinned:
+            return now - self.pinned_at
+        head = self.units[0] if self.units else None
+        return now - max(head.sent_at, self.answered_at) if head is not None and head.sent else 0.0

@@ -58,6 +58,7 @@ class LoadMeter:
             )
 
     def _pool_views(self) -> Iterator[PoolView]:
+        due = {budget.endpoint: budget.shares() for budget in self._budgets}
         for key, pool in self._pools:
             stats = pool.statistics()
             yield PoolView(
@@ -73,6 +74,8 @@ class LoadMeter:
                 stats.max_size,
                 pool.lanes,
                 pool.in_flight,
+                due.get(key.endpoint, {}).get(key.tenant, 0),
+                pool.database_s,
             )
 
     def _endpoint_loads(self, pools: tuple[PoolView, ...]) -> dict[EndpointName, EndpointLoad]:

@@ -41,6 +41,8 @@ class SharedLanes:
         self._answered = 0
         self._worked_s = 0.0
         """Answers ever, and the time of lanes that the fast ones among them took (seconds)."""
+        self.read_s = 0.0
+        """Time of lanes that reads have taken (seconds)."""
         self._pool = pool
         self._clock = clock
         self._stop = stop
@@ -142,7 +144,9 @@ class SharedLanes:
             self.used_at = slot.answered_at
             head = slot.units[0] if slot.units else None
             dry = head is None or not head.sent or head.sent_at >= slot.answered_at
-            if self.costs.learn(slot.answers, max(0.0, slot.answered_at - slot.turn_at), dry=dry):
+            took_s = max(0.0, slot.answered_at - slot.turn_at)
+            self.read_s += took_s
+            if self.costs.learn(slot.answers, took_s, dry=dry):
                 changed = True
             for cost, count in slot.answers.items():
                 self._answered += count

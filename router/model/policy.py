@@ -44,6 +44,13 @@ class PoolPolicy:
     """Connections kept open once the pool is in use."""
     max_size: int = 8
     """Most connections of the pool."""
+    floor: int = 0
+    """Connections to each endpoint, of both accesses together, that this tenant gets however many others want them;
+    what it does not use is lent, and called back when it is needed."""
+    weight: int = 100
+    """Its share of an endpoint's connections, relative to the other tenants', while they do not suffice for all."""
+    ceiling: int = 0
+    """Most connections to each endpoint, of both accesses together; 0: as many as the endpoint has."""
     idle_s: float = 60.0
     """A connection unused for this long is closed, down to min_size (seconds)."""
     lifetime_s: float = 1800.0
@@ -72,11 +79,18 @@ class PoolPolicy:
     again on another connection, and the first answer counts."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "min_size", "prepared_statements")
-        _positive(self, "max_size", "idle_s", "lifetime_s", "acquire_timeout_s", "close_after_s", "lane_window")
-        _positive(self, "lane_window_s", "lane_idle_s", "slow_s", "grow_s")
+        _not_negative(self, "min_size", "prepared_statements", "floor", "ceiling")
+        _positive(self, "max_size", "weight", "idle_s", "lifetime_s", "acquire_timeout_s", "close_after_s")
+        _positive(self, "lane_window", "lane_window_s", "lane_idle_s", "slow_s", "grow_s")
         if self.min_size > self.max_size:
             raise ValueError(f"min_size ({self.min_size}) must not exceed max_size ({self.max_size})")
+        if self.floor > self.max_size:
+            raise ValueError(f"floor ({self.floor}) must not exceed max_size ({self.max_size}): it could not be used")
+        if self.ceiling and self.ceiling < max(self.floor, self.min_size):
+            raise ValueError(
+                f"ceiling ({self.ceiling}) must not be below floor ({self.floor}) or min_size ({self.min_size}); "
+                "0 means none"
+            )
         if self.grow_s > self.lane_window_s:
             raise ValueError(f"grow_s ({self.grow_s}) must not exceed lane_window_s ({self.lane_window_s})")
         if self.stall_factor <= 1:

@@ -83,6 +83,10 @@ class PoolView:
     lanes: int = 0
     in_flight: int = 0
     """Statements in flight on its lanes."""
+    due: int = 0
+    """Connections that its tenant is due at the endpoint now, for both accesses together."""
+    database_s: float = 0.0
+    """Connection seconds that its work has taken so far."""
 
 
 @dataclass(frozen=True, slots=True)

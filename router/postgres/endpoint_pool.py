@@ -59,7 +59,9 @@ class PsycopgEndpointPool:
         self._inner: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
         self._opening_inner: asyncio.Lock = asyncio.Lock()
         self._waiters: dict[asyncio.Future[Fault | None], None] = {}
-        self._permits: Final = PoolPermits(budget, self._policy.min_size, self._waiters, self._close_idle)
+        self._permits: Final = PoolPermits(
+            budget, tenant.name, tenant.pool, self._waiters, self._close_idle
+        )
         self._lent = self._permits.lanes
         self._opener = Opener(
             tenant, cluster, endpoint, access, generation, gate, self._permits, self._waiters, chance, events

@@ -18,6 +18,8 @@ from typing import Any
 
 import psycopg
 
+from router.model.identity import TenantName
+from router.model.policy import PoolPolicy
 from router.ports import ConnectionBudget
 from router.postgres.lane import PipelineLane
 
@@ -95,16 +97,22 @@ class PoolPermits:
     """ports.BudgetHolder: what one pool holds of its endpoint's budget, and what of that it could do without."""
 
     def __init__(
-        self, budget: ConnectionBudget, min_size: int, waiters: Sized, close_idle: Callable[[], None]
+        self,
+        budget: ConnectionBudget,
+        tenant: TenantName,
+        policy: PoolPolicy,
+        waiters: Sized,
+        close_idle: Callable[[], None],
     ) -> None:
         self.budget = budget
+        self.tenant = tenant
+        self.policy = policy
         self.closing = 0
         """Idle connections that are being fetched to be closed."""
         self.in_line = False
         """A connect waits for its permit; one at a time, so that pools take turns and workers stay free."""
         self.lanes: dict[PipelineLane, float] = {}
         """Lent lanes in the order of lending, and when each was asked to run dry (0: not)."""
-        self._min_size = min_size
         self._waiters = waiters
         self._close_idle = close_idle
         self._permits: set[Permit] = set()
@@ -154,6 +162,8 @@ class PoolPermits:
     @property
     def leaving(self) -> int:
         """ports.BudgetHolder.leaving."""
+        if not self._permits:
+            return 0
         recent = asyncio.get_running_loop().time() - RUN_DRY_S
         dry = sum(retired > recent for retired in self.lanes.values())
         return self.closing + dry + len(self._permits) - self.open
@@ -161,11 +171,13 @@ class PoolPermits:
     @property
     def keeps(self) -> int:
         """ports.BudgetHolder.keeps."""
+        if not self._permits:
+            return 0
         return self.open - self.closing - sum(retired > 0 for retired in self.lanes.values())
 
     def idle_since(self, *, below_min: bool) -> float | None:
         """ports.BudgetHolder.idle_since."""
-        if not below_min and self.open - self.closing <= self._min_size:
+        if not below_min and self.open - self.closing <= self.policy.min_size:
             return None
         return next(itertools.islice(self._idle.values(), self.closing, None), None)
 

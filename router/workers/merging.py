@@ -57,7 +57,7 @@ def _added(one: _Numbers, other: _Numbers) -> _Numbers:
         mine, theirs = getattr(one, part.name), getattr(other, part.name)
         if part.name in _KEPT:
             sums[part.name] = max(mine, theirs)
-        elif isinstance(mine, int):
+        elif isinstance(mine, int | float):
             sums[part.name] = mine + theirs
     return replace(one, **sums)
 

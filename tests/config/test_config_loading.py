@@ -220,6 +220,9 @@ def test_lines_are_in_the_form_editors_jump_to():
         ("zone: a", "max_connections: 4", "tenants.acme.pool.max_size", "exceeds max_connections of endpoint pg1 (4)"),
         ("zone: a", "max_connections: 4", "tenants.beta.pool.max_size", "(8) exceeds max_connections of endpoint pg1"),
         ("zone: a", "max_connections: 0", "clusters.main.endpoints.pg1.max_connections", "must be at least 1, not 0"),
+        ("max_size: 5", "max_size: 5, floor: 6", "tenants.acme.pool.floor", "(6) must not exceed max_size (5)"),
+        ("max_size: 5", "max_size: 5, floor: 3, ceiling: 2", "tenants.acme.pool.ceiling", "(2) must not be below"),
+        ("max_size: 5", "max_size: 5, weight: 0", "tenants.acme.pool.weight", "must be greater than 0"),
         ("max_size: 5", "max_size: 81", "tenants.acme.pool.max_size", "lower it, or raise the endpoint's"),
         ("max_size: 5", "max_size: 5, max_sise: 6", "tenants.acme.pool.max_sise", "did you mean max_size?"),
         ("max_size: 5", "max_size: 2.5", "tenants.acme.pool.max_size", "must be a whole number, not 2.5"),
@@ -229,6 +232,18 @@ def test_each_relation_and_form_is_checked(old: str, new: str, path: str, words:
     assert GOOD.count(old) == 1
     found = [message for _, place, message in problems_of(GOOD.replace(old, new)) if place == path]
     assert any(words in message for message in found), problems_of(GOOD.replace(old, new))
+
+
+def test_floors_of_all_tenants_must_fit_under_each_endpoints_cap() -> None:
+    text = GOOD.replace("max_size: 5", "max_size: 5, floor: 5").replace("zone: a", "max_connections: 8")
+    text = text.replace("database: beta", "database: beta\n    pool: {floor: 4}")
+    assert [(place, message) for _, place, message in problems_of(text)] == [
+        (
+            "clusters.main.endpoints.pg1.max_connections",
+            "(8) is less than the floors of its tenants, 9 in all (acme: 5, beta: 4): "
+            "raise it, or lower pool.floor of tenants",
+        )
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
-from router.engine.connection_budget import PRESS_S, TURN_S, Budgets, EndpointBudget
-from router.model.identity import ClusterName, EndpointName
+from router.engine.connection_budget import FLOOR_S, PRESS_S, SHARE_S, TURN_S, Budgets, EndpointBudget
+from router.engine.tenant_claims import NoLanePools
+from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.ledger import Demand, Grant
+from router.model.policy import PoolPolicy
 from router.model.topology import Endpoint
 from tests.support.sweeping import Sweep, sweep
 from tests.support.virtual_time import settle, virtual
@@ -24,8 +29,14 @@ def endpoint(cap: int) -> Endpoint:
 class Holder:
     """ports.BudgetHolder: a pool with connections that are numbers."""
 
-    def __init__(self, budget: EndpointBudget, min_size: int = 0) -> None:
+    _number = itertools.count()
+
+    def __init__(
+        self, budget: EndpointBudget, min_size: int = 0, *, tenant: str = "", policy: PoolPolicy | None = None
+    ) -> None:
         self.budget = budget
+        self.tenant = TenantName(tenant or f"tenant{next(self._number)}")
+        self.policy = policy or PoolPolicy(min_size=min_size, max_size=max(8, min_size))
         self.min_size = min_size
         self.idle: list[float] = []
         """When each was last used."""
@@ -88,6 +99,20 @@ class Holder:
         """A lane ends, those first that were asked to."""
         self.lanes.remove(True in self.lanes)
         self.budget.give_back(self)
+
+
+class FakeLanePools(NoLanePools):
+    """What tenants have used, and who is asked for lanes."""
+
+    def __init__(self, times: Callable[[], Mapping[TenantName, float]] = dict) -> None:
+        self.times = times
+        self.asked: Callable[[EndpointName, Mapping[TenantName, float]], object] = lambda *_: None
+
+    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float]) -> None:
+        self.asked(endpoint, patience)
+
+    def database_times(self, endpoint: EndpointName) -> Mapping[TenantName, float]:
+        return self.times()
 
 
 def budget_of(granted: int) -> EndpointBudget:
@@ -211,7 +236,9 @@ async def test_what_becomes_idle_later_is_closed_then() -> None:
 async def test_lane_pools_are_asked_when_no_connection_is_idle() -> None:
     budgets = Budgets()
     asked: list[EndpointName] = []
-    budgets.serve_lanes(asked.append)
+    pools = FakeLanePools()
+    pools.asked = lambda one, _: asked.append(one)
+    budgets.serve_lanes(pools)
     budget = budgets.of(endpoint(1))
     one, two = Holder(budget), Holder(budget)
     await one.open()
@@ -235,7 +262,7 @@ async def test_a_busy_pool_gives_lanes_up_until_it_has_at_most_one_more() -> Non
         rich.close()
         await settle()
         assert len(poor.lanes) == given
-    await asyncio.sleep(10)
+    await asyncio.sleep(0.5)
     assert (len(rich.lanes), sum(rich.lanes), len(poor.lanes)) == (3, 0, 2), "stable"
     opening.cancel()
     await asyncio.wait({opening})
@@ -246,6 +273,7 @@ async def test_a_busy_pool_gives_lanes_up_until_it_has_at_most_one_more() -> Non
 async def test_more_busy_pools_than_connections_take_turns() -> None:
     budget = budget_of(1)
     one, two = Holder(budget), Holder(budget)
+    budget.lane_pools = FakeLanePools(lambda: {one.tenant: asyncio.get_running_loop().time()})
     await one.open()
     opening = asyncio.create_task(two.open())
     await asyncio.sleep(TURN_S - PRESS_S)
@@ -254,6 +282,184 @@ async def test_more_busy_pools_than_connections_take_turns() -> None:
     assert one.lanes == [True]
     one.close()
     await opening
+    budget.close()
+
+
+# --- shares of tenants ---------------------------------------------------------------------------------------------
+
+
+class Busy:
+    """A tenant with more work than it can have connections for; each piece takes piece_s of a connection."""
+
+    def __init__(self, budget: EndpointBudget, name: str, *, callers: int = 20, piece_s: float = 0.02,
+                 policy: PoolPolicy | None = None) -> None:
+        self.holder = Holder(budget, tenant=name, policy=policy)
+        self.served_s = 0.0
+        self.callers = callers
+        self.piece_s = piece_s
+        self.working = 0
+        self.most = 0
+
+    async def run(self) -> None:
+        """One connection after another, each used until it is asked back."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.callers):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        holder = self.holder
+        loop = asyncio.get_running_loop()
+        while True:
+            holder.waiting += 1
+            try:
+                assert await holder.budget.take(holder)
+            finally:
+                holder.waiting -= 1
+            holder.lanes.append(False)
+            self.working += 1
+            self.most = max(self.most, self.working)
+            while True not in holder.lanes:
+                await asyncio.sleep(self.piece_s)
+                self.served_s += self.piece_s
+            self.working -= 1
+            holder.lanes.remove(True)
+            holder.closing += 1
+            loop.call_later(CLOSING_TAKES, holder.closed)
+
+
+async def share_out(cap: int, seconds: float, *tenants: Busy) -> dict[str, float]:
+    """Connection seconds that each got."""
+    budget = tenants[0].holder.budget
+    budget.lane_pools = FakeLanePools(lambda: {one.holder.tenant: one.served_s for one in tenants})
+    running = [asyncio.create_task(one.run()) for one in tenants]
+    await asyncio.sleep(seconds)
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    budget.close()
+    return {one.holder.tenant: one.served_s for one in tenants}
+
+
+def jain(served: Iterable[float]) -> float:
+    values = [*served]
+    return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
+
+
+@virtual
+async def test_three_tenants_on_ten_connections_are_served_alike() -> None:
+    budget = budget_of(10)
+    served = await share_out(10, 12.0, Busy(budget, "a", callers=50), Busy(budget, "b"), Busy(budget, "c", callers=10))
+    assert jain(served.values()) >= 0.99, served
+    assert sum(served.values()) >= 0.95 * 10 * 12, "hardly anything is lost to changing hands"
+
+
+@virtual
+async def test_many_more_tenants_than_connections_are_served_alike() -> None:
+    budget = budget_of(4)
+    served = await share_out(4, 20.0, *(Busy(budget, f"t{number}", callers=3) for number in range(12)))
+    assert jain(served.values()) >= 0.98, served
+    assert sum(served.values()) >= 0.9 * 4 * 20
+
+
+@virtual
+async def test_weights_hold_also_where_there_is_less_than_one_connection_each() -> None:
+    budget = budget_of(2)
+    policy = PoolPolicy(weight=300)
+    tenants = [Busy(budget, "heavy", policy=policy), *(Busy(budget, f"light{number}") for number in range(3))]
+    served = await share_out(2, 24.0, *tenants)
+    light = [served[f"light{number}"] for number in range(3)]
+    assert jain(light) >= 0.98
+    assert served["heavy"] / sum(light) == pytest.approx(1.0, abs=0.15), served
+
+
+@virtual
+async def test_a_floor_is_given_at_once_and_what_it_leaves_is_lent() -> None:
+    budget = budget_of(10)
+    crowd = [Busy(budget, f"t{number}") for number in range(9)]
+    calm = Busy(budget, "calm", callers=4, policy=PoolPolicy(floor=4))
+    budget.lane_pools = FakeLanePools(lambda: {one.holder.tenant: one.served_s for one in (*crowd, calm)})
+    running = [asyncio.create_task(one.run()) for one in crowd]
+    await asyncio.sleep(2.0)
+    assert sum(one.working for one in crowd) >= 9, "all of it is lent"
+    running.append(asyncio.create_task(calm.run()))
+    await asyncio.sleep(0.25)
+    assert calm.working == 4
+    seen: Counter[int] = Counter()
+    for _ in range(80):
+        await asyncio.sleep(0.05)
+        seen[calm.working] += 1
+    assert seen == {4: 80}
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    budget.close()
+
+
+@virtual
+async def test_a_ceiling_holds_while_connections_are_free_and_does_not_stand_in_others_way() -> None:
+    budget = budget_of(10)
+    bound = Busy(budget, "bound", policy=PoolPolicy(ceiling=3))
+    running = [asyncio.create_task(bound.run())]
+    await asyncio.sleep(1.0)
+    assert (bound.working, budget.in_use, budget.waiting) == (3, 3, 0)
+    other = Holder(budget)
+    await asyncio.wait_for(other.open(7), 0.001)
+    running[0].cancel()
+    await asyncio.wait(running)
+    budget.close()
+
+
+@virtual
+async def test_both_pools_of_a_tenant_share_its_ceiling() -> None:
+    budget = budget_of(10)
+    policy = PoolPolicy(ceiling=2)
+    reads, writes = Holder(budget, tenant="bound", policy=policy), Holder(budget, tenant="bound", policy=policy)
+    await reads.open(2)
+    opening = asyncio.create_task(writes.open())
+    await asyncio.sleep(TURN_S + 2 * PRESS_S)
+    assert sum(reads.lanes) == 1, "one of the reads' is asked back, though the endpoint has room"
+    reads.close()
+    await opening
+    reads.rest()
+    opening = asyncio.create_task(writes.open())
+    await asyncio.wait_for(opening, 0.1)
+    assert (budget.in_use, len(reads.idle), len(writes.lanes)) == (2, 0, 2)
+    budget.close()
+
+
+@virtual
+async def test_a_worker_applies_its_part_of_floors_and_ceilings() -> None:
+    budgets = Budgets(divided=True)
+    budget = budgets.of(endpoint(8))
+    holder = Holder(budget, policy=PoolPolicy(ceiling=4))
+    budgets.on_grant(Grant(PG1, 4, 1))
+    opening = asyncio.create_task(holder.open(4))
+    await settle()
+    assert len(holder.lanes) == 2
+    assert budgets.report() == [Demand(PG1, 4, 2, 0, 1)], "more would be of no use"
+    opening.cancel()
+    await asyncio.wait({opening})
+    budgets.close()
+
+
+@virtual
+async def test_lanes_of_a_tenant_within_its_share_may_pause_for_longer() -> None:
+    budgets = Budgets()
+    asked: list[Mapping[TenantName, float]] = []
+    pools = FakeLanePools()
+    pools.asked = lambda _, patience: asked.append(patience)
+    budgets.serve_lanes(pools)
+    budget = budgets.of(endpoint(4))
+    calm, floored = Holder(budget, tenant="calm"), Holder(budget, tenant="floored", policy=PoolPolicy(floor=1))
+    greedy = Holder(budget, tenant="greedy")
+    await calm.open()
+    await floored.open()
+    await greedy.open(2)
+    opening = asyncio.create_task(greedy.open())
+    await settle()
+    assert asked[0] == {"calm": SHARE_S, "floored": FLOOR_S}
+    opening.cancel()
+    await asyncio.wait({opening})
     budget.close()
 
 

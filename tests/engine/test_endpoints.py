@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from router.engine.endpoints import SPARE_LANE_S, Pools
+from router.engine.connection_budget import SPARE_S
+from router.engine.endpoints import Pools
 from router.model.events import Health
 from router.model.identity import EndpointName, Generation
 from router.model.policy import PoolPolicy
@@ -141,13 +142,13 @@ async def test_closing_ends_what_runs_and_what_is_being_closed() -> None:
 async def test_lanes_nobody_uses_are_given_back_when_another_pool_needs_the_room() -> None:
     engine = Engine()
     await engine.run(Method.QUERY, "select 1")
-    await asyncio.sleep(SPARE_LANE_S / 2)
+    await asyncio.sleep(SPARE_S / 2)
     await engine.run(Method.EXECUTE, "insert a")
     reading, writing = engine.inner_pools()
     engine.pools.free_lanes(EndpointName("a"))
     await settle()
     assert (reading.statistics().leased, writing.statistics().leased) == (1, 1), "a pause between statements"
-    await asyncio.sleep(SPARE_LANE_S * 0.6)
+    await asyncio.sleep(SPARE_S * 0.6)
     engine.pools.free_lanes(EndpointName("b"))
     engine.pools.free_lanes(EndpointName("a"))
     await settle()

@@ -371,6 +371,8 @@ class PoolState(google.protobuf.message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     LANES_FIELD_NUMBER: builtins.int
     IN_FLIGHT_FIELD_NUMBER: builtins.int
+    DUE_FIELD_NUMBER: builtins.int
+    DATABASE_S_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     endpoint: builtins.str
     access: builtins.str
@@ -385,6 +387,12 @@ class PoolState(google.protobuf.message.Message):
     lanes: builtins.int
     in_flight: builtins.int
     """Statements in flight on its lanes."""
+    due: builtins.int
+    """Connections to the endpoint that its tenant is due now, for both accesses together, by floors, weights and
+    ceilings; it may have more while nobody else wants them.
+    """
+    database_s: builtins.float
+    """Seconds of connections that its statements and transactions have taken since it was made."""
     def __init__(
         self,
         *,
@@ -400,8 +408,10 @@ class PoolState(google.protobuf.message.Message):
         generation: builtins.int = ...,
         lanes: builtins.int = ...,
         in_flight: builtins.int = ...,
+        due: builtins.int = ...,
+        database_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["access", b"access", "endpoint", b"endpoint", "generation", b"generation", "idle", b"idle", "in_flight", b"in_flight", "lanes", b"lanes", "leased", b"leased", "max_size", b"max_size", "opening", b"opening", "size", b"size", "tenant", b"tenant", "waiting", b"waiting"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "database_s", b"database_s", "due", b"due", "endpoint", b"endpoint", "generation", b"generation", "idle", b"idle", "in_flight", b"in_flight", "lanes", b"lanes", "leased", b"leased", "max_size", b"max_size", "opening", b"opening", "size", b"size", "tenant", b"tenant", "waiting", b"waiting"]) -> None: ...
 
 global___PoolState = PoolState
 
