@@ -32,6 +32,9 @@ class Mutant:
     faults: str = ""
     """Or the simulation, with faults of these kinds only: one of the first SEEDS seeds must be broken."""
 
+    scenarios: str = ""
+    """... and with these further callers."""
+
     def apply(self, source: str) -> str:
         """The changed text. ValueError unless the old one is there exactly once."""
         if source.count(self.old) != 1:

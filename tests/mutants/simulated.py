@@ -10,14 +10,16 @@ import sys
 from tests.mutants.planting import FAULT_S, SEEDS, Mutant
 from tests.mutants.table import MUTANTS
 from tests.simulation.faults import Kind
+from tests.simulation.scenarios import Scenario
 from tests.simulation.world import Result, simulate
 
 
 def first_broken(mutant: Mutant) -> Result | None:
     """The first seed in which something does not hold, as this process is now."""
     kinds = [Kind[name] for name in mutant.faults.split()]
+    scenarios = frozenset(Scenario[name] for name in mutant.scenarios.split())
     for seed in range(1, SEEDS + 1):
-        result = simulate(seed, kinds=kinds, fault_s=FAULT_S)
+        result = simulate(seed, kinds=kinds, fault_s=FAULT_S, scenarios=scenarios)
         if result.broken is not None:
             return result
     return None

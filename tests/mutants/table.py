@@ -182,6 +182,17 @@ RETRIES: Sequence[Mutant] = (
         tests=("tests/decisions/test_retry.py",),
     ),
     Mutant(
+        "a_doubt_ends_with_the_attempt", "router/engine/attempts.py",
+        "if not call.in_doubt or error.executed in (Executed.MAYBE, Executed.YES):", "if error:",
+        faults="FREEZE_PRIMARY", scenarios="KEYED",
+    ),
+    Mutant(
+        "a_used_key_is_answered_before_its_standby_has_it", "router/decisions/keys.py",
+        'whole = (Statement(b"BEGIN READ WRITE"), key.statement(_LOOK), ASSERT_DURABILITY, COMMIT)',
+        'whole = Statement(b"BEGIN READ WRITE"), key.statement(_LOOK[:-11]), ASSERT_DURABILITY, COMMIT',
+        faults="CUT_STANDBYS CRASH_BACKEND", scenarios="KEYED",
+    ),
+    Mutant(
         "a_key_answers_for_another_request", "router/engine/keyed_writes.py",
         "    if unhexed(cells.get_value(0, 0)) != digest:\n        raise keys.reused()\n", "",
         tests=("tests/engine", "-k", "key"),

@@ -13,6 +13,7 @@ from tests.mutants.planting import ROOT, Mutant, planted
 from tests.mutants.simulated import first_broken
 from tests.mutants.table import MUTANTS
 from tests.simulation.faults import Kind
+from tests.simulation.scenarios import Scenario
 
 SIMULATED = [one for one in MUTANTS if one.faults]
 
@@ -34,6 +35,7 @@ def test_the_table_is_in_order() -> None:
         assert bool(one.tests) != bool(one.faults), f"{one.name}: tests or the simulation"
         assert all(path.startswith("-") or (ROOT / path).exists() for path in one.tests if "/" in path), one.name
         assert set(one.faults.split()) <= set(Kind.__members__), one.name
+        assert set(one.scenarios.split()) <= set(Scenario.__members__), one.name
 
 
 def test_a_mutant_gets_no_second_chance(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What the servers of the model do with statements: tests.support's backends, with a log, standbys and a network.
 
-Statements: `insert into t values ('ID')` writes; `select newest from t` says how much of what callers were told to be
-committed is in this server's log (see Judge.newest_in).
+Statements: `insert into t values ('ID')` writes; `update NAME set x = x + 1 returning stamp` does, too, and tells a
+number that no other execution has; `select newest from t` says how much of what callers were told to be committed is in
+this server's log (see Judge.newest_in).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from router.model.request import Statement
 from router.ports import Unit
+from tests.simulation.logged_keys import LoggedKeys, increment
 from tests.simulation.network import ROUTER, Wire
 from tests.support.fake_replies import Reply
 from tests.support.fake_server import Backend, FakeServer, Message, Status
@@ -29,15 +31,23 @@ class ModelServer(FakeServer):
     def __init__(self, node: Node) -> None:
         super().__init__()
         self.node = node
+        self.keys = LoggedKeys(node)
 
     def reply_to(self, statement: Statement) -> Reply:
         if statement.sql == READ:
             return Reply(rows=((b"%d" % self.node.servers.judge.newest_in(self.node),),), takes=self._takes())
-        if statement.sql.startswith(b"insert"):
+        if statement.sql.startswith((b"insert", b"update")):
             if self.node.in_recovery or self.node.read_only:
-                return Reply(error="25006", message="cannot execute INSERT in a read-only transaction")
+                return Reply(error="25006", message="cannot execute a write in a read-only transaction")
+            if statement.sql.startswith(b"update"):
+                return self._increment(statement.sql.split()[1])
             return Reply(effect=True, tag="INSERT 0 1", affected=1, takes=self._takes())
         return super().reply_to(statement)
+
+    def _increment(self, counter: bytes) -> Reply:
+        stamp = self.node.servers.stamp()
+        return Reply(effect=True, tag="UPDATE 1", affected=1, rows=((b"%d" % stamp,),), takes=self._takes(),
+                     wrote=increment(counter, stamp))
 
     def _takes(self) -> float:
         return 0.0002 + 0.0006 * self.node.servers.chance.draw()
@@ -121,7 +131,7 @@ class ModelBackend(Backend):
             super()._sync()
 
     def _begin_commit(self, then: Callable[[], None]) -> None:
-        writes, self._effects = tuple(self._effects), []
+        writes, self._effects = tuple(filter(None, self._effects)), []
 
         def told(local: bool) -> None:
             self._wait = None
@@ -129,7 +139,7 @@ class ModelBackend(Backend):
                 self._local_commit |= local
                 then()
 
-        self._wait = self.node.commit(writes, told)
+        self._wait = self.node.commit(writes, told, self.server.keys.held_by(self))
 
     def _check_client(self) -> None:
         if self._wait is None:  # nobody looks at the socket while a commit waits

@@ -17,6 +17,7 @@ from router.model.events import Phase
 from router.model.request import Access
 from router.model.state import ClusterState
 from router.ports import Unit
+from tests.simulation.key_ledger import KeyLedger
 from tests.simulation.network import ROUTER
 from tests.simulation.trace import Trace
 from tests.simulation.wal import Record, quorum
@@ -59,6 +60,7 @@ class Judge:
         """Who has confirmed commits of a timeline."""
         self._confirmed: set[int] = set()
         self.promotions = 0
+        self.keys = KeyLedger(self)
 
     def fail(self, words: str) -> None:
         """An invariant is broken: remembered, and the run ends."""
@@ -70,6 +72,7 @@ class Judge:
     # --- what servers do ----------------------------------------------------------------------------------------
 
     def inserted(self, node: Node, record: Record, position: int) -> None:
+        self.keys.inserted(node, record, position)
         for write in record.writes:
             if write in self._where:
                 self.fail(f"{_name(write)} was executed twice: by {self._where[write][0].node} and by {node.name}")
@@ -185,7 +188,11 @@ class Judge:
         record, _ = entry
         if record.serial not in self._confirmed:
             self.fail(f"{_name(writes[0])} was answered with OK, and {record.node} did not confirm it")
-        self._told.append(entry)
+        self.promise(*entry)
+
+    def promise(self, record: Record, position: int) -> None:
+        """Callers know that it is committed: from now on it must not be lost."""
+        self._told.append((record, position))
 
     def refused_write(self, writes: tuple[bytes, ...], error: RouterError) -> None:
         """A caller got an error."""
@@ -224,6 +231,7 @@ class Judge:
         twice = [write for write, count in writes.items() if count > 1]
         if twice:
             self.fail(f"{_name(twice[0])} is there {writes[twice[0]]} times")
+        self.keys.final(primary)
 
 
 def _name(write: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.receiver import Receiver
 from tests.simulation.wal import RECORD_BYTES, Record, common_length, quorum
+from tests.support.fake_keys import Row
 
 if TYPE_CHECKING:
     from tests.simulation.backend import ModelServer
@@ -119,9 +120,11 @@ class Node:
         """Whether this record is in the local log."""
         return len(self.wal) >= position and self.wal[position - 1] is record
 
-    def commit(self, writes: tuple[bytes, ...], told: Callable[[bool], None]) -> Waiting:
+    def commit(
+        self, writes: tuple[bytes, ...], told: Callable[[bool], None], keys: tuple[tuple[bytes, Row], ...] = ()
+    ) -> Waiting:
         """Insert a commit record; told once it is confirmed, or at once on disk where nobody must confirm."""
-        record = self.servers.new_record(self, writes)
+        record = self.servers.new_record(self, writes, keys)
         self.wal.append(record)
         wait = Waiting(record, len(self.wal), told)
         self.servers.judge.inserted(self, record, wait.position)

@@ -10,6 +10,7 @@ from router.model.topology import Cluster, Endpoint, FailoverMode, Login
 from tests.simulation.backend import ModelServer
 from tests.simulation.node import Node
 from tests.simulation.wal import Record
+from tests.support.fake_keys import Row
 from tests.support.virtual_time import SeededChance
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Servers:
         self.network = network
         self.chance = chance
         self.judge = judge
-        self._serial = 0
+        self._serial = self._stamps = 0
         names = [f"n{number + 1}" for number in range(count)]
         self.nodes = {name: Node(self, name) for name in names}
         for node in self.nodes.values():
@@ -45,9 +46,16 @@ class Servers:
     def __repr__(self) -> str:
         return " ".join(repr(node) for node in self.nodes.values())
 
-    def new_record(self, node: Node, writes: tuple[bytes, ...]) -> Record:
+    def new_record(
+        self, node: Node, writes: tuple[bytes, ...], keys: tuple[tuple[bytes, Row], ...] = ()
+    ) -> Record:
         self._serial += 1
-        return Record(self._serial, node.name, node.timeline, writes)
+        return Record(self._serial, node.name, node.timeline, writes, keys)
+
+    def stamp(self) -> int:
+        """A number that no other execution of a statement has."""
+        self._stamps += 1
+        return self._stamps
 
     def configured(self, mode: FailoverMode, policy: ClusterPolicy) -> Cluster:
         """What stands in the router's configuration."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tests.support.fake_keys import Row
+
 RECORD_BYTES = 100
 """Each record counts as so many bytes, so that positions look like LSNs."""
 
@@ -18,6 +20,8 @@ class Record:
     node: str
     timeline: int
     writes: tuple[bytes, ...] = ()
+    keys: tuple[tuple[bytes, Row], ...] = ()
+    """Rows of idempotency keys that the same transaction wrote."""
 
 
 def quorum(sync_names: str) -> tuple[int, tuple[str, ...]]:

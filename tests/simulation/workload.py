@@ -7,17 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from router.model.errors import RouterError
-from router.model.identity import TenantName
-from router.model.policy import PoolPolicy
 from router.model.request import BatchStep, Method, Options, ReadFrom, Request, Statement, TransactionMode
 from router.model.topology import Tenant
 from tests.simulation.backend import READ
+from tests.simulation.callers import Callers
 from tests.simulation.judge import Judge
 from tests.simulation.router_life import RouterLife
-from tests.support.builders import tenant
 from tests.support.virtual_time import SeededChance
 
-DEADLINES_S = (0.3, 1.0, 2.0, 4.0, 8.0)
 STRONG, REPLICA = Options(read=ReadFrom.PRIMARY), Options(read=ReadFrom.REPLICA)
 
 
@@ -26,48 +23,25 @@ def write_of(identifier: str) -> bytes:
     return f"insert into t values ('{identifier}')".encode()
 
 
-class Workload:
+class Workload(Callers):
     """Callers of all tenants, until told to stop."""
 
+    CLIENTS = 6
+
     def __init__(
-        self, judge: Judge, life: Callable[[], RouterLife | None], chance: SeededChance, *, tenants: int = 2,
-        clients: int = 6, pause_s: float = 0.4, cancels: bool = False,
+        self, judge: Judge, life: Callable[[], RouterLife | None], chance: SeededChance, *, cancels: bool = False
     ) -> None:
-        self._judge = judge
-        self._life = life
-        self._chance = chance
-        self._pause_s = pause_s
-        self._cancels = cancels
-        self._tenants = [tenant(f"tenant{one}", pool=PoolPolicy(max_size=3)) for one in range(tenants)]
-        self._loop = asyncio.get_running_loop()
-        self._stopping = False
         self._count = 0
-        self._open: dict[asyncio.Task[Any], tuple[str, float]] = {}
         self.committed_at = 0.0
         """When a write was last answered with OK."""
-        self._clients = [self._loop.create_task(self._client(number)) for number in range(clients)]
-
-    @property
-    def tenants(self) -> list[TenantName]:
-        return [one.name for one in self._tenants]
-
-    def check(self) -> None:
-        """Nobody waits much longer than the deadline."""
-        for what, deadline in self._open.values():
-            self._judge.ended(what, deadline)
-
-    async def stop(self) -> None:
-        """Let what runs end."""
-        self._stopping = True
-        await asyncio.gather(*self._clients)
+        super().__init__(judge, life, chance, cancels=cancels)
 
     async def _client(self, number: int) -> None:
         while not self._stopping:
-            await asyncio.sleep(2 * self._pause_s * self._chance.draw())
-            life = self._life()
-            if life is None or life.dead:
+            life = await self._next_life()
+            if life is None:
                 continue
-            draw, who = self._chance.draw(), self._tenants[number % len(self._tenants)]
+            draw, who = self._chance.draw(), self._tenant(number)
             if draw < 0.4:
                 await self._write(life, who, 1)
             elif draw < 0.55:
@@ -78,9 +52,6 @@ class Workload:
                 await self._read(life, who, strong=True)
             else:
                 await self._read(life, who, strong=False)
-
-    def _deadline(self) -> float:
-        return self._loop.time() + DEADLINES_S[int(self._chance.draw() * len(DEADLINES_S))]
 
     def _writes(self, count: int) -> tuple[bytes, ...]:
         self._count += count
@@ -129,39 +100,20 @@ class Workload:
     async def _ask(
         self, life: RouterLife, what: str, deadline: float, work: Any, writes: tuple[bytes, ...] = ()
     ) -> Any:
-        """One request to its end, its caller's patience or the end of the router."""
-        life.arrived += 1
-        task = life.spawn(work)
-        self._open[task] = (what, deadline)
-        task.add_done_callback(lambda one: self._open.pop(one, None))
-        patience = None
-        if self._cancels and self._chance.draw() < 0.1:
-            patience = self._chance.draw() * 0.05
-        done, _ = await asyncio.wait({task, life.died}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        if not done:  # the caller goes away
-            self._judge.counts["gone away"] += 1
-            task.cancel()
-            await asyncio.wait({task, life.died}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not task.cancelled():
-                task.exception()
+        """One request; its answer, or None."""
+        end = await self._attempt(life, what, deadline, work)
+        if end is None:
             return None
-        if life.died in done:
-            self._judge.counts["router died"] += 1
+        if isinstance(end.error, RouterError):
+            if writes:
+                self._judge.refused_write(writes, end.error)
+            else:
+                self._judge.counts[f"read {end.error.reason.value}"] += 1
             return None
-        self._judge.ended(what, deadline)
-        error = None if task.cancelled() else task.exception()
-        if error is None and not task.cancelled():
-            if writes and task.result() is not False:
-                self.committed_at = self._loop.time()
-                self._judge.answered_write(writes)
-            return task.result()
-        if not isinstance(error, RouterError):
-            self._judge.fail(f"{what} ended with {error!r}")
-        elif writes:
-            self._judge.refused_write(writes, error)
-        else:
-            self._judge.counts[f"read {error.reason.value}"] += 1
-        return None
+        if writes and end.answer is not False:
+            self.committed_at = self._loop.time()
+            self._judge.answered_write(writes)
+        return end.answer
 
 
 async def _read(life: RouterLife, who: Tenant, asked: Request, *, quick: bool) -> Any:

@@ -17,11 +17,14 @@ from router.model.errors import RouterError
 from router.model.events import Phase
 from router.model.policy import ClusterPolicy, FailoverPolicy, HoldPolicy
 from router.model.topology import FailoverMode
+from tests.simulation.callers import Callers
 from tests.simulation.faults import HARMLESS, Faults, Kind
 from tests.simulation.judge import Judge
+from tests.simulation.keyed_callers import KeyedCallers
 from tests.simulation.network import Network
 from tests.simulation.operators import Operators
 from tests.simulation.router_life import RouterLife, note_births
+from tests.simulation.scenarios import Scenario, drawn
 from tests.simulation.servers import Servers
 from tests.simulation.trace import Trace
 from tests.simulation.workload import Workload
@@ -58,8 +61,12 @@ class Result:
 class World:
     """Everything of one run."""
 
-    def __init__(self, seed: int, *, verbose: bool = False, kinds: list[Kind] | None = None) -> None:
+    def __init__(
+        self, seed: int, *, verbose: bool = False, kinds: list[Kind] | None = None,
+        scenarios: frozenset[Scenario] | None = None,
+    ) -> None:
         self.seed = seed
+        self.scenarios = drawn(seed) if scenarios is None else scenarios
         self.chance = SeededChance(seed)
         self._loop = asyncio.get_running_loop()
         self.trace = Trace(verbose=verbose)
@@ -83,7 +90,8 @@ class World:
         self._lives = 0
         self._switches: set[asyncio.Task[None]] = set()
         self.judge.note(f"seed {seed}: {count} servers, k={k}, {self.mode.value}, "
-                        f"faults: {', '.join(kind.name for kind in self.faults.kinds) or 'none'}")
+                        f"faults: {', '.join(kind.name for kind in self.faults.kinds) or 'none'}"
+                        f"{''.join(f', {one.value}' for one in Scenario if one in self.scenarios)}")
 
     def _draw_kinds(self) -> list[Kind]:
         share = 0.1 + 0.5 * self.chance.draw()
@@ -123,12 +131,13 @@ class World:
 
         self._switches.add(life.spawn(order()))
 
-    async def _check(self, workload: Workload) -> None:
+    async def _check(self, callers: list[Callers]) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
             if self.life is not None and not self.life.dead:
                 self.life.check()
-                workload.check()
+                for one in callers:
+                    one.check()
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -137,7 +146,8 @@ class World:
         note_births(self._loop)
         self.start_router()
         workload = Workload(self.judge, lambda: self.life, self.chance, cancels=self.chance.draw() < 0.5)
-        beside = [self._loop.create_task(one) for one in (self._check(workload), Operators(self).run())]
+        callers = [workload, *self._further_callers()]
+        beside = [self._loop.create_task(one) for one in (self._check(callers), Operators(self).run())]
         try:
             faults = self._loop.create_task(self.faults.run(fault_s, 1.0 + 4.0 * self.chance.draw()))
             await asyncio.wait({faults, self.judge.failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,13 +155,20 @@ class World:
             self.faults.heal()
             recovered_s = await self._recover(workload)
             if self.judge.broken is None:
-                await workload.stop()
+                await asyncio.gather(*(one.stop() for one in callers))
                 await asyncio.sleep(35.0)  # what lingers after its caller has gone
                 await self._end()
         finally:
             for task in beside:
                 task.cancel()
         return recovered_s
+
+    def _further_callers(self) -> list[Callers]:
+        kinds = {Scenario.KEYED: KeyedCallers}
+        return [
+            kind(self.judge, lambda: self.life, SeededChance(self.seed + 4_000_003), cancels=True)
+            for scenario, kind in kinds.items() if scenario in self.scenarios
+        ]
 
     async def _recover(self, workload: Workload) -> float:
         """Wait until writes flow and the cluster is steady."""
@@ -185,14 +202,15 @@ class World:
 
 
 def simulate(
-    seed: int, *, verbose: bool = False, kinds: list[Kind] | None = None, fault_s: float = 40.0
+    seed: int, *, verbose: bool = False, kinds: list[Kind] | None = None, fault_s: float = 40.0,
+    scenarios: frozenset[Scenario] | None = None,
 ) -> Result:
-    """Run one seed."""
+    """Run one seed. kinds: of faults, scenarios: what is there beside the usual callers; None: drawn from the seed."""
 
     async def main() -> Result:
         loop = asyncio.get_running_loop()
         began, real = loop.time(), time.process_time()
-        world = World(seed, verbose=verbose, kinds=kinds)
+        world = World(seed, verbose=verbose, kinds=kinds, scenarios=scenarios)
         loop.set_exception_handler(lambda _, context: world.judge.fail(f"an exception that nobody caught: {context}"))
         recovered_s = await world.run(fault_s)
         result = Result(

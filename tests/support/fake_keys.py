@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class Row:
 class KeyTable:
     """The committed rows, and those of open transactions. Servers that replicate synchronously may share it."""
 
-    rows: dict[bytes, Row] = field(default_factory=dict)
+    rows: MutableMapping[bytes, Row] = field(default_factory=dict)
     missing: bool = False
     forbidden: bool = False
     old: int = 0
@@ -73,6 +74,10 @@ class KeyTable:
             return Reply(takes=backend.lock_timeout_s, error="55P03")
         self._open[key] = backend, Row(statement.params[2] or b"")
         return Reply(tag="INSERT 0 1", affected=1, rows=((b"t",),) if asks_only else ())
+
+    def held_by(self, backend: Holder) -> tuple[tuple[bytes, Row], ...]:
+        """The rows that are a backend's transaction's."""
+        return tuple((key, row) for key, (holder, row) in self._open.items() if holder is backend)
 
     def ended(self, backend: Holder, *, committed: bool) -> None:
         """A backend's transaction is over."""

@@ -36,6 +36,8 @@ class Reply:
     """The commit that follows is not confirmed by the standby."""
     effect: bool = False
     """It writes: its text is in the ledger once its transaction commits."""
+    wrote: bytes | None = None
+    """What the ledger has instead of its text; empty: nothing, as for a row that is only locked."""
     message: str = ""
 
 

@@ -326,7 +326,7 @@ class Backend:
     def _succeed(self, unit: Unit, statement: Statement, reply: Reply) -> None:
         tag = self._control(statement) or reply.tag or f"SELECT {len(reply.rows)}"
         if reply.effect:
-            self._effects.append(statement.sql)
+            self._effects.append(statement.sql if reply.wrote is None else reply.wrote)
         if reply.local_commit:
             self._local_commit = True
         if tag == "COMMIT":
@@ -374,7 +374,7 @@ class Backend:
 
     def _commit(self) -> None:
         self.server.keys.ended(self, committed=True)
-        self.server.committed.extend(self._effects)
+        self.server.committed.extend(filter(None, self._effects))
         self._effects.clear()
 
     def _sync(self) -> None:

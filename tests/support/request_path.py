@@ -9,6 +9,7 @@ from router.engine.copies import Copies
 from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
+from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
 from router.engine.positions import Positions
 from router.engine.sessions import Sessions
@@ -18,7 +19,7 @@ from router.ports import Chance, Clock, EventSink, PoolFactory, StatementInspect
 
 
 class RequestPath:
-    """Executor, sessions and copies of one cluster, and what stands behind them."""
+    """Executor, sessions, copies and outcomes of one cluster, and what stands behind them."""
 
     def __init__(
         self,
@@ -51,3 +52,4 @@ class RequestPath:
         self.executor = Executor(*parts)
         self.copies = Copies(*parts)
         self.sessions = Sessions(*parts)
+        self.outcomes = Outcomes(*parts)
