@@ -104,9 +104,9 @@ class CopyChannel(Protocol):
         """To PostgreSQL: waits while it does not take the data before. False when it takes no more: see the unit."""
         ...
 
-    def finish(self) -> None:
-        """To PostgreSQL: all data was written. Sets unit.commits: from here on a lost answer leaves the outcome
-        open."""
+    def finish(self, *, commits: bool) -> None:
+        """To PostgreSQL: all data was written. commits: no transaction is open around it, so from here on a lost answer
+        leaves the outcome open; that is set on the unit."""
         ...
 
     def fail(self, why: str) -> None:

@@ -88,13 +88,20 @@ def copy_in(
     delimiter: Delimiter = "",
     null: Null = None,
     quote: Quote = "",
+    key: Annotated[
+        str,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", show_default=False,
+            help="Copy once, however often this is run: with the same key and data the first answer comes again.",
+        ),
+    ] = "",
     address: Address = "",
     tenant: Tenant = "",
     token: Token = "",
     development: Dev = "",
     timeout: Timeout = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Copy a file into a table: all of it or, after any mistake and after Ctrl-C, nothing."""
     from router.console import copying
     from router.console.targets import Given, caller_target
@@ -102,6 +109,6 @@ def copy_in(
     encoding = copying.Encoding(copying.form_of(form, file), header, delimiter, null, quote)
     copying.run_in(
         caller_target(Given(address, token, tenant, development)),
-        copying.CopyIn(table, file, copying.names(columns), encoding, timeout),
+        copying.CopyIn(table, file, copying.names(columns), encoding, timeout, key),
         as_json,
     )

@@ -81,6 +81,7 @@ class CopyIn:
     columns: list[str]
     encoding: Encoding
     timeout_s: float | None
+    key: str = ""
 
 
 def out_arguments(first: str, second: str, query: str) -> tuple[str, str]:
@@ -139,7 +140,7 @@ def run_in(target: Target, asked: CopyIn, as_json: bool) -> None:
         began = time.perf_counter()
         result = db.copy_in(
             asked.table, source, progress=told, columns=asked.columns, timeout=asked.timeout_s,
-            **asked.encoding.options(),
+            idempotency_key=asked.key or None, **asked.encoding.options(),
         )  # fmt: skip
         took_s = time.perf_counter() - began
     _tell(result, took_s, as_json, sys.stdout)
@@ -205,12 +206,15 @@ def _tell(result: pointsman.CopyResult, took_s: float, as_json: bool, out: TextI
             "role": receipt.role,
             "attempts": receipt.attempts,
             "held_s": receipt.held_us / 1e6,
+            "replayed": receipt.replayed,
             "request_id": receipt.request_id,
         }
         print(json.dumps(summary), file=out)
         return
     rate = decimal(int(result.bytes / took_s)) if took_s > 0 else "?"
     where = f"{receipt.endpoint} ({receipt.role})" if receipt.role else receipt.endpoint
-    print(f"{result.command_tag} · {decimal(result.bytes)} in {took_s:.2f} s ({rate}/s) · {where}", file=out)
+    again = " · it was done before" if receipt.replayed else ""
+    size = decimal(result.bytes)
+    print(f"{result.command_tag} · {size} in {took_s:.2f} s ({rate}/s) · {where}{again}", file=out)
     for notice in result.notices:
         print(f"{notice.severity}: {notice.message}", file=sys.stderr)

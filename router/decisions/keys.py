@@ -26,6 +26,7 @@ _TEXT, _BYTEA, _FLOAT8, _INT4 = 25, 17, 701, 23
 _MINE = b" WHERE login = session_user AND tenant = $1 AND key = $2"
 _INSERT = b"INSERT INTO " + TABLE + b" (tenant, key, request_hash) VALUES ($1, $2, $3)"
 _STORE = b"UPDATE " + TABLE + b" SET answer = $3" + _MINE
+_STORE_COPY = b"UPDATE " + TABLE + b" SET answer = $3, request_hash = $4" + _MINE
 _LOOK = (
     b"SELECT request_hash, answer, (extract(epoch FROM created_at) * 1000000)::bigint FROM "
     + TABLE
@@ -98,6 +99,11 @@ def opening(mode: TransactionMode, key: Key, request_hash: bytes, wait_s: float)
 def closing(key: Key, answer: bytes) -> tuple[Statement, ...]:
     """What goes in front of its COMMIT."""
     return key.statement(_STORE, answer), ASSERT_DURABILITY
+
+
+def closing_copy(key: Key, answer: bytes, request_hash: bytes) -> tuple[Statement, ...]:
+    """The same of a copy, of which the opening did not know the data yet."""
+    return key.statement(_STORE_COPY, answer, request_hash), ASSERT_DURABILITY
 
 
 def looking(key: Key, *, after_failure: bool) -> tuple[Statement, ...]:

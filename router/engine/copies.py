@@ -1,22 +1,27 @@
 """Runs CopyOut and CopyIn: admit, route or hold, open, pass the data on, judge.
 
 CopyOut may be repeated until its first byte leaves. CopyIn may wait for a primary and be opened again until its first
-byte is taken, then never. It is undone by whatever ends it before its CopyDone, and has an open outcome after that.
+byte is taken, then never. It is undone by whatever ends it before its CopyDone, and has an open outcome after that,
+which the row of its key tells if it has one (keyed_copies.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
-from router.decisions.retry import Replayability
+from router.decisions.retry import Replayability, classify
 from router.engine.attempts import Attempts, at_route, replayability
 from router.engine.calls import Call, Register
-from router.engine.copy_run import CopyRun
+from router.engine.copy_filling import fill
+from router.engine.copy_run import CopyRun, begin
 from router.engine.endpoints import Pools
+from router.engine.key_rows import Stored, look_on_primary
+from router.engine.keyed_copies import CopyDigest, begin_in, compare, found_after_commit
+from router.engine.lane_pool import LanePool, Slot
 from router.engine.placement import Placement
 from router.engine.positions import position_wanted
 from router.engine.registered import not_registered
@@ -25,10 +30,13 @@ from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import Code, Executed, RouterError
 from router.model.observation import AttemptFailed
 from router.model.reasons import RefuseReason
-from router.model.request import Method, Request
+from router.model.request import Request
+from router.model.result import StatementResult
 from router.model.topology import Tenant
 from router.model.views import WaitPhase
 from router.ports import Clock, StatementInspector
+
+_Opened = TypeVar("_Opened", CopyRun, CopyRun | Stored)
 
 
 class Copies:
@@ -84,7 +92,7 @@ class Copies:
     async def _out_admitted(
         self, runtime: TenantRuntime, call: Call
     ) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
-        run = await self._open(runtime, call)
+        run = await self._open(runtime, call, begin)
         started = self._clock.now()
         try:
             yield run.layout
@@ -94,11 +102,11 @@ class Copies:
             if position_wanted(call.request) is not None:
                 await run.note_position(call, self._clock.now())
         except AttemptFailed as failure:
-            raise self._error(runtime, call, run, failure) from failure
+            raise self._attempts.error(runtime, call, failure.fault, run.replayability(_facts(call))) from failure
         finally:
             self._close(runtime, call, run, started)
         call.answered = True
-        yield _answer(call, run)
+        yield _answer(call, run.result)
 
     # --- in ----------------------------------------------------------------------------------------------------
 
@@ -121,45 +129,43 @@ class Copies:
         return answer
 
     async def _in_admitted(self, runtime: TenantRuntime, call: Call, source: AsyncIterator[bytes]) -> CopyAnswer:
-        run = await self._open(runtime, call)
+        runtime.uses_keys = runtime.uses_keys or call.request.keyed
+        opened = await self._open(runtime, call, begin_in)
+        if isinstance(opened, Stored):
+            return self._committed(call, await compare(call, source, opened))
+        digest = CopyDigest(call) if call.request.keyed else None
         started = self._clock.now()
         try:
-            await self._fill(run, call, source)
-            call.stop_running = None
-            await run.note_position(call, self._clock.now())
+            try:
+                await self._fill(opened, call, source, digest)
+            finally:
+                self._close(runtime, call, opened, started)
         except AttemptFailed as failure:
-            raise self._error(runtime, call, run, failure) from failure
-        finally:
-            self._close(runtime, call, run, started)
+            facts = opened.replayability(_facts(call))
+            if digest is None or classify(failure.fault, facts).executed is not Executed.MAYBE:
+                raise self._attempts.error(runtime, call, failure.fault, facts) from failure
+            # The data is not here any more, so the copy cannot be repeated; but its key's row can tell.
+            look = functools.partial(self._look_up, runtime, call, digest)
+            return self._committed(call, await self._attempts.again(runtime, call, failure, look, facts))
+        return self._committed(call, opened.result)
+
+    async def _fill(
+        self, run: CopyRun, call: Call, source: AsyncIterator[bytes], digest: CopyDigest | None
+    ) -> None:
+        await fill(run, call, source, None if digest is None else digest.update)
+        call.stop_running = None
+        if digest is None:
+            await run.note_position(call, self._clock.now())
+        else:
+            await run.commit(call, digest.closing(call, run.result))
+
+    async def _look_up(self, runtime: TenantRuntime, call: Call, digest: CopyDigest) -> StatementResult:
+        found = await look_on_primary(runtime, call, self._placement, self._pools, self._clock)
+        return found_after_commit(call, found, digest)
+
+    def _committed(self, call: Call, result: StatementResult) -> CopyAnswer:
         self._placement.note_commit(call)
-        return _answer(call, run)
-
-    async def _fill(self, run: CopyRun, call: Call, source: AsyncIterator[bytes]) -> None:
-        # A task of its own, so that PostgreSQL's refusal ends the wait for a caller that sends nothing.
-        pumping = asyncio.create_task(_pump(run, call, source))
-        pumping.add_done_callback(_look_at)
-        try:
-            await asyncio.wait({pumping, run.ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            pumping.cancel()
-        await asyncio.wait({pumping})
-        problem = asyncio.CancelledError() if pumping.cancelled() else pumping.exception()
-        if problem is not None and not run.ended.done():
-            await self._undo(run, problem)
-            raise problem
-        if not run.ended.done():
-            run.finish()
-            call.committing = run.committing
-            await asyncio.wait({run.ended})
-        run.check()
-
-    @staticmethod
-    async def _undo(run: CopyRun, problem: BaseException) -> None:
-        """The source failed: stop, and be certain of it before anyone is told."""
-        if run.stop():
-            await asyncio.wait({run.ended})
-        if isinstance(problem, RouterError):
-            problem.executed = Executed.ROLLED_BACK
+        return _answer(call, result)
 
     # --- both --------------------------------------------------------------------------------------------------
 
@@ -171,12 +177,6 @@ class Copies:
                 RefuseReason.DRAINING,
                 "the router is shutting down; nothing was copied",
                 retry_after_s=0.1,
-            )
-        if request.idempotency_key:
-            raise RouterError(
-                Code.FAILED_PRECONDITION,
-                RefuseReason.IDEMPOTENCY_NOT_CONFIGURED,
-                "this router keeps no idempotency table for the tenant: send the copy without a key, or not at all",
             )
         if runtime.registered is not None:
             raise not_registered("COPY names tables, and its query is any SQL")
@@ -190,39 +190,38 @@ class Copies:
         self._register.admit(call)
         runtime.budget.earn(self._clock.now())
 
-    async def _open(self, runtime: TenantRuntime, call: Call) -> CopyRun:
-        open_once = functools.partial(self._open_once, runtime, call)
+    async def _open(
+        self, runtime: TenantRuntime, call: Call, begin: Callable[[LanePool, Slot, Call], Awaitable[_Opened]]
+    ) -> _Opened:
+        open_once = functools.partial(self._open_once, runtime, call, begin)
         try:
             return await open_once()
         except AttemptFailed as failure:
             return await self._attempts.again(runtime, call, failure, open_once, _facts(call))
 
-    async def _open_once(self, runtime: TenantRuntime, call: Call) -> CopyRun:
-        """A copy whose data can flow: up to here it can be repeated."""
+    async def _open_once(
+        self, runtime: TenantRuntime, call: Call, begin: Callable[[LanePool, Slot, Call], Awaitable[_Opened]]
+    ) -> _Opened:
+        """What begin() makes of a lane; the lane is its own to give back, once it has begun."""
         access = call.request.access
         route = await self._placement.route(runtime, call, access)
         pool = self._pools.get(runtime.tenant, route.endpoint, access, route.generation)
         call.attempts += 1
         runtime.in_flight[route.endpoint] += 1
-        run = None
+        opened: _Opened | None = None
         try:
             slot = await pool.pin(call.request.deadline)
             now = self._clock.now()
             call.acquired_s = now - call.phase_since
             call.enter(WaitPhase.EXECUTE, now)
-            run = CopyRun(pool, slot, call.request)
-            call.stop_running = run.stop
-            await (run.begin_out() if call.request.method is Method.COPY_OUT else run.begin_in())
+            opened = await begin(pool, slot, call)
             call.executed_s = self._clock.now() - now
-            return run
-        except BaseException as error:
-            call.stop_running = None
-            runtime.in_flight[route.endpoint] -= 1
-            if run is not None:
-                run.close()
-            if isinstance(error, AttemptFailed):
-                raise at_route(error, route) from error
-            raise
+            return opened
+        except AttemptFailed as error:
+            raise at_route(error, route) from error
+        finally:
+            if not isinstance(opened, CopyRun):  # else it goes on
+                runtime.in_flight[route.endpoint] -= 1
 
     def _close(self, runtime: TenantRuntime, call: Call, run: CopyRun, started: float) -> None:
         call.stop_running = None
@@ -231,23 +230,6 @@ class Copies:
         runtime.in_flight[call.endpoint] -= 1
         run.close()
 
-    def _error(self, runtime: TenantRuntime, call: Call, run: CopyRun, failure: AttemptFailed) -> RouterError:
-        return self._attempts.error(runtime, call, failure.fault, run.replayability(_facts(call)))
-
-
-async def _pump(run: CopyRun, call: Call, source: AsyncIterator[bytes]) -> None:
-    """From the caller to PostgreSQL: the next piece is asked for once there is room for it."""
-    async for data in source:
-        if not await run.write(data):
-            await asyncio.wait({run.ended})
-            return
-        call.copied_bytes += len(data)
-
-
-def _look_at(task: asyncio.Task[None]) -> None:
-    """An exception that comes after the caller went away is nobody's any more."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _facts(call: Call) -> Replayability:
@@ -255,7 +237,6 @@ def _facts(call: Call) -> Replayability:
     return replace(replayability(call), batch=True)
 
 
-def _answer(call: Call, run: CopyRun) -> CopyAnswer:
-    result = run.result
+def _answer(call: Call, result: StatementResult) -> CopyAnswer:
     call.rows = result.rows_affected
     return CopyAnswer(result.rows_affected, call.copied_bytes, result.command_tag, call.receipt(), result.notices)

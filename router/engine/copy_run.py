@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from router.decisions.retry import Replayability
+from router.engine.batches import commit
 from router.engine.calls import Call
 from router.engine.lane_pool import LanePool, Slot
 from router.engine.positions import note_on
 from router.model.copying import QUERY_PREFIX, CopyLayout
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
-from router.model.request import Request
+from router.model.request import Method, Request, Statement
 from router.model.result import StatementResult
 from router.ports import Unit
 
 
 class CopyRun:
     """begin(), then read() until b"" or write() and finish(), then close(). AttemptFailed when it does not come to
-    its end. Without a finish() before it, the close of a CopyIn undoes it."""
+    its end. Without a finish() before it, and with a key a commit(), the close of a CopyIn undoes it."""
 
     def __init__(self, pool: LanePool, slot: Slot, request: Request) -> None:
         self._pool = pool
@@ -44,7 +46,7 @@ class CopyRun:
 
     @property
     def committing(self) -> bool:
-        """All data was sent, and is PostgreSQL's to keep or to refuse."""
+        """All data was sent, and is PostgreSQL's to keep or to refuse; never so inside a transaction of ours."""
         return self._unit.commits
 
     @property
@@ -98,9 +100,10 @@ class CopyRun:
         return await self._channel.write(data)
 
     def finish(self) -> None:
-        """All data was written, so it is to be kept; nothing happens when it was stopped."""
+        """All data was written, so it is to be kept, with a key once its transaction is committed; nothing happens when
+        it was stopped."""
         if not self._stopped:
-            self._channel.finish()
+            self._channel.finish(commits=not self._request.keyed)
 
     def check(self) -> None:
         """AttemptFailed unless it came to its end."""
@@ -138,6 +141,11 @@ class CopyRun:
             self._pool.stop(self._slot, self._unit)
         return True
 
+    async def commit(self, call: Call, closing: Sequence[Statement]) -> None:
+        """After the end: commit the transaction around it, with what goes in front. AttemptFailed with stage COMMIT
+        when its outcome is unknown."""
+        await commit(self._pool, self._slot, call, closing)
+
     async def note_position(self, call: Call, now: float) -> None:
         """After the end: put the exact token on the call."""
         if not self._closed:
@@ -151,3 +159,16 @@ class CopyRun:
         self._timer.cancel()
         self.stop()
         self._pool.release(self._slot)
+
+
+async def begin(pool: LanePool, slot: Slot, call: Call) -> CopyRun:
+    """A copy whose data can flow: up to here it can be repeated."""
+    run = CopyRun(pool, slot, call.request)
+    call.stop_running = run.stop
+    try:
+        await (run.begin_out() if call.request.method is Method.COPY_OUT else run.begin_in())
+    except BaseException:
+        call.stop_running = None
+        run.close()
+        raise
+    return run

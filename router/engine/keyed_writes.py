@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from router.decisions import keys, stored_answers
 from router.decisions.keys import KeyTrouble
+from router.engine import key_rows
 from router.engine.batches import OpeningFailed, Results, commit, run_steps
 from router.engine.calls import Call
+from router.engine.key_rows import Stored
 from router.engine.lane_pool import LanePool, Slot
-from router.model.errors import Code, Executed, RouterError
+from router.model.errors import RouterError
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
-from router.model.reasons import RefuseReason
 from router.model.request import TransactionMode
 
 
@@ -51,50 +52,37 @@ async def answer_trouble(
     pool: LanePool, slot: Slot, call: Call, failure: OpeningFailed, digest: bytes
 ) -> Results:
     """The stored answer when the opening failed because the key was used; else what became of it is raised."""
-    match keys.trouble(failure.fault, at_row=failure.place == keys.INSERT_PLACE):
+    stored = await met(pool, slot, call, failure)
+    if stored.digest != digest:
+        raise keys.reused()
+    call.replayed = True
+    return stored.results()
+
+
+async def met(pool: LanePool, slot: Slot, call: Call, failure: OpeningFailed) -> Stored:
+    """The row that an opening met, when it failed because the key was used; else what became of it is raised."""
+    at_row = failure.place == keys.INSERT_PLACE
+    match keys.trouble(failure.fault, at_row=at_row):
         case None:
+            # Stopped while it waited for the key's holder, which may do the very same: that this one did nothing is
+            # not the whole truth.
+            call.in_doubt = call.in_doubt or (at_row and failure.fault.sqlstate == "57014")
             raise failure
         case KeyTrouble.NOT_CONFIGURED:
             raise keys.not_configured(failure.fault) from failure
         case KeyTrouble.BUSY:
             raise AttemptFailed(replace(failure.fault, kind=FaultKind.KEY_BUSY)) from failure
         case KeyTrouble.TAKEN:
-            return await _replay(pool, slot, call, digest)
+            return await _read(pool, slot, call)
 
 
-async def _replay(pool: LanePool, slot: Slot, call: Call, digest: bytes) -> Results:
+async def _read(pool: LanePool, slot: Slot, call: Call) -> Stored:
     call.in_doubt = True  # until the row has told, and its standby has it
     call.committing = True
-    key = keys.Key(call.tenant.name, call.request.idempotency_key)
-    statements = keys.looking(key, after_failure=True)
-    unit = await pool.run_pinned(slot, statements, call.request.deadline, commits=True, final=True)
-    cells = unit.results[keys.LOOK_PLACE].cells
-    if cells is None or not cells.ntuples:
+    stored = await key_rows.read(pool, slot, call, after_failure=True)
+    if stored is None:
         # It has just expired; or its transaction, which we met, is undone after all.
         call.committing = False
         raise AttemptFailed(Fault(FaultKind.KEY_BUSY, Stage.EXECUTE, message="the key's row is gone"))
     call.in_doubt = False
-    if unhexed(cells.get_value(0, 0)) != digest:
-        raise keys.reused()
-    call.replayed = True
-    return restored(cells.get_value(0, 1))
-
-
-def restored(cell: bytes | None) -> Results:
-    """The answer in a bytea cell. RouterError when it is none of ours: the write was done all the same."""
-    try:
-        return stored_answers.restore(unhexed(cell))
-    except ValueError as error:
-        raise RouterError(
-            Code.INTERNAL,
-            RefuseReason.INTERNAL,
-            f"the write was done before, but its stored answer cannot be read ({error})",
-            executed=Executed.YES,
-        ) from error
-
-
-def unhexed(cell: bytes | None) -> bytes:
-    """A bytea in PostgreSQL's text form. ValueError for anything else."""
-    if cell is None or cell[:2] != b"\\x":
-        raise ValueError("no bytes")
-    return bytes.fromhex(cell[2:].decode("ascii"))
+    return stored

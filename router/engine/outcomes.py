@@ -9,14 +9,11 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from router.decisions import keys
-from router.decisions.keys import KeyTrouble
 from router.decisions.retry import Replayability
-from router.engine.attempts import Attempts, at_route
+from router.engine.attempts import Attempts
 from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
-from router.engine.keyed_writes import restored
-from router.engine.lane_pool import LanePool, Slot
+from router.engine.key_rows import Stored, look_on_primary
 from router.engine.placement import Placement
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import RouterError
@@ -29,8 +26,6 @@ from router.ports import Clock, StatementInspector
 
 _FACTS = Replayability(Access.READ_WRITE, batch=True, keyed=True)
 """Looking changes nothing: it may be repeated from anywhere."""
-_PROBE_S = 0.05
-"""A key without a row that is waited for this long is held by an open transaction."""
 
 
 class Outcomes:
@@ -99,54 +94,9 @@ class Outcomes:
         return replace(found, receipt=call.receipt())
 
     async def _attempt(self, runtime: TenantRuntime, call: Call) -> OutcomeFound:
-        route = await self._placement.route(runtime, call, Access.READ_WRITE)
-        pool = self._pools.get(runtime.tenant, route.endpoint, Access.READ_WRITE, route.generation)
-        call.attempts += 1
-        runtime.in_flight[route.endpoint] += 1
-        try:
-            slot = await pool.pin(call.request.deadline)
-            started = self._clock.now()
-            try:
-                return await look(pool, slot, call)
-            finally:
-                call.executed_s = self._clock.now() - started
-                pool.release(slot)
-        except AttemptFailed as failure:
-            raise at_route(failure, route) from failure
-        finally:
-            runtime.in_flight[route.endpoint] -= 1
-
-
-async def look(pool: LanePool, slot: Slot, call: Call) -> OutcomeFound:
-    """One look at a key's row, and at who holds it. RouterError IDEMPOTENCY_NOT_CONFIGURED."""
-    key, deadline = keys.Key(call.tenant.name, call.request.idempotency_key), call.request.deadline
-    while True:
-        found = await _committed(pool, slot, key, deadline)
-        if found is not None:
-            return found
-        try:
-            unit = await pool.run_pinned(slot, keys.probing(key, _PROBE_S), deadline, commits=False)
-        except AttemptFailed as failure:
-            if keys.trouble(failure.fault, at_row=failure.fault.step == keys.PROBE_PLACE) is KeyTrouble.BUSY:
-                return OutcomeFound(WriteOutcome.RUNNING)
-            raise
-        cells = unit.results[keys.PROBE_PLACE].cells
-        if cells is not None and cells.ntuples:
-            return OutcomeFound(WriteOutcome.NOT_FOUND)
-        # It was committed between the two.
-
-
-async def _committed(pool: LanePool, slot: Slot, key: keys.Key, deadline: float) -> OutcomeFound | None:
-    statements = keys.looking(key, after_failure=False)
-    try:
-        unit = await pool.run_pinned(slot, statements, deadline, commits=True, final=True)
-    except AttemptFailed as failure:
-        at_row = failure.fault.step == len(statements) + keys.LOOK_PLACE
-        if keys.trouble(failure.fault, at_row=at_row) is KeyTrouble.NOT_CONFIGURED:
-            raise keys.not_configured(failure.fault) from failure
-        raise
-    cells = unit.results[keys.LOOK_PLACE].cells
-    if cells is None or not cells.ntuples:
-        return None
-    tags = tuple(one.command_tag if one is not None else "" for one in restored(cells.get_value(0, 1)))
-    return OutcomeFound(WriteOutcome.COMMITTED, int(cells.get_value(0, 2) or 0), tags)
+        match await look_on_primary(runtime, call, self._placement, self._pools, self._clock):
+            case Stored() as stored:
+                tags = tuple(one.command_tag if one is not None else "" for one in stored.results())
+                return OutcomeFound(WriteOutcome.COMMITTED, stored.began_us, tags)
+            case outcome:
+                return OutcomeFound(outcome)

@@ -151,10 +151,10 @@ class PqCopyChannel:
             self._lose(error)
         return self._state is _State.IN and not self._unit.done_at
 
-    def finish(self) -> None:
+    def finish(self, *, commits: bool) -> None:
         """ports.CopyChannel.finish."""
         if self._state is _State.IN:
-            self._unit.commits = True  # before the first byte: whatever fails from here on leaves the outcome open
+            self._unit.commits = commits  # before the first byte: whatever fails from here on leaves the outcome open
             self._end_data(None)
 
     def fail(self, why: str) -> None:

@@ -55,6 +55,17 @@ async def test_out_and_in(command: Command, fake: CopyRouter, tmp_path: Path):
     assert (encoding.format, encoding.null_text) == (pb.COPY_FORMAT_TEXT, "-")
 
 
+async def test_in_with_a_key(command: Command, fake: CopyRouter, tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(WHOLE)
+    assert "it was done before" not in (await copy(command, fake, "in", "t", str(path))).out
+    fake.receipt.replayed = True
+    ended = await copy(command, fake, "in", "t", str(path), "--idempotency-key", "job 7")
+    assert ended.code == 0
+    assert ended.out.endswith("· it was done before\n")
+    assert [one.idempotency_key for one in fake.starts] == ["", "job 7"]
+
+
 async def test_a_query(command: Command, fake: CopyRouter, tmp_path: Path):
     ended = await copy(command, fake, "out", str(tmp_path / "x"), "--query", "select 1")
     assert ended.code == 0

@@ -321,12 +321,8 @@ async def test_in_a_slow_postgresql_stops_the_source() -> None:
 @virtual
 async def test_what_is_refused_before_it_begins() -> None:
     engine = Engine()
-    keyed = request(Method.COPY_IN, IN)
-    keyed.idempotency_key = "k"
-    error = await refusal(engine.copies.copy_in(engine.tenant, keyed, data(b"x")))
-    assert (error.reason, error.executed) == (RefuseReason.IDEMPOTENCY_NOT_CONFIGURED, Executed.NO)
     engine.copies.drain()
     error = await refusal(engine.copy_in(IN, data(b"x")))
     assert error.reason is RefuseReason.DRAINING
-    assert engine.register.counts(engine.tenant.name) == {Outcome.REFUSED: 2}
+    assert engine.register.counts(engine.tenant.name) == {Outcome.REFUSED: 1}
     await rest(engine)

@@ -157,6 +157,40 @@ def test_nothing_is_left_behind(work: str, place: str) -> None:
     assert sweep(story) > 3
 
 
+def slow_commit(engine: Engine) -> None:
+    engine.server().script[b"COMMIT"] = [Reply(takes=0.3)]
+
+
+def lost_commit(engine: Engine) -> None:
+    engine.server().script[b"COMMIT"] = [Reply(takes=0.05, lost=Lost.AFTER)]
+
+
+KEYED = {
+    name: PLACES[name] for name in ("plain", "slow", "lost once", "hurried", "refused in the end", "lanes taken")
+} | {"slow commit": slow_commit, "lost commit": lost_commit}
+
+
+@pytest.mark.parametrize("place", KEYED)
+def test_with_a_key_it_is_done_once_in_all(place: str) -> None:
+    """Whatever became of it: the same with its key is answered."""
+
+    async def story(one: Sweep) -> None:
+        engine = make_engine()
+        KEYED[place](engine)
+        ended = await one.act(engine.copy_in(IN.decode(), source(), key="k"))
+        await engine.quiet(3)
+        engine.check_at_rest()
+        for server in engine.servers.values():
+            server.script.clear()
+        engine.timeout = 5.0
+        again = await engine.copy_in(IN.decode(), source(), key="k")
+        assert isinstance(ended, BaseException) or again.receipt.replayed
+        assert again.size_bytes == 21
+        assert (await check_nothing_left(engine)).count(IN) == 1
+
+    assert sweep(story) > 3
+
+
 @pytest.mark.parametrize("place", ["plain", "slow", "held", "lanes taken"])
 def test_cancelled_by_its_id_at_every_turn(place: str) -> None:
     """CANCELLING means that it is undone; NOT_CANCELLABLE that it went on."""

@@ -194,7 +194,7 @@ RETRIES: Sequence[Mutant] = (
     ),
     Mutant(
         "a_key_answers_for_another_request", "router/engine/keyed_writes.py",
-        "    if unhexed(cells.get_value(0, 0)) != digest:\n        raise keys.reused()\n", "",
+        "    if stored.digest != digest:\n        raise keys.reused()\n", "",
         tests=("tests/engine", "-k", "key"),
     ),
 )

@@ -20,6 +20,8 @@ class CopyRouter(FakeRouter):
 
     def __init__(self) -> None:
         super().__init__()
+        self.receipt = types.Receipt()
+        self.receipt.CopyFrom(RECEIPT)
         self.out_requests: list[pb.CopyOutRequest] = []
         self.pieces: list[bytes] = [b"1\tone\n", b"2\ttwo\n"]
         self.then: errors_pb2.Status | asyncio.Event | None = None
@@ -30,6 +32,8 @@ class CopyRouter(FakeRouter):
         """How each CopyIn ended: "committed", "undone"; and "left" for a CopyOut."""
         self.refusals: list[errors_pb2.Status] = []
         """The next ones are refused with these before any data."""
+        self.end_refusals: list[errors_pb2.Status] = []
+        """The next ends are answered with these."""
         self.refuse_data: errors_pb2.Status | None = None
         """Data is refused with it."""
 
@@ -47,7 +51,7 @@ class CopyRouter(FakeRouter):
                 await abort_with(context, self.then)
             size = sum(map(len, self.pieces))
             yield pb.CopyOutResponse(
-                end=pb.CopyOutEnd(rows=len(self.pieces), bytes=size, command_tag="COPY 2", receipt=RECEIPT)
+                end=pb.CopyOutEnd(rows=len(self.pieces), bytes=size, command_tag="COPY 2", receipt=self.receipt)
             )
         finally:
             self.ends.append("left")
@@ -63,8 +67,11 @@ class CopyRouter(FakeRouter):
             async for message in request_iterator:
                 if message.WhichOneof("event") == "end":
                     assert message.end.bytes == len(got)
+                    if self.end_refusals:
+                        await abort_with(context, self.end_refusals.pop(0))
                     self.ends.append("committed")
-                    return pb.CopyInResponse(rows=got.count(b"\n"), bytes=len(got), command_tag="COPY", receipt=RECEIPT)
+                    rows = got.count(b"\n")
+                    return pb.CopyInResponse(rows=rows, bytes=len(got), command_tag="COPY", receipt=self.receipt)
                 if self.refuse_data is not None:
                     await abort_with(context, self.refuse_data)
                 got += message.data

@@ -361,7 +361,72 @@ def test_the_twins(sync_pair: tuple[CopyRouter, pointsman.sync.Client], tmp_path
     assert fake.ends.count("committed") == 3
 
 
-async def test_a_copy_is_not_silently_less_than_exactly_once() -> None:
-    client = pointsman.connect("127.0.0.1:1")
-    with pytest.raises(ValueError, match="exactly-once"):
-        await client.copy_in("t", b"1", idempotent=True)
+# --- in, with a key --------------------------------------------------------------------------------------------------
+
+UNKNOWN = status(grpc.StatusCode.UNKNOWN, "lost at COMMIT", reason="OUTCOME_UNKNOWN", executed="maybe")
+REUSED = status(grpc.StatusCode.INVALID_ARGUMENT, "another", reason="KEY_REUSED", executed="no")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "path", "path as str", "iterable"])
+async def test_with_a_key_it_is_sent_again_from_its_start(
+    router: CopyRouter, db: pointsman.Client, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(WHOLE)
+    router.end_refusals = [LOST, UNKNOWN]
+    told: list[int] = []
+    done = await db.copy_in("t", SOURCES[kind](path), idempotent=True, progress=lambda size, _: told.append(size))
+    assert (done.bytes, router.taken, router.ends.count("committed")) == (12, [WHOLE] * 3, 1)
+    assert told == [12, 12, 12, 12]
+    keys = {one.idempotency_key for one in router.starts}
+    assert len(router.starts) == 3
+    assert len(keys) == 1
+    assert keys != {""}
+
+
+async def test_rows_with_a_key_are_sent_again(router: CopyRouter, db: pointsman.Client) -> None:
+    router.end_refusals = [LOST]
+    await db.copy_rows("t", [(1, "one"), (2, "two")], idempotency_key="k")
+    assert (router.taken, [one.idempotency_key for one in router.starts]) == ([WHOLE] * 2, ["k"] * 2)
+
+
+async def test_with_a_key_until_the_deadline_and_the_doubt_is_told(router: CopyRouter, db: pointsman.Client) -> None:
+    router.end_refusals = [UNKNOWN, *[LOST] * 99]
+    with pytest.raises(pointsman.Unavailable) as failed:
+        await db.copy_in("t", WHOLE, idempotent=True, timeout=0.4)
+    assert failed.value.executed is pointsman.Executed.MAYBE
+    assert len(router.starts) > 2
+    router.end_refusals = [UNKNOWN, REUSED]
+    with pytest.raises(pointsman.InvalidRequest) as refused:
+        await db.copy_in("t", WHOLE, idempotency_key="k")
+    assert (refused.value.reason, refused.value.executed) == ("KEY_REUSED", pointsman.Executed.NO)
+
+
+async def test_data_that_can_be_read_once_is_sent_once(
+    router: CopyRouter, db: pointsman.Client, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for source in (from_async(), iter([WHOLE]), io.BytesIO(WHOLE), pipe):
+        with pytest.raises(ValueError, match="read only once"):
+            await db.copy_in("t", source, idempotent=True)
+    with pytest.raises(ValueError, match="read only once"):
+        await db.copy_rows("t", iter([(1, "one")]), idempotent=True)
+    assert router.starts == []
+    router.end_refusals = [LOST]
+    with pytest.raises(pointsman.Unavailable) as failed:
+        await db.copy_in("t", iter([WHOLE]), idempotency_key="k")
+    assert "read only once" in failed.value.__notes__[0]
+    assert len(router.starts) == 1
+    assert (await db.copy_in("t", iter([WHOLE]), idempotency_key="k")).bytes == 12
+
+
+def test_the_synchronous_client_sends_again_as_well(sync_pair: tuple[CopyRouter, pointsman.sync.Client]) -> None:
+    fake, db = sync_pair
+    fake.end_refusals = [LOST, LOST]
+    assert db.copy_in("t", [b"1\tone\n", "2\ttwo\n"], idempotent=True).bytes == 12
+    fake.end_refusals = [LOST]
+    assert db.copy_rows("t", [(1, "one"), (2, "two")], idempotent=True).bytes == 12
+    assert fake.taken == [WHOLE] * 5
+    with pytest.raises(ValueError, match="read only once"):
+        db.copy_in("t", iter([WHOLE]), idempotent=True)

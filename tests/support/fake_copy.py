@@ -126,10 +126,11 @@ class FakeCopyChannel:
         self._backend.server.copied += len(data)
         return True
 
-    def finish(self) -> None:
+    def finish(self, *, commits: bool) -> None:
         if not self._takes:
             return
-        self._finished = self._unit.commits = True
+        self._finished = True
+        self._unit.commits = commits
         script = self._backend.server.script.get(b"finish " + self._sql)
         usual = Reply(effect=True, tag=f"COPY {self.taken}", affected=self.taken)
         self._end_with(script if isinstance(script, Reply) else usual)

@@ -60,7 +60,10 @@ class KeyTable:
         if statement.sql.startswith(b"SELECT"):
             return Reply(rows=((_hex(row.request_hash), _hex(row.answer), b"1000000"),) if row else (), tag="SELECT 1")
         if statement.sql.startswith(b"UPDATE"):
-            self._open[key][1].answer = statement.params[2]
+            mine = self._open[key][1]
+            mine.answer = statement.params[2]
+            if len(statement.params) == 4:  # a copy: its data is known at last
+                mine.request_hash = statement.params[3] or b""
             return Reply(tag="UPDATE 1", affected=1)
         return self._insert(backend, key, statement)
 

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, Unpack
 
 import grpc
-from grpc import aio
 
 from pointsman.batches import StepLike
 from pointsman.calls import Call, other_loop
-from pointsman.connection import GRACE_S, Connections
+from pointsman.cancelling import cancel
+from pointsman.connection import Connections
 from pointsman.copies import CopyStream
 from pointsman.copy_data import Row, Source, Target, lines
 from pointsman.copy_requests import (
@@ -28,7 +28,7 @@ from pointsman.copy_requests import (
     total_timeout,
 )
 from pointsman.errors import ClientClosed, Error, Executed
-from pointsman.filling import Filling
+from pointsman.filling import Filling, fill
 from pointsman.forking import forks, made_before_fork
 from pointsman.multiplex import Multiplexer
 from pointsman.options import (
@@ -49,7 +49,6 @@ from pointsman.replies import Reply
 from pointsman.requests import Requests
 from pointsman.results import BatchResults, Result, Rows, single_row, single_value
 from pointsman.rows import Record
-from pointsman.status import error_from_rpc
 from pointsman.streams import RowStream
 from pointsman.tokens import TokenKeeper
 from pointsman.transactions import Transaction, begin_message
@@ -202,8 +201,10 @@ class Client:
 
         The source is a path, bytes, an open file, or an iterable or asynchronous iterable of bytes of any size. When
         it raises, or the call is cancelled, everything is rolled back. Without a timeout the router's longest holds.
+        With a key the rows are there once, and data that can be read again (the path of a file, bytes, a list) is sent
+        again until the copy is done, with progress from 0.
         """
-        return await self._filling(table, progress, options).run(source)
+        return await self._fill(table, progress, options, source, lambda: source)
 
     async def copy_rows(
         self,
@@ -215,18 +216,26 @@ class Client:
         **options: Unpack[WriteOptions],
     ) -> CopyResult:
         """The same with rows of Python values: far quicker than inserts."""
-        return await self._filling(table, progress, {**options, "columns": columns}).run(lines(rows))
+        return await self._fill(table, progress, {**options, "columns": columns}, rows, lambda: lines(rows))
 
-    def _filling(self, table: TableName, progress: Progress | None, options: Mapping[str, Any]) -> Filling:
-        self._bound()
-        return Filling(
-            self._connections,
-            self._tokens,
-            in_start(table, options),
-            progress=progress,
-            total_s=total_timeout(options),
-            connect_s=self._timeout_s,
-        )
+    async def _fill(
+        self,
+        table: TableName,
+        progress: Progress | None,
+        options: Mapping[str, Any],
+        given: Any,
+        source: Callable[[], Any],
+        *,
+        in_thread: bool = False,
+    ) -> CopyResult:
+        def make(chosen: Mapping[str, Any]) -> Filling:
+            self._bound()
+            start, total_s = in_start(table, chosen), total_timeout(chosen)
+            return Filling(
+                self._connections, self._tokens, start, progress=progress, total_s=total_s, connect_s=self._timeout_s
+            )
+
+        return await fill(make, options, given, source, patience_s=self._timeout_s, in_thread=in_thread)
 
     def transaction(
         self,
@@ -257,23 +266,7 @@ class Client:
     async def cancel(self, request_id: str, *, timeout: float | None = None) -> bool:
         """Asks to stop the request of that id; True when it was running and has been asked to."""
         self._bound()
-        link = self._connections.acquire()
-        try:
-            call: aio.UnaryUnaryMultiCallable[pb.CancelQueryRequest, pb.CancelQueryResponse] = link.channel.unary_unary(
-                "/pointsman.v1.QueryService/CancelQuery",
-                request_serializer=pb.CancelQueryRequest.SerializeToString,
-                response_deserializer=pb.CancelQueryResponse.FromString,
-            )
-            answer = await call(
-                pb.CancelQueryRequest(request_id=request_id),
-                timeout=self._requests.timeout_s({"timeout": timeout}) + GRACE_S,
-                metadata=self._connections.metadata(),
-            )
-        except aio.AioRpcError as failure:
-            raise error_from_rpc(failure, writes=False) from None
-        finally:
-            link.release()
-        return answer.result == pb.CANCEL_RESULT_CANCELLING
+        return await cancel(self._connections, request_id, self._requests.timeout_s({"timeout": timeout}))
 
     async def outcome(
         self, idempotency_key: str = "", *, request_id: str = "", timeout: float | None = None

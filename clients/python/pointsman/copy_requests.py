@@ -129,8 +129,6 @@ def out_request(
 
 def in_start(table: TableName, options: Mapping[str, Any]) -> pb.CopyInStart:
     """The first message of a copy into a table."""
-    if options.get("idempotent"):
-        raise ValueError("a copy cannot be made exactly-once yet: copy into a table of its own, then insert from there")
     start = pb.CopyInStart()
     put_table(start.table, table, options.get("columns"))
     put_encoding(start.encoding, options)

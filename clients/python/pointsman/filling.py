@@ -1,10 +1,11 @@
-"""copy_in: data from anywhere into a table, as a whole or not at all."""
+"""copy_in: data from anywhere into a table, as a whole or not at all; with a key again until it is done."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -12,14 +13,66 @@ from grpc import aio
 
 from pointsman.connection import GRACE_S, Connections, Link, Pauses
 from pointsman.copy_data import Source, pieces
-from pointsman.copy_requests import CopyResult, Progress, abandon, copy_result, late, worth_another_try
+from pointsman.copy_requests import (
+    CopyResult,
+    Progress,
+    abandon,
+    copy_result,
+    late,
+    total_timeout,
+    worth_another_try,
+)
 from pointsman.errors import Error, Executed
 from pointsman.options import milliseconds
+from pointsman.repeating import Repetition, keyed
 from pointsman.status import drained, error_from_rpc
 from pointsman.tokens import TokenKeeper
 from pointsman.v1 import query_service_pb2 as pb
 
 METHOD = "/pointsman.v1.QueryService/CopyIn"
+_ONCE = (
+    "give the data as something that can be read again (the path of a file, bytes, a list), or an idempotency_key of "
+    "your own, and call again with it and the same data"
+)
+
+
+async def fill(
+    make: Callable[[Mapping[str, Any]], Filling],
+    options: Mapping[str, Any],
+    given: Any,
+    source: Callable[[], Source],
+    *,
+    patience_s: float,
+    in_thread: bool = False,
+) -> CopyResult:
+    """A whole copy_in; with a key and data that can be read again it is repeated until its deadline, or without one
+    for patience_s after its first failure. given: what source() reads anew each time."""
+    with_key = keyed(options)
+    if with_key is None:
+        return await make(options).run(source(), in_thread=in_thread)
+    again = _can_be_read_again(given)
+    if not again and not options.get("idempotency_key"):
+        raise ValueError(f"idempotent=True cannot be kept, as the data can be read only once: {_ONCE}")
+    total_s = total_timeout(options)
+    attempts = None if total_s is None else Repetition(total_s)
+    while True:
+        if attempts is not None and total_s is not None:
+            with_key["timeout"] = attempts.left_s()
+        try:
+            return await make(with_key).run(source(), in_thread=in_thread)
+        except Error as error:
+            if not again:
+                error.add_note(f"not repeated, as the data can be read only once: {_ONCE}")
+                raise
+            attempts = attempts or Repetition(patience_s)
+            await asyncio.sleep(attempts.failed(error))
+
+
+def _can_be_read_again(given: Any) -> bool:
+    """A file that is read from its start gives the same; a pipe would give only what is left."""
+    if isinstance(given, (str, os.PathLike)):
+        return os.path.isfile(given)
+    return isinstance(given, (bytes, bytearray, memoryview, Sequence))
 
 
 class Filling:

@@ -117,11 +117,9 @@ class Client:
         **options: Unpack[CopyInOptions],
     ) -> CopyResult:
         """Copies raw data into a table, as a whole or not at all. An iterable is advanced in a thread."""
-
-        async def run() -> CopyResult:
-            return await self._inner._filling(table, progress, options).run(source, in_thread=True)
-
-        return self._thread.run(run())
+        return self._thread.run(
+            self._inner._fill(table, progress, options, source, lambda: source, in_thread=True)
+        )
 
     def copy_rows(
         self,
@@ -133,12 +131,10 @@ class Client:
         **options: Unpack[WriteOptions],
     ) -> CopyResult:
         """The same with rows of Python values."""
-
-        async def run() -> CopyResult:
-            filling = self._inner._filling(table, progress, {**options, "columns": columns})
-            return await filling.run(lines(rows, in_thread=True))
-
-        return self._thread.run(run())
+        chosen = {**options, "columns": columns}
+        return self._thread.run(
+            self._inner._fill(table, progress, chosen, rows, lambda: lines(rows, in_thread=True))
+        )
 
     def transaction(
         self,

@@ -917,7 +917,9 @@ class CopyInStart(google.protobuf.message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     idempotency_key: builtins.str
-    """As in ExecuteRequest. A repeated copy must bring the same data: they are compared."""
+    """As in ExecuteRequest; the data counts as part of the request, however it is cut. A repeated copy must bring it again: it
+    is read to its end and compared, none of it goes to PostgreSQL, and the first answer comes again (or KEY_REUSED).
+    """
     @property
     def table(self) -> global___CopyTable: ...
     @property

@@ -1,0 +1,61 @@
+"""From a caller's source into a COPY: no faster than PostgreSQL takes it, undone for certain when the source fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from router.engine.calls import Call
+from router.engine.copy_run import CopyRun
+from router.model.errors import Executed, RouterError
+
+
+async def fill(
+    run: CopyRun, call: Call, source: AsyncIterator[bytes], seen: Callable[[bytes], object] | None = None
+) -> None:
+    """Pass the source on to its end, and wait for PostgreSQL's word. AttemptFailed when that is not good; what the
+    source raises, once everything is undone. seen: called with each piece before it leaves."""
+    # A task of its own, so that PostgreSQL's refusal ends the wait for a caller that sends nothing.
+    pumping = asyncio.create_task(_pump(run, call, source, seen))
+    pumping.add_done_callback(_look_at)
+    try:
+        await asyncio.wait({pumping, run.ended}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        pumping.cancel()
+    await asyncio.wait({pumping})
+    problem = asyncio.CancelledError() if pumping.cancelled() else pumping.exception()
+    if problem is not None and not run.ended.done():
+        await _undo(run, problem)
+        raise problem
+    if not run.ended.done():
+        run.finish()
+        call.committing = run.committing
+        await asyncio.wait({run.ended})
+    run.check()
+
+
+async def _pump(
+    run: CopyRun, call: Call, source: AsyncIterator[bytes], seen: Callable[[bytes], object] | None
+) -> None:
+    """From the caller to PostgreSQL: the next piece is asked for once there is room for it."""
+    async for data in source:
+        if seen is not None:
+            seen(data)
+        if not await run.write(data):
+            await asyncio.wait({run.ended})
+            return
+        call.copied_bytes += len(data)
+
+
+async def _undo(run: CopyRun, problem: BaseException) -> None:
+    """The source failed: stop, and be certain of it before anyone is told."""
+    if run.stop():
+        await asyncio.wait({run.ended})
+    if isinstance(problem, RouterError):
+        problem.executed = Executed.ROLLED_BACK
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """An exception that comes after the caller went away is nobody's any more."""
+    if not task.cancelled():
+        task.exception()
