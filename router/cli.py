@@ -15,7 +15,7 @@ import typer
 
 import router
 from router import interpreter, tenant_commands
-from router.console import config_commands, copy_commands, worker_commands
+from router.console import config_commands, copy_commands, outcome_command, worker_commands
 from router.console.trouble import ExitCode, Trouble
 
 if TYPE_CHECKING:
@@ -203,10 +203,17 @@ def sql(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a statement may take.")] = 30.0,
+    after: Annotated[
+        str, typer.Option("--after-token", metavar="TOKEN", help="Reads see at least what this token names.")
+    ] = "",
+    show_token: Annotated[
+        bool, typer.Option("--show-token", help="Tell the consistency token in the end, on standard error.")
+    ] = False,
 ) -> None:
     """Run a statement, or without one an interactive prompt.
 
     Reads (SELECT, WITH, SHOW, ...) may go to a replica with --read; everything else runs on the primary.
+    What one run has written or seen, another one's replica reads see if it is given its consistency token.
     """
     from router.console import sql_command
     from router.console.targets import Given, caller_target
@@ -218,7 +225,11 @@ def sql(
         sql_command.output_form("json" if as_json else "csv" if as_csv else form),
         timeout,
         _console(),
+        sql_command.Tokens(after, show_token),
     )
+
+
+app.command(rich_help_panel=ASK)(outcome_command.outcome)
 
 
 @app.command(rich_help_panel=ASK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 
 import pointsman
 from pointsman.options import ReadPreference
@@ -21,16 +22,35 @@ from router.console.trouble import ExitCode, Trouble
 _PREFERENCES: tuple[ReadPreference, ...] = ("primary", "replica", "any")
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Consistency tokens: the one to begin with, and whether to tell the last one."""
+
+    after: str = ""
+    show: bool = False
+
+
 def run(
-    query: str | None, target: Target, read: ReadPreference, output: OutputFormat, timeout_s: float, console: Console
+    query: str | None,
+    target: Target,
+    read: ReadPreference,
+    output: OutputFormat,
+    timeout_s: float,
+    console: Console,
+    tokens: Tokens,
 ) -> None:
     """Run what was asked; the prompt when nothing was, and a person sits at the terminal."""
     reach(target)
     with SqlSession(target, read, timeout_s) as session:
-        if query is None and sys.stdin.isatty():
-            SqlPrompt(session, console, person()).run()
-        else:
-            _run_statements(session, sys.stdin.read() if query in (None, "-") else query or "", output, console)
+        session.observe(tokens.after)
+        try:
+            if query is None and sys.stdin.isatty():
+                SqlPrompt(session, console, person()).run()
+            else:
+                _run_statements(session, sys.stdin.read() if query in (None, "-") else query or "", output, console)
+        finally:
+            if tokens.show:
+                print(f"token: {session.token}", file=sys.stderr)
 
 
 def _run_statements(session: SqlSession, text: str, output: OutputFormat, console: Console) -> None:

@@ -67,6 +67,22 @@ class SqlSession:
         self._db.close()
 
     @property
+    def token(self) -> str:
+        """What was seen and written here, as a consistency token."""
+        return self._db.token
+
+    def observe(self, token: str) -> None:
+        """Reads see at least what this token names. Trouble when it is none."""
+        try:
+            self._db.observe(token)
+        except ValueError:
+            raise Trouble(
+                f"--after-token: {token!r} is no consistency token",
+                "one is told by: pointsman sql --show-token, by db.token in programs, and in receipts",
+                ExitCode.USAGE,
+            ) from None
+
+    @property
     def in_transaction(self) -> bool:
         """Whether BEGIN was said, and neither COMMIT nor ROLLBACK."""
         return self._transaction is not None

@@ -53,6 +53,22 @@ async def test_a_read_shows_rows_and_where_they_came_from(command: Command, fake
     assert fake.metadata[0]["authorization"] == "Bearer t"
 
 
+async def test_a_token_from_one_run_is_for_the_next(command: Command, fake: FakeRouter):
+    async def answer(call: pb.MultiplexCall) -> pb.MultiplexReply:
+        reply = await one_row(call)
+        reply.query.receipt.token = b"t1"
+        return reply
+
+    fake.on_call = answer
+    ended = await sql(command, fake, "select 1", "--csv", "--show-token", "--read", "any")
+    assert (ended.code, ended.out.split(), ended.err) == (0, ["n", "1"], "token: dDE=\n")
+    ended = await sql(command, fake, "select 1", "--after-token", "dDE=", "--read", "any")
+    assert (ended.code, ended.err) == (0, "")
+    assert [call.query.options.after_token for call in fake.calls] == [b"", b"t1"]
+    ended = await sql(command, fake, "select 1", "--after-token", "?")
+    assert (ended.code, "no consistency token" in ended.err) == (2, True)
+
+
 async def test_a_write_shows_its_command_tag(command: Command, fake: FakeRouter):
     ended = await sql(command, fake, "insert into t values (1)")
     assert ended.out.startswith("INSERT 0 1 · one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pointsman.errors import TokenLost
 from pointsman.tokens import TokenKeeper
 from pointsman.tokens import merge as merge_bytes
 
@@ -109,9 +110,9 @@ def test_a_lost_token_is_forgotten_once_told() -> None:
     keeper.keep(Token(1, Term(1), Lsn(50)).encode(), keeper.version)
     asked = keeper.version
     keeper.keep(Token(1, Term(2), Lsn(60)).encode(), keeper.version)
-    keeper.forget(asked)
+    keeper.told(TokenLost("lost"), asked)
     assert keeper.value, "what came since was not lost"
-    keeper.forget(keeper.version)
+    keeper.told(TokenLost("lost"), keeper.version)
     assert keeper.value == b""
 
 

@@ -136,6 +136,8 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
         self.transact_peers: list[str] = []
         self.transact_ends = 0
         self.cancel_requests: list[str] = []
+        self.outcome = pb.GetOutcomeResponse()
+        self.outcome_requests: list[pb.GetOutcomeRequest] = []
         self.address = ""
         self._server: aio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -241,6 +243,10 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
                     return
         finally:
             self.transact_ends += 1
+
+    async def GetOutcome(self, request: pb.GetOutcomeRequest, context: Any) -> pb.GetOutcomeResponse:
+        self.outcome_requests.append(request)
+        return self.outcome
 
     async def CancelQuery(self, request: pb.CancelQueryRequest, context: Any) -> pb.CancelQueryResponse:
         self.cancel_requests.append(request.request_id)

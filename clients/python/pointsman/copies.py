@@ -142,7 +142,7 @@ class CopyStream:
         try:
             message = await self._rpc.read()
         except aio.AioRpcError as failure:
-            raise error_from_rpc(failure, writes=False) from None
+            raise self._tokens.told(error_from_rpc(failure, writes=False), self._version) from None
         if not isinstance(message, pb.CopyOutResponse):
             raise Error(
                 "the router ended the copy before its last data",

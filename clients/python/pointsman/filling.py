@@ -90,6 +90,7 @@ class Filling:
     ) -> None:
         self._connections = connections
         self._tokens = tokens
+        self._version = tokens.version
         self._start = pb.CopyInRequest(start=start)
         self._progress = progress
         self._total_s = total_s
@@ -102,7 +103,7 @@ class Filling:
 
     async def run(self, source: Source, *, in_thread: bool = False) -> CopyResult:
         """Sends the data and commits. An exception of the source, or a cancel, rolls back."""
-        version = self._tokens.version
+        self._version = self._tokens.version
         loop = asyncio.get_running_loop()
         deadline = None if self._total_s is None else loop.time() + self._total_s + GRACE_S
         try:
@@ -112,7 +113,7 @@ class Filling:
             if deadline is None or loop.time() < deadline:
                 raise  # the source's own
             raise late(self._total_s or 0.0, Executed.MAYBE if self._ending else Executed.ROLLED_BACK) from None
-        self._tokens.keep(answer.receipt.token, version)
+        self._tokens.keep(answer.receipt.token, self._version)
         if self._progress is not None:
             self._progress(self._bytes, answer.rows)
         return copy_result(answer)
@@ -156,7 +157,7 @@ class Filling:
             answer: pb.CopyInResponse = await rpc
         except aio.AioRpcError as failure:
             # Without the end message a router keeps nothing, whatever became of it.
-            raise error_from_rpc(failure, writes=self._ending) from None
+            raise self._tokens.told(error_from_rpc(failure, writes=self._ending), self._version) from None
         return answer
 
     async def _open(self) -> tuple[Any, Link]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pointsman.batches import StepLike, batch_bytes
 from pointsman.calls import Call, error_of
-from pointsman.errors import TokenLost
+from pointsman.errors import Error
 from pointsman.options import (
     MAY_BE_BEHIND,
     WRITE_ONLY,
@@ -69,10 +69,7 @@ class Requests:
     def rows(self, call: Call, reply: Reply) -> Rows:
         """What a read gave. Error when it failed."""
         if reply.WhichOneof("reply") != "query":
-            error = error_of(reply.failure, writes=False)
-            if isinstance(error, TokenLost):
-                self._tokens.forget(call.seen)
-            raise error
+            raise self._failed(call, reply)
         answer = reply.query
         receipt = answer.receipt
         self._keep(receipt, call)
@@ -81,7 +78,7 @@ class Requests:
     def result(self, call: Call, reply: Reply) -> Result:
         """What a write did. Error when it failed."""
         if reply.WhichOneof("reply") != "execute":
-            raise error_of(reply.failure, writes=True)
+            raise self._failed(call, reply)
         answer = reply.execute
         receipt = answer.receipt
         self._keep(receipt, call)
@@ -90,7 +87,7 @@ class Requests:
     def results(self, call: Call, reply: Reply) -> BatchResults:
         """What a batch did. Error when it failed."""
         if reply.WhichOneof("reply") != "batch":
-            raise error_of(reply.failure, writes=call.writes)
+            raise self._failed(call, reply)
         answer = reply.batch
         receipt = answer.receipt
         self._keep(receipt, call)
@@ -111,6 +108,9 @@ class Requests:
             request.request_id = options.get("request_id") or ""
         if self._tokens.enabled and self._tokens.value and options.get("read") in MAY_BE_BEHIND:
             request.options.after_token = self._tokens.value
+
+    def _failed(self, call: Call, reply: Reply) -> Error:
+        return self._tokens.told(error_of(reply.failure, writes=call.writes), call.seen)
 
     def _keep(self, receipt: bytes, call: Call) -> None:
         token = token_of(receipt)

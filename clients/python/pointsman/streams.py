@@ -206,7 +206,7 @@ class RowStream:
         try:
             message = await rpc.read()
         except aio.AioRpcError as failure:
-            raise error_from_rpc(failure, writes=False) from None
+            raise self._tokens.told(error_from_rpc(failure, writes=False), self._version) from None
         if not isinstance(message, pb.StreamQueryResponse):
             raise Error(
                 "the router ended the stream before its last rows",

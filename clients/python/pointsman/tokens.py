@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import threading
 
+from pointsman.errors import Error, TokenLost
+
 _VERSION = 1
 _SIZE = 22
 _NOW = 2
@@ -54,12 +56,15 @@ class TokenKeeper:
             self._absorbed = b""
             self._version += 1
 
-    def forget(self, version: int) -> None:
-        """What a request of that version carried was lost: that is told once, then the client goes on without."""
-        with self._keeping:
-            if version == self._version:
-                self.value = self._absorbed = b""
-                self._version += 1
+    def told(self, error: Error, version: int) -> Error:
+        """The error of a request made at that version. When it tells that what the request carried was lost, that is
+        told once: the client goes on without."""
+        if isinstance(error, TokenLost):
+            with self._keeping:
+                if version == self._version:
+                    self.value = self._absorbed = b""
+                    self._version += 1
+        return error
 
     @property
     def text(self) -> str:

@@ -165,9 +165,10 @@ class Transaction:
             except BaseException as error:
                 # An answer that nobody reads would be taken for the next one: the transaction cannot go on.
                 self._break("lost")
-                raise self._loss(error, committing, timeout_s) from None
+                found = self._loss(error, committing, timeout_s)
+                raise (self._tokens.told(found, self._version) if isinstance(found, Error) else found) from None
         if answer.WhichOneof("event") == "failed":
-            failure = error_from_status(answer.failed, writes=True)
+            failure = self._tokens.told(error_from_status(answer.failed, writes=True), self._version)
             if request.end:
                 self._end("ended")
             elif isinstance(failure, TransactionLost):
