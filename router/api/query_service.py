@@ -127,7 +127,8 @@ class QueryService:
                 call.counted = True
                 found = await self._outcomes.of_key(call.caller, key, deadline, self._answering.request_id(""))
             case "request_id":
-                found = self._outcomes.of_request(call.caller.name, translate.request_id_from(message.request_id))
+                request_id = translate.request_id_from(message.request_id)
+                found = await self._outcomes.of_request(call.caller.name, request_id)
             case _:
                 raise bad_request(RefuseReason.BAD_REQUEST, "name the write by idempotency_key or by request_id")
         response = pb.GetOutcomeResponse(

@@ -1,12 +1,14 @@
 """What became of a write whose answer did not arrive: told by its key's row on the present primary, or not at all.
 
 Without a key nothing in the database can tell: a transaction id is used again after a failover, so that the new
-primary would speak of a stranger's.
+primary would speak of a stranger's. A write that waits in the router (for a primary, for a connection, between two
+attempts) has no row yet, and is no less under way; so it is looked for here, and in the router's other processes.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from router.decisions.retry import Replayability
@@ -28,6 +30,11 @@ _FACTS = Replayability(Access.READ_WRITE, batch=True, keyed=True)
 """Looking changes nothing: it may be repeated from anywhere."""
 
 
+Elsewhere = Callable[[TenantName, str, str], Awaitable[WriteOutcome]]
+"""Asks the other processes of this router for a write by its tenant and its key or request id: RUNNING, NOT_FOUND when
+none of them is at work on it, UNKNOWN when one did not answer."""
+
+
 class Outcomes:
     """Looks up outcomes. Raises RouterError only (and CancelledError when its caller goes away)."""
 
@@ -47,11 +54,33 @@ class Outcomes:
         self._pools = pools
         self._attempts = attempts
         self._clock = clock
+        self._elsewhere: Elsewhere | None = None
 
-    def of_request(self, tenant: TenantName, request_id: str) -> OutcomeFound:
-        """Of a request without a key: only whether it is under way here."""
-        found = self._register.find(tenant, request_id)
-        return OutcomeFound(WriteOutcome.UNKNOWN if found is None else WriteOutcome.RUNNING)
+    def ask_elsewhere(self, elsewhere: Elsewhere) -> None:
+        """This process has others beside it."""
+        self._elsewhere = elsewhere
+
+    def here(self, tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
+        """RUNNING or NOT_FOUND: whether this process is at work on the write of that key, or else request id."""
+        if key:
+            running = any(
+                call.request.idempotency_key == key and call.request.method is not Method.GET_OUTCOME
+                for call in self._register.under_way(tenant)
+            )
+        else:
+            running = self._register.find(tenant, request_id) is not None
+        return WriteOutcome.RUNNING if running else WriteOutcome.NOT_FOUND
+
+    async def _anywhere(self, tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
+        found = self.here(tenant, key, request_id)
+        if found is WriteOutcome.NOT_FOUND and self._elsewhere is not None:
+            return await self._elsewhere(tenant, key, request_id)
+        return found
+
+    async def of_request(self, tenant: TenantName, request_id: str) -> OutcomeFound:
+        """Of a request without a key: only whether this router is at work on it."""
+        found = await self._anywhere(tenant, "", request_id)
+        return OutcomeFound(WriteOutcome.RUNNING if found is WriteOutcome.RUNNING else WriteOutcome.UNKNOWN)
 
     async def of_key(self, tenant: Tenant, key: str, deadline: float, request_id: str) -> OutcomeFound:
         """Of a keyed write, by the present primary."""
@@ -64,7 +93,11 @@ class Outcomes:
                 call.queued_s = self._clock.now() - call.started
             self._register.admit(call)
             try:
+                # Before the look: what ends in between is found by it.
+                at_work = await self._anywhere(tenant.name, key, "")
                 found = await self._look_until_answered(runtime, call)
+                if found.outcome is WriteOutcome.NOT_FOUND:
+                    found = replace(found, outcome=at_work)
             finally:
                 runtime.admission.leave()
         except BaseException as error:

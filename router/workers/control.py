@@ -24,7 +24,7 @@ from router.decisions.connection_ledger import WorkerId
 from router.engine.clusters import ClusterSource
 from router.model.identity import ClusterName
 from router.model.ledger import Grant
-from router.model.request import CancelOutcome
+from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
 from router.model.views import Load, ReloadResult, RestartProgress, WorkerView
 from router.system import SystemChance, SystemClock
@@ -44,6 +44,7 @@ from router.workers.messages import (
     Grants,
     Published,
     RoomEmpty,
+    WriteAsked,
 )
 from router.workers.port import ReservedPort, reserve
 from router.workers.roster import Roster
@@ -53,7 +54,7 @@ FENCED_S = 0.1
 """How long a promotion waits for workers to confirm that they send nothing to the old primary any more."""
 LOOK_EVERY_S = 2.0
 """Counts of a worker that is killed are lost for at most this long."""
-CANCEL_S = 0.5
+OTHERS_S = 0.5
 LET_GO_S = 3.0
 """The connections of a worker that was killed count against the caps for so long; an idle backend ends at once, one
 that runs a statement with the statement."""
@@ -199,14 +200,21 @@ class ControlProcess:
             supervisor.report_drained()
 
     async def _answer(self, member: Member, question: object) -> object:
-        if not isinstance(question, CancelAsked):
-            raise TypeError(f"no control process answers {type(question).__name__}")
         others = [one for one in self._roster.told if one is not member]
-        for asking in asyncio.as_completed([_cancel(one, question) for one in others]):
-            outcome = await asking
-            if outcome is not CancelOutcome.NOT_FOUND:
-                return outcome
-        return CancelOutcome.NOT_FOUND
+        match question:
+            case CancelAsked():
+                for asking in asyncio.as_completed([_cancel(one, question) for one in others]):
+                    outcome = await asking
+                    if outcome is not CancelOutcome.NOT_FOUND:
+                        return outcome
+                return CancelOutcome.NOT_FOUND
+            case WriteAsked():
+                found = await asyncio.gather(*(_at_work(one, question) for one in others))
+                for answer in (WriteOutcome.RUNNING, WriteOutcome.UNKNOWN):
+                    if answer in found:
+                        return answer
+                return WriteOutcome.NOT_FOUND
+        raise TypeError(f"no control process answers {type(question).__name__}")
 
     def _gone(self, member: Member) -> None:
         """Its process was reaped: what it counted stays."""
@@ -277,10 +285,21 @@ class ControlProcess:
 
 async def _cancel(member: Member, question: CancelAsked) -> CancelOutcome:
     try:
-        answer = await member.ask(question, CANCEL_S)
+        answer = await member.ask(question, OTHERS_S)
     except (ChannelClosed, TimeoutError):
         return CancelOutcome.NOT_FOUND
     return answer if isinstance(answer, CancelOutcome) else CancelOutcome.NOT_FOUND
+
+
+async def _at_work(member: Member, question: WriteAsked) -> WriteOutcome:
+    try:
+        answer = await member.ask(question, OTHERS_S)
+    except ChannelClosed:
+        # What a process was at work on ended with it, or is PostgreSQL's: the look for its key's row comes after.
+        return WriteOutcome.NOT_FOUND if member.gone.done() else WriteOutcome.UNKNOWN
+    except TimeoutError:
+        return WriteOutcome.UNKNOWN
+    return answer if isinstance(answer, WriteOutcome) else WriteOutcome.UNKNOWN
 
 
 class _AllProcesses(Collector):

@@ -34,7 +34,7 @@ from router.model import (
 from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.ledger import Demand, Grant
 from router.model.observation import Fault
-from router.model.request import CancelOutcome
+from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
 from router.model.views import Load
 
@@ -63,6 +63,16 @@ class CancelAsked:
     """Question: cancel a request of a tenant, wherever it runs. Its answer is a CancelOutcome."""
 
     tenant: TenantName
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAsked:
+    """Question: who is at work on the write of that key, or else request id? Its answer is a WriteOutcome: RUNNING,
+    NOT_FOUND (nobody), UNKNOWN (one did not answer)."""
+
+    tenant: TenantName
+    key: str
     request_id: str
 
 
@@ -195,8 +205,8 @@ class Drain:
     grace_s: float
 
 
-Question = CancelAsked | LookAsked
-Reply = CancelOutcome | Look
+Question = CancelAsked | WriteAsked | LookAsked
+Reply = CancelOutcome | WriteOutcome | Look
 
 _CLASSES = (
     *(callers, errors, events, identity, ledger, observation, policy, port_policies, reasons, request, state, topology),

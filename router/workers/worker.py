@@ -22,7 +22,7 @@ from router.engine.connection_budget import Budgets
 from router.engine.mirrored_cluster import MirroredCluster
 from router.model.errors import RouterError
 from router.model.identity import ClusterName, TenantName
-from router.model.request import CancelOutcome
+from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
 from router.model.topology import Cluster
 from router.system import SystemChance, SystemClock
@@ -47,14 +47,15 @@ from router.workers.messages import (
     RoomEmpty,
     Sent,
     Serving,
+    WriteAsked,
     shape,
 )
 
 REPORT_S = 0.005
 """Demands that change together make one message."""
 REPORT_EVERY_S = 0.5
-CANCEL_S = 1.0
-"""How long a caller waits to hear whether another worker runs what it wants cancelled."""
+OTHERS_S = 1.0
+"""How long a caller waits to hear whether another worker runs what it wants cancelled, or asks the outcome of."""
 
 
 class WorkerProcess:
@@ -73,6 +74,7 @@ class WorkerProcess:
         self._data = DataPlane(config, self._clock, chance, self._events, self._budgets)
         self._mirrors: dict[ClusterName, MirroredCluster] = {}
         self._take_configuration(begin.configuration)
+        self._data.outcomes.ask_elsewhere(self._write_elsewhere)
         parts = self._data.public_parts(self._cancel_elsewhere)
         policy = replace(config.server, listen=begin.address)
         self._server = PublicServer(policy, parts, Draining(self._clock), processes=begin.workers)
@@ -168,6 +170,8 @@ class WorkerProcess:
                 return await self.look(samples=samples)
             case CancelAsked(tenant, request_id):
                 return self._data.executor.cancel(tenant, request_id)
+            case WriteAsked(tenant, key, request_id):
+                return self._data.outcomes.here(tenant, key, request_id)
             case _:
                 raise TypeError(f"no worker answers {type(question).__name__}")
 
@@ -178,10 +182,18 @@ class WorkerProcess:
 
     async def _cancel_elsewhere(self, tenant: TenantName, request_id: str) -> CancelOutcome:
         try:
-            answer = await self._channel.ask(CancelAsked(tenant, request_id), CANCEL_S)
+            answer = await self._channel.ask(CancelAsked(tenant, request_id), OTHERS_S)
         except (ChannelClosed, TimeoutError):
             return CancelOutcome.NOT_FOUND
         return answer if isinstance(answer, CancelOutcome) else CancelOutcome.NOT_FOUND
+
+
+    async def _write_elsewhere(self, tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
+        try:
+            answer = await self._channel.ask(WriteAsked(tenant, key, request_id), OTHERS_S)
+        except (ChannelClosed, TimeoutError):
+            return WriteOutcome.UNKNOWN
+        return answer if isinstance(answer, WriteOutcome) else WriteOutcome.UNKNOWN
 
 
 class _Life:

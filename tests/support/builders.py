@@ -119,6 +119,7 @@ class Engine:
         self.room, self.clusters, self.pools = path.room, path.clusters, path.pools
         self.register, self.tenants = path.register, path.tenants
         self.executor, self.copies, self.sessions = path.executor, path.copies, path.sessions
+        self.outcomes = path.outcomes
 
     def server(self, name: str = "a") -> FakeServer:
         return self.servers[EndpointName(name)]

@@ -51,5 +51,6 @@ class RequestPath:
         )
         self.executor = Executor(*parts)
         self.copies = Copies(*parts)
+        self.outcomes = Outcomes(*parts)
         self.sessions = Sessions(*parts)
         self.outcomes = Outcomes(*parts)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import grpc
+import pointsman
 import psycopg
 import pytest
 from pointsman.v1 import admin_service_pb2 as admin_pb
@@ -17,6 +18,7 @@ from pointsman.v1 import query_service_pb2_grpc
 
 from router.devcluster import DevCluster
 from tests.support.dev_cluster import DEFAULT_MAJOR
+from tests.support.eventually import eventually
 from tests.support.running_router import Config, RunningRouter, started_router
 from tests.workers.callers import Callers, all_serve, clients, two_workers, with_two_workers, workers
 
@@ -97,6 +99,31 @@ async def test_a_killed_worker_is_replaced_and_only_its_unkeyed_writes_are_in_do
         assert [one.restarts - was.restarts for one, was in zip(found, before, strict=True)] == [1, 0]
         after = sum(value for name, value in router.scrape().items() if "requests_total{" in name)
         assert after >= served_before, "what a dead worker counted stays counted"
+
+
+async def test_what_one_worker_is_at_work_on_is_running_whichever_is_asked(shared: RunningRouter) -> None:
+    await all_serve(shared)
+    name = "a-slow-write-of-one-worker"
+    async with clients(shared, 12) as ones:
+        writing = asyncio.create_task(
+            ones[0].execute("select pg_sleep(2)", idempotency_key=name, request_id=name, timeout=20)
+        )
+
+
+        async def runs() -> bool:
+            return (await ones[0].outcome(request_id=name)).outcome is pointsman.WriteOutcome.RUNNING
+
+        await eventually(runs, within_s=10, what="the write is under way")
+        found = await asyncio.gather(
+            *(one.outcome(request_id=name) for one in ones), *(one.outcome(name) for one in ones)
+        )
+        assert not writing.done()
+        assert {one.outcome for one in found} == {pointsman.WriteOutcome.RUNNING}
+        await writing
+        found = await asyncio.gather(*(one.outcome(name) for one in ones))
+        assert {one.outcome for one in found} == {pointsman.WriteOutcome.COMMITTED}
+        never = await asyncio.gather(*(one.outcome("never-sent") for one in ones))
+        assert {one.outcome for one in never} == {pointsman.WriteOutcome.NOT_FOUND}
 
 
 async def test_a_rolling_restart_fails_no_request(shared: RunningRouter, pg_cluster: DevCluster) -> None:

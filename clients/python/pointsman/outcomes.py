@@ -23,8 +23,9 @@ class WriteOutcome(enum.Enum):
     COMMITTED = "committed"
     """It was done, and is as durable as the receipt of an answer would say."""
     NOT_FOUND = "not_found"
-    """The present primary knows no such key: the write was rolled back, has not come (yet), was lost with a former
-    primary that replicated asynchronously, or is older than keys are kept. To send it again with its key is safe."""
+    """The present primary knows no such key, and the router is not at work on it: the write was rolled back, has not
+    come (yet), was lost with a former primary that replicated asynchronously, or is older than keys are kept. Unless it
+    is that old, to send it again with its key is safe."""
     RUNNING = "running"
     """It is under way, or waits for its standby."""
     UNKNOWN = "unknown"

@@ -101,13 +101,14 @@ class _WriteOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     WRITE_OUTCOME_COMMITTED: _WriteOutcome.ValueType  # 1
     """It was done, and is as durable as the receipt says."""
     WRITE_OUTCOME_NOT_FOUND: _WriteOutcome.ValueType  # 2
-    """The present primary knows no such key: the write was rolled back, has not come (yet), was lost with a former
-    primary that replicated asynchronously, or is older than keys are kept. To send it again with its key is safe.
+    """The present primary knows no such key, and this router (any of its workers) is not at work on it: the write was
+    rolled back, has not come (yet), was lost with a former primary that replicated asynchronously, or is older than
+    keys are kept. Unless it is that old, to send it again with its key is safe.
     """
     WRITE_OUTCOME_RUNNING: _WriteOutcome.ValueType  # 3
-    """It is under way, or waits for its standby."""
+    """It is under way, also where it only waits (for a primary, a connection, its turn), or waits for its standby."""
     WRITE_OUTCOME_UNKNOWN: _WriteOutcome.ValueType  # 4
-    """Nobody here can tell."""
+    """Nobody here can tell; also when another worker did not say in time whether it is at work on it."""
 
 class WriteOutcome(_WriteOutcome, metaclass=_WriteOutcomeEnumTypeWrapper): ...
 
@@ -115,13 +116,14 @@ WRITE_OUTCOME_UNSPECIFIED: WriteOutcome.ValueType  # 0
 WRITE_OUTCOME_COMMITTED: WriteOutcome.ValueType  # 1
 """It was done, and is as durable as the receipt says."""
 WRITE_OUTCOME_NOT_FOUND: WriteOutcome.ValueType  # 2
-"""The present primary knows no such key: the write was rolled back, has not come (yet), was lost with a former
-primary that replicated asynchronously, or is older than keys are kept. To send it again with its key is safe.
+"""The present primary knows no such key, and this router (any of its workers) is not at work on it: the write was
+rolled back, has not come (yet), was lost with a former primary that replicated asynchronously, or is older than
+keys are kept. Unless it is that old, to send it again with its key is safe.
 """
 WRITE_OUTCOME_RUNNING: WriteOutcome.ValueType  # 3
-"""It is under way, or waits for its standby."""
+"""It is under way, also where it only waits (for a primary, a connection, its turn), or waits for its standby."""
 WRITE_OUTCOME_UNKNOWN: WriteOutcome.ValueType  # 4
-"""Nobody here can tell."""
+"""Nobody here can tell; also when another worker did not say in time whether it is at work on it."""
 global___WriteOutcome = WriteOutcome
 
 class _CopyFormat:
@@ -638,7 +640,7 @@ class GetOutcomeRequest(google.protobuf.message.Message):
     """The idempotency key of the write."""
     request_id: builtins.str
     """The id of a request without a key. Nothing of it is kept in the database: this tells only whether this router
-    is still at work on it.
+    (any of its workers) is still at work on it.
     """
     timeout_ms: builtins.int
     """Bounds the look together with the RPC's deadline; 0 means the tenant's default."""
