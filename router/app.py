@@ -129,7 +129,7 @@ class RouterProcess:
 
     async def reload(self) -> ReloadResult:
         """Read the file again; with any mistake in it nothing changes."""
-        return await self._control.reload()
+        return await self._control.live.reload()
 
     # --- api/surface.Workers: this process is the only one ------------------------------------------------------
 

@@ -18,10 +18,7 @@ from router.api.admin_identity import AdminIdentity
 from router.api.auditing import Audit
 from router.api.server import AdminParts
 from router.api.surface import Workers
-from router.config import loading
-from router.config.differences import diff, needs_restart
 from router.config.loading import LoadedConfig
-from router.config.problems import ConfigProblems
 from router.engine.clusters import ClusterSource
 from router.engine.directory import Directory
 from router.engine.doctor import Doctors
@@ -30,14 +27,14 @@ from router.engine.overview import Overview
 from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
 from router.engine.supervisors import Supervisors
 from router.journal.state_directory import StateDirectory, open_state_directory
+from router.live_configuration import LiveConfiguration
 from router.model.errors import Code, RouterError
-from router.model.events import ConfigChanged
 from router.model.identity import ClusterName, TopologyNumber
 from router.model.journal import JournalFailed
 from router.model.reasons import RefuseReason
 from router.model.state import ClusterState
 from router.model.topology import Cluster, FailoverMode, Topology
-from router.model.views import Load, ReloadResult, ServerView
+from router.model.views import Load, ServerView
 from router.ports import Chance, Clock
 from router.postgres.edges import PostgresEdges
 from router.telemetry.audit_log import AuditLog
@@ -77,10 +74,10 @@ class ControlPlane:
         """load and everywhere: see Overview and ClusterSupervisor. RouterError when what must not be forgotten cannot
         be kept."""
         self._config = config
+        self.live = LiveConfiguration(config, clock, events, self._apply, self._objection)
         self._clock, self._chance, self._events = clock, chance, events
         self._follower = follower
         self._everywhere = everywhere
-        self._problem = ""
         self._started = clock.now()
         self._edges = PostgresEdges(owner=chance.identifier())
         self._journal = _open_journal(config)
@@ -92,7 +89,7 @@ class ControlPlane:
         self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
         self.overview = Overview(self._directory, self.supervisors, load, clock, self._doctors.findings)
-        self.operator = Operator(self.supervisors, load, clock, self.reload)
+        self.operator = Operator(self.supervisors, load, clock)
         self._know_clusters(config)
 
     @property
@@ -107,18 +104,20 @@ class ControlPlane:
             self._clock.now() - self._started,
             max((one.state.number for one in self.supervisors), default=TopologyNumber(0)),
             pq.version(),
-            str(self._config.source),
-            self._problem,
+            self.live.view(),
         )
 
     def gauges(self) -> RouterView:
         """What the metrics page shows of this moment."""
-        return RouterView(self.overview.clusters(), self.overview.tenants(), self.overview.pools(None))
+        return RouterView(
+            self.overview.clusters(), self.overview.tenants(), self.overview.pools(None), self.live.view()
+        )
 
     def admin_parts(self, workers: Workers) -> AdminParts:
         """What stands behind the operators' port."""
         return AdminParts(
-            self.overview, self.operator, workers, self.server_view, self._clock, self._events, self._operators,
+            self.overview, self.operator, self.live, workers, self.server_view, self._clock, self._events,
+            self._operators,
             None if self._audit_log is None else Audit(self._audit_log, self._config.server.audit.scope),
         )
 
@@ -126,9 +125,11 @@ class ControlPlane:
         """Begin to watch."""
         for cluster in self._config.topology.clusters.values():
             self._add_cluster(cluster)
+        self.live.start()
 
     async def stop(self) -> None:
         """End all supervisors; a promotion under way gets a few seconds to finish."""
+        await self.live.stop()
         self._doctors.stop()
         await asyncio.gather(*(one.stop() for one in self.supervisors))
         if self._tasks:
@@ -136,29 +137,9 @@ class ControlPlane:
         if self._audit_log is not None:
             await asyncio.to_thread(self._audit_log.close)
 
-    async def reload(self) -> ReloadResult:
-        """Read the file again; with any mistake in it nothing changes."""
-        try:
-            fresh = await asyncio.to_thread(loading.load, self._config.source)
-        except ConfigProblems as problems:
-            lines = tuple(problems.lines())
-            self._problem = lines[0]
-            self._events.emit(ConfigChanged(applied=False, changes=(), problems=lines))
-            return ReloadResult(applied=False, problems=lines)
-        if self._journal is None and _promotes(fresh.topology):
-            self._problem = "promote mode needs a writable server.state_dir; it is opened when the router starts"
-            self._events.emit(ConfigChanged(applied=False, changes=(), problems=(self._problem,)))
-            return ReloadResult(applied=False, problems=(self._problem,))
-        changes = diff(self._config, fresh)
-        later = needs_restart(self._config, fresh)
-        self._problem = ""
-        self._apply(fresh)
-        self._know_clusters(fresh)
-        self._events.emit(ConfigChanged(applied=True, changes=changes))
-        return ReloadResult(applied=True, changes=(*changes, *(f"after a restart: {one}" for one in later)))
-
     def _apply(self, fresh: LoadedConfig) -> None:
         old, self._config = self._config.topology, fresh
+        self._know_clusters(fresh)
         for name, cluster in fresh.topology.clusters.items():
             supervisor = self.supervisors.get(name)
             if supervisor is None:
@@ -172,6 +153,11 @@ class ControlPlane:
             self._follower.remove_cluster(name)
             self._doctors.forget(name)
             self._spawn(self.supervisors.remove(name).stop())
+
+    def _objection(self, fresh: LoadedConfig) -> str:
+        if self._journal is None and _promotes(fresh.topology):
+            return "promote mode needs a writable server.state_dir; it is opened when the router starts"
+        return ""
 
     def _add_cluster(self, cluster: Cluster) -> None:
         numbers, everywhere, journal = self._numbers, self._everywhere, self._journal

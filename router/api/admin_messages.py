@@ -11,6 +11,8 @@ from router.model.identity import lsn_to_text
 from router.model.topology import Role
 from router.model.views import (
     ClusterView,
+    ConfigDiff,
+    ConfigEffect,
     EndpointView,
     PoolView,
     RestartProgress,
@@ -29,6 +31,7 @@ ROLES = {
 HEALTHS = {health: pb.EndpointHealth.Value(f"ENDPOINT_HEALTH_{health.name}") for health in Health}
 PHASES = {phase: pb.ClusterPhase.Value(f"CLUSTER_PHASE_{phase.name}") for phase in Phase}
 
+EFFECTS = {effect: pb.ConfigEffect.Value(f"CONFIG_EFFECT_{effect.name}") for effect in ConfigEffect}
 WORKER_STATES = {state: pb.WorkerState.Value(f"WORKER_STATE_{state.name}") for state in WorkerState}
 
 
@@ -171,3 +174,9 @@ def restart_message(view: RestartProgress) -> pb.RestartWorkersResponse:
     return pb.RestartWorkersResponse(
         worker=view.worker, step=view.step, detail=view.detail, elapsed_s=view.elapsed_s, done=view.done
     )
+
+
+def diff_message(diff: ConfigDiff) -> pb.DiffConfigResponse:
+    """The answer of DiffConfig."""
+    changes = [pb.ConfigChange(place=one.place, change=one.change, effect=EFFECTS[one.effect]) for one in diff.changes]
+    return pb.DiffConfigResponse(changes=changes, problems=diff.problems)

@@ -13,7 +13,7 @@ from router.api import admin_messages as messages
 from router.api.admin_identity import OperatorIdentity
 from router.api.calls import Call
 from router.api.drain import Drain
-from router.api.surface import Operator, Overview, Workers
+from router.api.surface import Configuration, Operator, Overview, Workers
 from router.model.errors import bad_request
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.reasons import RefuseReason
@@ -35,12 +35,14 @@ class AdminService:
         self,
         overview: Overview,
         operator: Operator,
+        configuration: Configuration,
         workers: Workers,
         server_view: Callable[[], ServerView],
         drain: Drain,
     ) -> None:
         self._overview = overview
         self._operator = operator
+        self._configuration = configuration
         self._workers = workers
         self._server_view = server_view
         self._drain = drain
@@ -54,8 +56,11 @@ class AdminService:
             topology=view.topology,
             draining=self._drain.begun,
             libpq_version=view.libpq_version,
-            config_problem=view.config_problem,
-            config_path=view.config_path,
+            config_problem=next(iter(view.config.problems), ""),
+            config_path=view.config.path,
+            config_problems=view.config.problems,
+            config_refused_s=view.config.refused_s,
+            config_age_s=view.config.age_s,
         )
 
     async def list_tenants(self, call: AdminCall, message: pb.ListTenantsRequest) -> pb.ListTenantsResponse:
@@ -135,11 +140,15 @@ class AdminService:
 
     async def reload_config(self, call: AdminCall, message: pb.ReloadConfigRequest) -> pb.ReloadConfigResponse:
         """Read the configuration again."""
-        result = await self._operator.reload()
+        result = await self._configuration.reload()
         behind = await self._workers.behind() if result.applied else ()
         return pb.ReloadConfigResponse(
             applied=result.applied, changes=result.changes, problems=result.problems, behind=behind
         )
+
+    async def diff_config(self, call: AdminCall, message: pb.DiffConfigRequest) -> pb.DiffConfigResponse:
+        """What a configuration would change."""
+        return messages.diff_message(await self._configuration.diff(message.document))
 
     async def list_workers(self, call: AdminCall, message: pb.ListWorkersRequest) -> pb.ListWorkersResponse:
         """The processes that serve callers."""

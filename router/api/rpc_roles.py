@@ -33,6 +33,7 @@ NEEDED: Mapping[str, CallerRole] = {
     "pointsman.v1.AdminService.SetEndpointWeight": _ADMIN,
     "pointsman.v1.AdminService.Switchover": _ADMIN,
     "pointsman.v1.AdminService.ReloadConfig": _ADMIN,
+    "pointsman.v1.AdminService.DiffConfig": _ADMIN,
     "pointsman.v1.AdminService.RestartWorkers": _ADMIN,
 }
 

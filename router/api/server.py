@@ -29,7 +29,7 @@ from router.api.peer_certificate import PeerCertificates
 from router.api.proving import Proving, Registry
 from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
-from router.api.surface import Copies, Executor, Operator, Outcomes, Overview, Sessions, Workers
+from router.api.surface import Configuration, Copies, Executor, Operator, Outcomes, Overview, Sessions, Workers
 from router.api.transaction_service import TransactionService
 from router.api.transport import server_options
 from router.model.errors import RouterError
@@ -99,6 +99,7 @@ class AdminParts:
 
     overview: Overview
     operator: Operator
+    configuration: Configuration
     workers: Workers
     server_view: Callable[[], ServerView]
     clock: Clock
@@ -228,7 +229,9 @@ class AdminServer:
             audit=parts.audit,
             audit_all=True,
         )
-        service = AdminService(parts.overview, parts.operator, parts.workers, parts.server_view, drain)
+        service = AdminService(
+            parts.overview, parts.operator, parts.configuration, parts.workers, parts.server_view, drain
+        )
         self._server.add_generic_rpc_handlers((gate.service(ADMIN_SERVICE, service),))
 
     async def start(self) -> None:

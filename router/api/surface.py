@@ -26,6 +26,7 @@ from router.model.token import Token
 from router.model.topology import Tenant
 from router.model.views import (
     ClusterView,
+    ConfigDiff,
     EndpointView,
     PoolView,
     ReloadResult,
@@ -192,7 +193,17 @@ class Operator(Protocol):
         self, cluster: ClusterName, to: EndpointName | None, timeout_s: float
     ) -> AsyncIterator[SwitchoverProgress]: ...
 
-    async def reload(self) -> ReloadResult: ...
+
+class Configuration(Protocol):
+    """The configuration in force, and what would take its place."""
+
+    async def reload(self) -> ReloadResult:
+        """Read its files again; with any mistake in them nothing changes."""
+        ...
+
+    async def diff(self, document: str) -> ConfigDiff:
+        """What a configuration file's text would change; empty: the file as it stands."""
+        ...
 
 
 class Workers(Protocol):

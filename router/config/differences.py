@@ -1,4 +1,5 @@
-"""What changes between two configurations, in words; secrets are told to differ, never shown."""
+"""What changes between two configurations, in words, and how each change comes into force; secrets are told to differ,
+never shown."""
 
 from __future__ import annotations
 
@@ -10,16 +11,45 @@ from pydantic import BaseModel
 
 from router.config.loading import LoadedConfig
 from router.model.topology import Cluster, Endpoint, Secret, Tenant
+from router.model.views import ConfigChange, ConfigEffect
+
+_Path = tuple[str, ...]
+
+_AT_START = frozenset({"server", "log", "retry"})
+"""Sections that are read when the router starts: its ports, its log, its retry budgets."""
+_TENANT_CONNECTS = frozenset({"cluster", "database", "isolation", "role", "login", "pool"})
+_TENANT_LIMITS = frozenset({"commit_wait", "max_timeout_s", "idle_in_transaction_s"})
+_CLUSTER_CONNECTS = frozenset({"control", "control_database", "connect_timeout_s", "connects_in_flight"})
+_ENDPOINT_CONNECTS = frozenset({"host", "port", "tls"})
 
 
-def diff(old: LoadedConfig, new: LoadedConfig) -> tuple[str, ...]:
-    """Each change as one line: "tenants.acme.pool.max_size: 8 → 16", "tenants.beta: added"."""
-    return tuple(_changes("", _parts(old), _parts(new)))
+def diff(old: LoadedConfig, new: LoadedConfig) -> tuple[ConfigChange, ...]:
+    """Each change: "tenants.acme.pool.max_size: 8 → 16", "tenants.beta: added", and how it comes into force."""
+    return tuple(
+        ConfigChange(".".join(path), change, effect_of(path, change))
+        for path, change in _changes((), _parts(old), _parts(new))
+    )
 
 
-def needs_restart(old: LoadedConfig, new: LoadedConfig) -> tuple[str, ...]:
-    """Those of the changes that a reload cannot make: addresses and limits of the running servers."""
-    return tuple(line for line in diff(old, new) if line.startswith("server."))
+def effect_of(path: _Path, change: str) -> ConfigEffect:
+    """How a change at a path of keys comes into force."""
+    match path:
+        case ("server", "watch_s"):
+            return ConfigEffect.AT_ONCE
+        case (section, *_) if section in _AT_START:
+            return ConfigEffect.RESTART
+        case ("tenants" | "clusters", _) | ("clusters", _, "endpoints", _) if change == "removed":
+            return ConfigEffect.DRAINS
+        case ("tenants", _, part, *_) if part in _TENANT_CONNECTS:
+            return ConfigEffect.NEW_CONNECTIONS
+        case ("tenants", _, "limits", limit) if limit in _TENANT_LIMITS:
+            return ConfigEffect.NEW_CONNECTIONS
+        case ("clusters", _, part, *_) if part in _CLUSTER_CONNECTS:
+            return ConfigEffect.NEW_CONNECTIONS
+        case ("clusters", _, "endpoints", _, part, *_) if part in _ENDPOINT_CONNECTS:
+            return ConfigEffect.NEW_CONNECTIONS
+        case _:
+            return ConfigEffect.AT_ONCE
 
 
 def _parts(config: LoadedConfig) -> dict[str, object]:
@@ -33,19 +63,19 @@ def _parts(config: LoadedConfig) -> dict[str, object]:
     }
 
 
-def _changes(place: str, old: object, new: object) -> Iterator[str]:
-    if old == new:
+def _changes(path: _Path, old: object, new: object) -> Iterator[tuple[_Path, str]]:
+    if old is new or old == new:
         return
     before, after = _children(old), _children(new)
     if before is None or after is None:
-        yield f"{place}: {_shown(old, new)}"
+        yield path, _shown(old, new)
         return
     for name in [*before, *(name for name in after if name not in before)]:
-        here = f"{place}.{name}" if place else name
+        here = (*path, name)
         if name not in after:
-            yield f"{here}: removed"
+            yield here, "removed"
         elif name not in before:
-            yield f"{here}: added"
+            yield here, "added"
         else:
             yield from _changes(here, before[name], after[name])
 
@@ -85,4 +115,6 @@ def _text(value: object) -> str:
         return str(value.value)
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
     return "none" if value is None or value == "" else str(value)

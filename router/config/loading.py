@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from router.config import caller_sections, certificate_files, relations
 from router.config.caller_sections import token_id
 from router.config.document import Document, parse
+from router.config.file_stamps import Stamp, stamp_of
 from router.config.problems import ConfigProblems, Place, Problem
 from router.config.schema import (
     ClusterSection,
@@ -44,6 +45,8 @@ class LoadedConfig:
     admin_callers: tuple[CallerGrant, ...]
     log: LogSection
     source: Path
+    files: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
+    """All that was read, the file itself first, each as it was just before."""
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
@@ -52,18 +55,24 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
     environ: where env: references are looked up, the process's own when None. Relative file: references start at the
     folder of the file. Does blocking file I/O.
     """
+    files = {str(path): stamp_of(path)}
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise ConfigProblems(path, [Problem(0, "", "is larger than 32 MiB: is it a configuration file?")])
+            raise ConfigProblems(path, [Problem(0, "", "is larger than 32 MiB: is it a configuration file?")], files)
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigProblems(path, [Problem(0, "", "no such file")]) from None
+        raise ConfigProblems(path, [Problem(0, "", "no such file")], files) from None
     except OSError as error:
         why = (error.strerror or "unknown error").lower()
-        raise ConfigProblems(path, [Problem(0, "", f"cannot be read: {why}")]) from None
+        raise ConfigProblems(path, [Problem(0, "", f"cannot be read: {why}")], files) from None
     except UnicodeDecodeError:
-        raise ConfigProblems(path, [Problem(0, "", "is not UTF-8 text")]) from None
-    return load_text(text, path, environ)
+        raise ConfigProblems(path, [Problem(0, "", "is not UTF-8 text")], files) from None
+    try:
+        loaded = load_text(text, path, environ)
+    except ConfigProblems as problems:
+        problems.files = files | problems.files
+        raise
+    return replace(loaded, files=files | dict(loaded.files))
 
 
 def load_text(text: str, source: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
@@ -80,13 +89,13 @@ def load_text(text: str, source: Path, environ: Mapping[str, str] | None = None)
 def _loaded(text: str, source: Path, environ: Mapping[str, str]) -> LoadedConfig:
     document = parse(text)
     config = validate(document) if document.values else None
+    reader = SecretReader(source.resolve().parent, environ)
     if config is not None:
         relations.check(document, config)
-        reader = SecretReader(source.resolve().parent, environ)
         loaded = _Assembly(document, reader, source.resolve().parent).assemble(config, source)
         if not document.problems:
-            return loaded
-    raise ConfigProblems(source, document.problems)
+            return replace(loaded, files=reader.files)
+    raise ConfigProblems(source, document.problems, reader.files)
 
 
 class _Assembly:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from router.config.file_stamps import Stamp
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of the document to a value."""
@@ -34,10 +36,14 @@ class Problem:
 
 
 class ConfigProblems(Exception):
-    """A configuration cannot be used; problems are in the order of their lines. str() is one line for each."""
+    """A configuration cannot be used; problems are in the order of their lines. str() is one line for each.
 
-    def __init__(self, source: Path, problems: Iterable[Problem]) -> None:
+    files: what was read for it; when one of them changes, it may be worth another look.
+    """
+
+    def __init__(self, source: Path, problems: Iterable[Problem], files: Mapping[str, Stamp] | None = None) -> None:
         self.source = source
+        self.files = dict(files or {})
         self.problems = tuple(sorted(set(problems)))
         super().__init__("\n".join(self.lines()))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from router.config.file_stamps import Stamp, stamp_of
 from router.model.topology import Secret
 
 PATTERN = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$"
@@ -58,6 +59,8 @@ class SecretReader:
 
     base: Path
     environ: Mapping[str, str]
+    files: dict[str, Stamp] = field(default_factory=dict)
+    """Those that references have led to, as they were before they were read; also those that could not be."""
 
     def read(self, reference: str) -> Secret:
         """The secret behind a reference. SecretUnavailable when there is none, or an empty one."""
@@ -77,6 +80,7 @@ class SecretReader:
 
     def _from_file(self, name: str) -> str:
         path = self.base / Path(name).expanduser()
+        self.files[str(path)] = stamp_of(path)
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise SecretUnavailable(f"file {path} is larger than {_MOST_BYTES} bytes: that is no secret")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.console.operator_options import Address, AsJson, Dev, Token
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
     from router.config.loading import LoadedConfig
 
-app = typer.Typer(help="Look at configuration files and their form.", no_args_is_help=True)
+app = typer.Typer(help="Look at configuration files, their form, and what they would change.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="Configuration file (YAML).")]
 Write = Annotated[Path | None, typer.Option("--write", help="Write it into this file.", metavar="FILE")]
@@ -48,14 +49,51 @@ def config_show(file: File) -> None:
 
 
 @app.command("diff")
-def config_diff(old: File, new: File) -> None:
-    """Tell in words what a second file changes; what needs a restart is marked."""
-    from router.config.differences import diff, needs_restart
+def config_diff(
+    file: Annotated[Path | None, typer.Argument(help="What is to come; else the router's own file.")] = None,
+    other: Annotated[Path | None, typer.Argument(help="What is to come after FILE; no router is asked.")] = None,
+    address: Address = "",
+    token: Token = "",
+    development: Dev = "",
+    as_json: AsJson = False,
+) -> None:
+    """What a file would change in the running router, and how each change comes into force. Changes nothing.
 
-    before, after = load_or_tell(old), load_or_tell(new)
-    later = set(needs_restart(before, after))
-    for line in diff(before, after) or ("no difference",):
-        print(f"{line} (after a restart)" if line in later else line)
+    With two files: what the second one changes. Secrets are told to differ, never shown.
+    """
+    from router.console import config_diffs
+
+    if file is not None and other is not None:
+        found = config_diffs.between(load_or_tell(file), load_or_tell(other))
+    else:
+        from router.console.admin_client import AdminClient
+        from router.console.targets import Given, operator_target
+
+        text = "" if file is None else _text_of(file)
+        with AdminClient(operator_target(Given(address=address, token=token, dev=development))) as client:
+            found = config_diffs.against_the_router(client, text, file)
+    print(config_diffs.as_json(found) if as_json else config_diffs.as_lines(found))
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise Trouble(f"{file} cannot be read: {(why or 'unknown error').lower()}") from None
+
+
+@app.command("reload")
+def config_reload(address: Address = "", token: Token = "", development: Dev = "") -> None:
+    """Make the router read its configuration again, as `pointsman reload` does. Mistakes in it change nothing."""
+    from rich.console import Console
+
+    from router.console import operations
+    from router.console.admin_client import AdminClient
+    from router.console.targets import Given, operator_target
+
+    with AdminClient(operator_target(Given(address=address, token=token, dev=development))) as client:
+        operations.reload(client, Console(highlight=False, soft_wrap=True))
 
 
 @app.command("sample")

@@ -95,7 +95,12 @@ def _server_line(server: Any) -> Text:
     if server.draining:
         line.append(" · DRAINING", style="bold yellow")
     if server.config_problem:
-        line.append(f"\nthe newest configuration was refused: {server.config_problem}", style="bold red")
+        more = f" and {len(server.config_problems) - 1} more" if len(server.config_problems) > 1 else ""
+        since = f"refused for {duration(server.config_refused_s)}"
+        line.append(
+            f"\nthe newest configuration is {since}, the one before goes on: {server.config_problem}{more}",
+            style="bold red",
+        )
     return line
 
 

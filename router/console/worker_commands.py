@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from router.console.operator_options import Address, AsJson, Dev, Token
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -17,32 +18,6 @@ app = typer.Typer(help="The processes that serve callers (server.workers).", no_
 
 RESTART_S = 3600.0
 """A restart ends by itself: each worker is bounded by the router's own times."""
-
-Address = Annotated[
-    str,
-    typer.Option(
-        "--address",
-        "-a",
-        envvar="POINTSMAN_ADMIN_ADDRESS",
-        metavar="HOST:PORT",
-        help="The router's address for operators. [default: 127.0.0.1:7433]",
-        show_default=False,
-    ),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        "--token", envvar="POINTSMAN_ADMIN_TOKEN", help="An operator's token (one of admin.tokens).", show_default=False
-    ),
-]
-Dev = Annotated[
-    str,
-    typer.Option(
-        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
-
 
 @app.command("list")
 def list_workers(address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False) -> None:

@@ -58,7 +58,7 @@ class Pools:
             owner = self._owners[key]
             if owner is tenant:
                 return pool
-            if owner == tenant:  # read again, but not changed: its connections stay
+            if owner.same_connections(tenant):  # what else has changed needs no new ones
                 self._owners[key] = tenant
                 return pool
             self._retire(key)

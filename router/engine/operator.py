@@ -1,16 +1,16 @@
-"""Operators' orders: drain, weights, switchover, reload; each carried out by the one who owns the state it changes."""
+"""Operators' orders: drain, weights, switchover; each carried out by the one who owns the state it changes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 from router.engine.supervisors import Supervisors
 from router.model.errors import Code, RouterError
 from router.model.events import FailoverStep, Phase
 from router.model.identity import ClusterName, EndpointName
 from router.model.reasons import RefuseReason
-from router.model.views import NO_ENDPOINT_LOAD, Load, ReloadResult, SwitchoverProgress
+from router.model.views import NO_ENDPOINT_LOAD, Load, SwitchoverProgress
 from router.ports import Clock
 
 MAX_WEIGHT = 10_000
@@ -24,12 +24,10 @@ class Operator:
         supervisors: Supervisors,
         load: Callable[[], Load],
         clock: Clock,
-        reload: Callable[[], Awaitable[ReloadResult]],
     ) -> None:
         self._supervisors = supervisors
         self._load = load
         self._clock = clock
-        self._reload = reload
 
     def drain(self, endpoint: EndpointName) -> int:
         """Give an endpoint no new work; how many units still run there."""
@@ -81,10 +79,6 @@ class Operator:
             )
         finally:
             unsubscribe()
-
-    async def reload(self) -> ReloadResult:
-        """Read the configuration file again."""
-        return await self._reload()
 
 
 class _Pause:

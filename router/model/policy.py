@@ -310,6 +310,9 @@ class ServerPolicy:
     """Directory for what must outlive the router: the highest timeline accepted, and a promotion under way. Relative
     to this file. Empty: $STATE_DIRECTORY (systemd sets it), else `state` beside this file. Must be writable in
     promote mode; must not be shared by two routers."""
+    watch_s: float = 1.0
+    """The configuration and the files of its secrets are looked at this often, and read again when they have changed;
+    0: only when told, by SIGHUP or `pointsman reload` (seconds)."""
     workers: int = 1
     """Processes that serve callers on one port; 1 serves them in the router's own. Each uses one core."""
     max_message_bytes: int = 4 << 20
@@ -334,4 +337,4 @@ class ServerPolicy:
 
     def __post_init__(self) -> None:
         _positive(self, "max_message_bytes", "max_stream_calls", "workers")
-        _not_negative(self, "grace_s")
+        _not_negative(self, "grace_s", "watch_s")

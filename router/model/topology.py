@@ -131,6 +131,15 @@ class Tenant:
     pool: PoolPolicy = PoolPolicy()
     policy: TenantPolicy = TenantPolicy()
 
+    def same_connections(self, other: Tenant) -> bool:
+        """Whether connections of the other one are as good: what differs is not how they were opened or are kept."""
+        return self._connections() == other._connections()
+
+    def _connections(self) -> tuple[object, ...]:
+        limits = self.policy
+        kept = (limits.commit_wait, limits.max_timeout_s, limits.idle_in_transaction_s)
+        return (self.name, self.cluster, self.database, self.login, self.isolation, self.role, self.pool, *kept)
+
 
 @dataclass(frozen=True)
 class Topology:

@@ -14,6 +14,55 @@ from router.model.state import EndpointState
 from router.model.topology import FailoverMode
 
 
+@unique
+class ConfigEffect(Enum):
+    """How a change of the configuration comes into force."""
+
+    AT_ONCE = "at_once"
+    """Nothing is closed."""
+    NEW_CONNECTIONS = "new_connections"
+    """New connections have it; those that are open close when what runs on them has ended."""
+    DRAINS = "drains"
+    """Nothing new begins there; what runs ends, then its connections close."""
+    RESTART = "restart"
+    """When the router starts again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """One difference between two configurations."""
+
+    place: str
+    """tenants.acme.pool.max_size"""
+    change: str
+    """"8 → 16", "added", "removed", "changed (secret)": a secret is never shown."""
+    effect: ConfigEffect
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.change}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDiff:
+    """What a configuration would change. One with problems would change nothing."""
+
+    changes: tuple[ConfigChange, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigView:
+    """The configuration in force, and why a newer one is not."""
+
+    path: str = ""
+    age_s: float = 0.0
+    """Since it was applied."""
+    problems: tuple[str, ...] = ()
+    """Why the newest one is not in force, each as "file:line: place: words"; empty when it is."""
+    refused_s: float = 0.0
+    """For how long the newest one has been refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerView:
     """The router process."""
@@ -23,9 +72,7 @@ class ServerView:
     topology: TopologyNumber
     libpq_version: int = 0
     """For example 180000."""
-    config_path: str = ""
-    config_problem: str = ""
-    """"file: problem", when the newest configuration could not be applied."""
+    config: ConfigView = ConfigView()
 
 
 @dataclass(frozen=True, slots=True)

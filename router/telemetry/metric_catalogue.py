@@ -192,6 +192,10 @@ POOL_LANES = _gauge("pool_lanes", _POOL, "Leased connections that carry many cal
 LANES_IN_FLIGHT = _gauge("pool_lanes_in_flight", _POOL, "Statements in flight on the pool's lanes.")
 
 RELOADS = _counter("config_reloads_total", ("result",), "Configurations applied (ok) or refused (failed).")
+CONFIG_AGE = _gauge("config_age_seconds", (), "For how long the configuration has been in force.")
+CONFIG_REFUSED = _gauge(
+    "config_refused_seconds", (), "For how long the newest configuration has been refused; 0: it is in force."
+)
 CERTIFICATE_CHANGES = _counter(
     "certificate_changes_total", ("port", "result"), "New certificates of a port taken (ok) or of no use (failed)."
 )

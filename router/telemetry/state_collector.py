@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from router.model.events import Health, Phase
 from router.model.topology import Role
-from router.model.views import ClusterView, EndpointView, PoolView, TenantView
+from router.model.views import ClusterView, ConfigView, EndpointView, PoolView, TenantView
 from router.telemetry import metric_catalogue as catalogue
 from router.telemetry.series import GaugeReading
 
@@ -22,6 +22,7 @@ class RouterView:
     clusters: Sequence[ClusterView] = ()
     tenants: Sequence[TenantView] = ()
     pools: Sequence[PoolView] = ()
+    config: ConfigView = field(default_factory=ConfigView)
 
 
 class StateCollector(Collector):
@@ -41,10 +42,18 @@ class StateCollector(Collector):
         build = GaugeReading(catalogue.BUILD)
         build.set(1, self._version)
         yield build.family
+        yield from _config(view.config)
         yield from _tenants(view.tenants)
         yield from _clusters(view.clusters)
         yield from _endpoints([(cluster.name, end) for cluster in view.clusters for end in cluster.endpoints])
         yield from _pools(view.pools)
+
+
+def _config(config: ConfigView) -> Iterator[Family]:
+    for metric, seconds in ((catalogue.CONFIG_AGE, config.age_s), (catalogue.CONFIG_REFUSED, config.refused_s)):
+        reading = GaugeReading(metric)
+        reading.set(seconds)
+        yield reading.family
 
 
 def _tenants(tenants: Sequence[TenantView]) -> Iterator[Family]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric as Family
@@ -138,7 +139,7 @@ class ControlProcess:
 
     async def reload(self) -> ReloadResult:
         """Read the file again; with any mistake in it nothing changes, here or in a worker."""
-        return await self._control.reload()
+        return await self._control.live.reload()
 
     def _healthy(self) -> bool:
         return self._roster.serving and not self._drain.begun
@@ -168,6 +169,7 @@ class ControlProcess:
 
     def _configuration(self, config: LoadedConfig) -> Configuration:
         clusters = config.topology.clusters
+        config = replace(config, files={})  # to be watched here alone
         return Configuration(config, tuple(self._control.supervisors[name].state for name in clusters))
 
     def _grant(self, worker: WorkerId, grants: Sequence[Grant]) -> None:

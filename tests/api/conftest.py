@@ -20,10 +20,11 @@ from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.policy import ServerPolicy, TenantPolicy
 from router.model.port_policies import AuditScope
 from router.model.topology import Login, Secret, Tenant, Topology
-from router.model.views import ServerView
+from router.model.views import ConfigView, ServerView
 from router.system import SystemChance, SystemClock
 from tests.api.fake_copies import FakeCopies, FakeOutcomes
 from tests.api.fake_engine import (
+    FakeConfiguration,
     FakeEncoder,
     FakeExecutor,
     FakeOperator,
@@ -43,6 +44,9 @@ def _tenant(name: str, *tokens: str) -> Tenant:
     policy = TenantPolicy(default_timeout_s=7.0, max_timeout_s=20.0)
     secrets = tuple(Secret(token) for token in tokens)
     return Tenant(TenantName(name), ClusterName("main"), name, Login(name), secrets, policy=policy)
+
+
+CONFIG = ConfigView("router.yaml", problems=("a", "b"), refused_s=2.5)
 
 
 class World:
@@ -80,8 +84,9 @@ class World:
             AdminParts(
                 self.overview,
                 self.operator,
+                FakeConfiguration(),
                 self.workers,
-                lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, "router.yaml"),
+                lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, CONFIG),
                 SystemClock(),
                 self.events,
                 self.operators,

@@ -27,6 +27,9 @@ from router.model.token import Token
 from router.model.topology import FailoverMode, Role, Tenant
 from router.model.views import (
     ClusterView,
+    ConfigChange,
+    ConfigDiff,
+    ConfigEffect,
     EndpointView,
     PoolView,
     ReloadResult,
@@ -423,8 +426,17 @@ class FakeOperator:
         yield SwitchoverProgress("hold")
         yield SwitchoverProgress("serve", done=True, primary=EndpointName("pg2"), pause_s=0.4)
 
+
+class FakeConfiguration:
+    """Always wrong when it is read again."""
+
     async def reload(self) -> ReloadResult:
         return ReloadResult(False, (), ("line 3: no such cluster",))
+
+    async def diff(self, document: str) -> ConfigDiff:
+        if document:
+            return ConfigDiff((ConfigChange("tenants.acme", document, ConfigEffect.DRAINS),))
+        return ConfigDiff(problems=("line 3: no such cluster",))
 
 
 class FakeWorkers:

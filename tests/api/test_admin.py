@@ -23,7 +23,8 @@ from tests.api.reading import reason_of
 async def test_server_info(world: World) -> None:
     info = await world.admin.GetServerInfo(pb.GetServerInfoRequest(), metadata=ADMIN_AUTH)
     assert (info.version, info.uptime_s, info.topology, info.libpq_version) == ("1.2.3", 12.5, 7, 180000)
-    assert info.config_path == "router.yaml"
+    assert (info.config_path, info.config_problem, list(info.config_problems)) == ("router.yaml", "a", ["a", "b"])
+    assert info.config_refused_s == 2.5
     assert not info.draining
     await world.server.drain(0.1)
     assert (await world.admin.GetServerInfo(pb.GetServerInfoRequest(), metadata=ADMIN_AUTH)).draining
@@ -106,6 +107,15 @@ async def test_orders_reach_the_engine(world: World) -> None:
     ]
     reloaded = await world.admin.ReloadConfig(pb.ReloadConfigRequest(), metadata=ADMIN_AUTH)
     assert (reloaded.applied, list(reloaded.problems)) == (False, ["line 3: no such cluster"])
+
+
+async def test_what_a_configuration_would_change_is_told(world: World) -> None:
+    told = await world.admin.DiffConfig(pb.DiffConfigRequest(document="removed"), metadata=ADMIN_AUTH)
+    assert list(told.changes) == [
+        pb.ConfigChange(place="tenants.acme", change="removed", effect=pb.CONFIG_EFFECT_DRAINS)
+    ]
+    own = await world.admin.DiffConfig(pb.DiffConfigRequest(), metadata=ADMIN_AUTH)
+    assert list(own.problems) == ["line 3: no such cluster"]
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,13 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
         self._check(request, context)
         return self.reload
 
+    def DiffConfig(self, request: Any, context: Any) -> Any:
+        self._check(request, context)
+        if request.document:
+            return pb.DiffConfigResponse(problems=["new.yaml:1: x", "new.yaml:2: y"])
+        change = pb.ConfigChange(place="tenants.acme", change="removed", effect=pb.CONFIG_EFFECT_DRAINS)
+        return pb.DiffConfigResponse(changes=[change])
+
 
 @pytest.fixture
 def admin() -> Iterator[FakeAdmin]:

@@ -144,6 +144,24 @@ def test_reload_tells_changes_or_every_problem(ask: Ask, admin: FakeAdmin):
     assert ended.err.startswith("pointsman: x.yaml:1: a\nx.yaml:2: b\nnothing was changed")
 
 
+def test_config_reload_is_reload(ask: Ask):
+    assert ask("config", "reload").out == "applied: nothing had changed\n"
+
+
+def test_config_diff_asks_the_router(ask: Ask, tmp_path: Path):
+    line = "tenants.acme: removed (takes nothing new; what runs ends, then its connections close)\n"
+    assert ask("config", "diff").out == line
+    told = json.loads(ask("config", "diff", "--json").out)
+    assert told == [{"place": "tenants.acme", "change": "removed", "effect": "drains"}]
+    file = tmp_path / "new.yaml"
+    file.write_text("clusters: {}")
+    ended = ask("config", "diff", str(file))
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("pointsman: new.yaml:1: x\nnew.yaml:2: y\n")
+    absent = ask("config", "diff", str(tmp_path / "absent.yaml"))
+    assert (absent.code, "no such file" in absent.err) == (1, True)
+
+
 def test_waiters(ask: Ask):
     heading, row = ask("waiters").out.splitlines()
     assert heading.split() == ["tenant", "request", "method", "phase", "for", "endpoint", "waits", "for"]

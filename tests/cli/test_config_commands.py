@@ -63,7 +63,7 @@ def test_diff(command: Command, good: Path, tmp_path: Path):
     assert command("config", "diff", str(good), str(good)).out == "no difference\n"
     assert command("config", "diff", str(good), str(other)).out.splitlines() == [
         "server.grace_s: 10.0 → 1.0 (after a restart)",
-        "tenants.acme.pool.max_size: 5 → 6",
+        "tenants.acme.pool.max_size: 5 → 6 (new connections; open ones close when what runs on them has ended)",
     ]
 
 

@@ -2,19 +2,24 @@
 
 import dataclasses
 import json
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
-from router.config.differences import diff, needs_restart
+from router.config.differences import diff, effect_of
 from router.config.json_schema import names_at, resolve, schema
 from router.config.loading import load_text
 from router.config.reference import END, START, MarkersMissing, fill, reference
 from router.config.sample import sample
 from router.config.showing import show
 from router.model import policy
+from router.model.topology import IsolationMode, Login
+from router.model.views import ConfigEffect
 from tests.config.test_config_loading import ENVIRON, GOOD, load_good
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +28,7 @@ POLICIES = [value for value in vars(policy).values() if dataclasses.is_dataclass
 
 def changed(old: str, new: str) -> tuple[str, ...]:
     assert GOOD.count(old) == 1
-    return diff(load_good(), load_good(GOOD.replace(old, new)))
+    return tuple(map(str, diff(load_good(), load_good(GOOD.replace(old, new)))))
 
 
 def test_the_schema_is_valid_and_takes_the_good_file():
@@ -119,10 +124,55 @@ def test_differences_in_words(old: str, new: str, lines: tuple[str, ...]):
     assert changed(old, new) == lines
 
 
+@pytest.mark.parametrize(
+    ("place", "change", "effect"),
+    [
+        ("server listen", "a → b", ConfigEffect.RESTART),
+        ("server watch_s", "1 → 2", ConfigEffect.AT_ONCE),
+        ("log level", "info → debug", ConfigEffect.RESTART),
+        ("retry budget_ratio", "0.1 → 0.2", ConfigEffect.RESTART),
+        ("admin tokens", "changed (secret)", ConfigEffect.AT_ONCE),
+        ("tenants a.pool", "removed", ConfigEffect.DRAINS),
+        ("tenants a.pool", "added", ConfigEffect.AT_ONCE),
+        ("tenants acme pool max_size", "5 → 6", ConfigEffect.NEW_CONNECTIONS),
+        ("tenants acme login password", "changed (secret)", ConfigEffect.NEW_CONNECTIONS),
+        ("tenants acme limits commit_wait", "flushed → local", ConfigEffect.NEW_CONNECTIONS),
+        ("tenants acme limits max_in_flight", "5 → 6", ConfigEffect.AT_ONCE),
+        ("tenants acme tokens", "changed (secret)", ConfigEffect.AT_ONCE),
+        ("tenants acme weights pg1", "removed", ConfigEffect.AT_ONCE),
+        ("clusters main", "removed", ConfigEffect.DRAINS),
+        ("clusters main endpoints pg1", "removed", ConfigEffect.DRAINS),
+        ("clusters main endpoints pg1 host", "a → b", ConfigEffect.NEW_CONNECTIONS),
+        ("clusters main endpoints pg1 weight", "1 → 2", ConfigEffect.AT_ONCE),
+        ("clusters main control password", "changed (secret)", ConfigEffect.NEW_CONNECTIONS),
+        ("clusters main mode", "follow → promote", ConfigEffect.AT_ONCE),
+    ],
+)
+def test_how_a_change_comes_into_force(place: str, change: str, effect: ConfigEffect):
+    assert effect_of(tuple(place.split()), change) is effect
+
+
+def test_what_a_tenant_connects_by_is_what_makes_new_connections():
+    """The words of the difference and the engine's own judgement may not drift apart."""
+    acme = next(iter(load_good().topology.tenants.values()))
+    other: dict[str, Any] = dict.fromkeys(("cluster", "database", "role"), "x")
+    other |= {"isolation": IsolationMode.SCHEMA, "login": Login("x"), "pool": policy.PoolPolicy(max_size=3)}
+    other |= {"weights": {}, "tokens": (), "callers": (), "statements": {"a": "b"}}
+    for name, value in other.items():
+        reconnects = effect_of(("tenants", "acme", name), "") is ConfigEffect.NEW_CONNECTIONS
+        assert acme.same_connections(replace(acme, **{name: value})) is not reconnects, name
+    for part in fields(policy.TenantPolicy):
+        limits: Any = SimpleNamespace(**{one.name: getattr(acme.policy, one.name) for one in fields(acme.policy)})
+        setattr(limits, part.name, "other")
+        reconnects = effect_of(("tenants", "acme", "limits", part.name), "") is ConfigEffect.NEW_CONNECTIONS
+        assert acme.same_connections(replace(acme, policy=limits)) is not reconnects, part.name
+
+
 def test_what_a_reload_cannot_change_is_told():
     new = load_good(f"server: {{grace_s: 3}}\nlog: {{level: debug}}\n{GOOD}")
-    assert diff(load_good(), new) == ("server.grace_s: 10.0 → 3.0", "log.level: info → debug")
-    assert needs_restart(load_good(), new) == ("server.grace_s: 10.0 → 3.0",)
+    found = diff(load_good(), new)
+    assert tuple(map(str, found)) == ("server.grace_s: 10.0 → 3.0", "log.level: info → debug")
+    assert {one.effect for one in found} == {ConfigEffect.RESTART}
 
 
 def test_the_effective_form_has_defaults_and_no_secret():

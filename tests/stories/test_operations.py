@@ -257,6 +257,29 @@ async def test_a_bad_file_changes_nothing_and_the_status_says_why(pg_cluster: De
         assert (await router.operate("GetServerInfo")).config_problem == ""
 
 
+async def test_a_watched_file_needs_no_order_and_a_bad_one_is_told_with_its_age(pg_cluster: DevCluster) -> None:
+    def watched(config: Config) -> None:
+        config["server"]["watch_s"] = 0.1
+
+    def grow(config: Config) -> None:
+        config["tenants"]["globex"]["limits"] = {"max_in_flight": 7}
+
+    async with running_router(pg_cluster, edit=watched) as router, undisturbed(router, "acme"):
+        router.edit_config(grow)
+        await eventually(
+            lambda: "tenants.globex.limits.max_in_flight" in router.log.read_text(), within_s=2, what="the new limit"
+        )
+        router.edit_config(lambda config: config["tenants"]["globex"].update(cluster="elsewhere"))
+        await eventually(
+            lambda: router.scrape()["pointsman_config_refused_seconds"] > 0, within_s=2, what="a refused configuration"
+        )
+        info = await router.operate("GetServerInfo")
+        assert "tenants.globex.cluster" in info.config_problem
+        assert info.config_refused_s > 0
+        asked = await router.operate("DiffConfig")
+        assert (len(asked.problems), len(asked.changes)) == (1, 0)
+
+
 # --- routing by order ----------------------------------------------------------------------------------------------
 
 

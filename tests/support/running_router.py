@@ -158,6 +158,7 @@ def write_config(
             "admin_listen": "127.0.0.1:0",
             "metrics_listen": f"127.0.0.1:{free_port()}",
             "grace_s": grace_s,
+            "watch_s": 0,  # the tests say when; those of the watch turn it on
         },
         "admin": {"tokens": ["file:admin.token"]},
         "log": {"level": "info", "format": "json"},

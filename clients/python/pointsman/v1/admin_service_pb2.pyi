@@ -72,6 +72,36 @@ CLUSTER_PHASE_DRAINING: ClusterPhase.ValueType  # 6
 CLUSTER_PHASE_STUCK: ClusterPhase.ValueType  # 7
 global___ClusterPhase = ClusterPhase
 
+class _ConfigEffect:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ConfigEffectEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ConfigEffect.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CONFIG_EFFECT_UNSPECIFIED: _ConfigEffect.ValueType  # 0
+    CONFIG_EFFECT_AT_ONCE: _ConfigEffect.ValueType  # 1
+    """Nothing is closed."""
+    CONFIG_EFFECT_NEW_CONNECTIONS: _ConfigEffect.ValueType  # 2
+    """New connections have it; those that are open close when what runs on them has ended."""
+    CONFIG_EFFECT_DRAINS: _ConfigEffect.ValueType  # 3
+    """Nothing new begins there; what runs ends, then its connections close."""
+    CONFIG_EFFECT_RESTART: _ConfigEffect.ValueType  # 4
+    """When the router starts again."""
+
+class ConfigEffect(_ConfigEffect, metaclass=_ConfigEffectEnumTypeWrapper):
+    """How a change of the configuration comes into force."""
+
+CONFIG_EFFECT_UNSPECIFIED: ConfigEffect.ValueType  # 0
+CONFIG_EFFECT_AT_ONCE: ConfigEffect.ValueType  # 1
+"""Nothing is closed."""
+CONFIG_EFFECT_NEW_CONNECTIONS: ConfigEffect.ValueType  # 2
+"""New connections have it; those that are open close when what runs on them has ended."""
+CONFIG_EFFECT_DRAINS: ConfigEffect.ValueType  # 3
+"""Nothing new begins there; what runs ends, then its connections close."""
+CONFIG_EFFECT_RESTART: ConfigEffect.ValueType  # 4
+"""When the router starts again."""
+global___ConfigEffect = ConfigEffect
+
 class _WorkerState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -118,6 +148,9 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     LIBPQ_VERSION_FIELD_NUMBER: builtins.int
     CONFIG_PROBLEM_FIELD_NUMBER: builtins.int
     CONFIG_PATH_FIELD_NUMBER: builtins.int
+    CONFIG_PROBLEMS_FIELD_NUMBER: builtins.int
+    CONFIG_REFUSED_S_FIELD_NUMBER: builtins.int
+    CONFIG_AGE_S_FIELD_NUMBER: builtins.int
     version: builtins.str
     uptime_s: builtins.float
     """Seconds since the start."""
@@ -126,8 +159,16 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     libpq_version: builtins.int
     """Version of libpq, for example 180000."""
     config_problem: builtins.str
-    """"file": problem, when the newest configuration file could not be applied."""
+    """"file:line: place: words", the first problem of the newest configuration when it could not be applied."""
     config_path: builtins.str
+    config_refused_s: builtins.float
+    """For how long the newest configuration has been refused; 0 when it is in force."""
+    config_age_s: builtins.float
+    """Since the configuration in force was applied."""
+    @property
+    def config_problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """All of its problems."""
+
     def __init__(
         self,
         *,
@@ -138,8 +179,11 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         libpq_version: builtins.int = ...,
         config_problem: builtins.str = ...,
         config_path: builtins.str = ...,
+        config_problems: collections.abc.Iterable[builtins.str] | None = ...,
+        config_refused_s: builtins.float = ...,
+        config_age_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["config_path", b"config_path", "config_problem", b"config_problem", "draining", b"draining", "libpq_version", b"libpq_version", "topology", b"topology", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["config_age_s", b"config_age_s", "config_path", b"config_path", "config_problem", b"config_problem", "config_problems", b"config_problems", "config_refused_s", b"config_refused_s", "draining", b"draining", "libpq_version", b"libpq_version", "topology", b"topology", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse
 
@@ -809,6 +853,69 @@ class ReloadConfigResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["applied", b"applied", "behind", b"behind", "changes", b"changes", "problems", b"problems"]) -> None: ...
 
 global___ReloadConfigResponse = ReloadConfigResponse
+
+@typing.final
+class DiffConfigRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    document: builtins.str
+    """A whole configuration file; its relative paths start at the folder of the router's own. Empty: the router's own
+    file, as it stands on the router's disk.
+    """
+    def __init__(
+        self,
+        *,
+        document: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document"]) -> None: ...
+
+global___DiffConfigRequest = DiffConfigRequest
+
+@typing.final
+class ConfigChange(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: builtins.int
+    CHANGE_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    place: builtins.str
+    """"tenants.acme.pool.max_size" """
+    change: builtins.str
+    """"8 → 16", "added", "removed", "changed (secret)" """
+    effect: global___ConfigEffect.ValueType
+    def __init__(
+        self,
+        *,
+        place: builtins.str = ...,
+        change: builtins.str = ...,
+        effect: global___ConfigEffect.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "effect", b"effect", "place", b"place"]) -> None: ...
+
+global___ConfigChange = ConfigChange
+
+@typing.final
+class DiffConfigResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    PROBLEMS_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConfigChange]: ...
+    @property
+    def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Why it cannot be applied, each as "file:line: place: words"."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[global___ConfigChange] | None = ...,
+        problems: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "problems", b"problems"]) -> None: ...
+
+global___DiffConfigResponse = DiffConfigResponse
 
 @typing.final
 class ListWorkersRequest(google.protobuf.message.Message):

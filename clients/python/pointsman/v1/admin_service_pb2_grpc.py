@@ -90,6 +90,11 @@ class AdminServiceStub(object):
                 request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.FromString,
                 _registered_method=True)
+        self.DiffConfig = channel.unary_unary(
+                '/pointsman.v1.AdminService/DiffConfig',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigResponse.FromString,
+                _registered_method=True)
         self.ListWorkers = channel.unary_unary(
                 '/pointsman.v1.AdminService/ListWorkers',
                 request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ListWorkersRequest.SerializeToString,
@@ -179,6 +184,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiffConfig(self, request, context):
+        """What a configuration would change, and how each change comes into force. Applies nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWorkers(self, request, context):
         """The processes that serve callers.
         """
@@ -251,6 +263,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReloadConfig,
                     request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.SerializeToString,
+            ),
+            'DiffConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffConfig,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigResponse.SerializeToString,
             ),
             'ListWorkers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWorkers,
@@ -561,6 +578,33 @@ class AdminService(object):
             '/pointsman.v1.AdminService/ReloadConfig',
             pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.SerializeToString,
             pointsman_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/DiffConfig',
+            pointsman_dot_v1_dot_admin__service__pb2.DiffConfigRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.DiffConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,12 @@ class AdminServiceStub:
     ]
     """Reads the configuration file again. A file with mistakes changes nothing and is answered with them."""
 
+    DiffConfig: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.DiffConfigRequest,
+        pointsman.v1.admin_service_pb2.DiffConfigResponse,
+    ]
+    """What a configuration would change, and how each change comes into force. Applies nothing."""
+
     ListWorkers: grpc.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.ListWorkersRequest,
         pointsman.v1.admin_service_pb2.ListWorkersResponse,
@@ -161,6 +167,12 @@ class AdminServiceAsyncStub:
         pointsman.v1.admin_service_pb2.ReloadConfigResponse,
     ]
     """Reads the configuration file again. A file with mistakes changes nothing and is answered with them."""
+
+    DiffConfig: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.DiffConfigRequest,
+        pointsman.v1.admin_service_pb2.DiffConfigResponse,
+    ]
+    """What a configuration would change, and how each change comes into force. Applies nothing."""
 
     ListWorkers: grpc.aio.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.ListWorkersRequest,
@@ -262,6 +274,14 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pointsman.v1.admin_service_pb2.ReloadConfigResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.ReloadConfigResponse]]:
         """Reads the configuration file again. A file with mistakes changes nothing and is answered with them."""
+
+    @abc.abstractmethod
+    def DiffConfig(
+        self,
+        request: pointsman.v1.admin_service_pb2.DiffConfigRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.DiffConfigResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.DiffConfigResponse]]:
+        """What a configuration would change, and how each change comes into force. Applies nothing."""
 
     @abc.abstractmethod
     def ListWorkers(

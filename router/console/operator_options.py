@@ -1,0 +1,32 @@
+"""How a command is told which router it asks, and as whom."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        "-a",
+        envvar="POINTSMAN_ADMIN_ADDRESS",
+        metavar="HOST:PORT",
+        help="The router's address for operators. [default: 127.0.0.1:7433]",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token", envvar="POINTSMAN_ADMIN_TOKEN", help="An operator's token (one of admin.tokens).", show_default=False
+    ),
+]
+Dev = Annotated[
+    str,
+    typer.Option(
+        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]

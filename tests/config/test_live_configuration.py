@@ -1,0 +1,198 @@
+"""The watch: what changes on disk comes into force by itself, what is wrong changes nothing and is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from router.config.loading import LoadedConfig, load
+from router.live_configuration import LiveConfiguration
+from router.model.events import ConfigChanged
+from router.model.views import ConfigEffect
+from tests.config.test_config_loading import ENVIRON, GOOD
+from tests.support.builders import Recorder
+from tests.support.eventually import eventually
+
+
+class HastyClock:
+    """A second is a hundredth."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() * 100
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 100)
+
+
+def stumble(_: LoadedConfig) -> None:
+    raise ZeroDivisionError
+
+
+class Watched:
+    """A live configuration of one file, and what it has brought into force."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events = Recorder()
+        self.applied: list[LoadedConfig] = []
+        self.objection = ""
+        config = load(path)
+        self.live = LiveConfiguration(
+            config, HastyClock(), self.events, self.applied.append, lambda _: self.objection
+        )
+
+    @property
+    def told(self) -> list[bool]:
+        return [one.applied for one in self.events.events if isinstance(one, ConfigChanged)]
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the file's text."""
+        text = self.path.read_text()
+        assert old in text
+        self.path.write_text(text.replace(old, new))
+
+    def secret(self, name: str, text: str) -> None:
+        (self.path.parent / name).write_text(text)
+
+    def take_away(self) -> str:
+        """Remove the file; its text."""
+        text = self.path.read_text()
+        self.path.unlink()
+        return text
+
+    async def until(self, times: int) -> None:
+        await eventually(lambda: len(self.told) >= times, within_s=3, what=f"{times} reads")
+
+    async def quiet(self) -> None:
+        told = len(self.told)
+        await asyncio.sleep(0.06)
+        assert len(self.told) == told
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "router.yaml"
+    (tmp_path / "beta.password").write_text("first")
+    file.write_text(GOOD.replace("env:BETA_PW", "file:beta.password"))
+    return file
+
+
+@asynccontextmanager
+async def watching(path: Path) -> AsyncIterator[Watched]:
+    watched = Watched(path)
+    watched.live.start()
+    try:
+        yield watched
+    finally:
+        await watched.live.stop()
+
+
+async def test_a_changed_file_comes_into_force_once(path: Path) -> None:
+    async with watching(path) as watched:
+        await watched.quiet()
+        watched.edit("max_size: 5", "max_size: 6")
+        await watched.until(1)
+        await watched.quiet()
+        (fresh,) = watched.applied
+        assert next(iter(fresh.topology.tenants.values())).pool.max_size == 6
+        assert watched.live.view().problems == ()
+
+
+async def test_a_changed_secret_comes_into_force_and_is_not_shown(path: Path) -> None:
+    async with watching(path) as watched:
+        watched.secret("beta.password", "second")
+        await watched.until(1)
+        logins = [one.login for one in watched.applied[0].topology.tenants.values()]
+        assert "second" in [one.password.value for one in logins if one.password is not None]
+        assert "second" not in str(watched.events.events)
+
+
+async def test_a_bad_file_changes_nothing_is_told_once_and_the_next_good_one_ends_it(path: Path) -> None:
+    async with watching(path) as watched:
+        watched.edit("max_size: 5", "max_size: -5")
+        await watched.until(1)
+        await watched.quiet()
+        view = watched.live.view()
+        assert (watched.applied, watched.told) == ([], [False])
+        assert "tenants.acme.pool" in view.problems[0]
+        assert view.refused_s > 0
+        bad = watched.take_away()
+        await watched.until(2)
+        assert watched.live.view().problems[0].endswith("no such file")
+        assert watched.live.view().refused_s > view.refused_s, "since the first of them"
+        watched.secret(path.name, bad.replace("max_size: -5", "max_size: 5"))
+        await watched.until(3)
+        assert watched.told == [False, False, True]
+        assert watched.live.view().refused_s == 0.0
+
+
+async def test_a_secret_that_was_missing_and_comes_is_noticed(path: Path) -> None:
+    async with watching(path) as watched:
+        watched.edit("file:beta.password", "file:new.password")
+        await watched.until(1)
+        watched.secret("new.password", "third")
+        await watched.until(2)
+        assert watched.told == [False, True]
+
+
+async def test_what_is_still_being_written_is_not_read(path: Path) -> None:
+    async with watching(path) as watched:
+        text = watched.take_away()
+        for end in range(0, len(text), 40):
+            watched.secret(path.name, text[:end])
+            await asyncio.sleep(0.001)
+        watched.secret(path.name, text.replace("max_size: 5", "max_size: 6"))
+        await watched.until(1)
+        assert watched.told == [True]
+
+
+async def test_an_order_and_the_watch_do_not_read_it_twice(path: Path) -> None:
+    async with watching(path) as watched:
+        watched.edit("max_size: 5", "max_size: 6")
+        assert (await watched.live.reload()).applied
+        await watched.quiet()
+        assert len(watched.applied) == 1
+
+
+async def test_an_objection_refuses_and_watch_s_0_does_not_look(path: Path) -> None:
+    async with watching(path) as watched:
+        watched.objection = "not here"
+        watched.edit("clusters:\n", "server: {watch_s: 0}\nclusters:\n")
+        await watched.until(1)
+        assert watched.live.view().problems == ("not here",)
+        watched.objection = ""
+        assert (await watched.live.reload()).applied
+        watched.edit("max_size: 5", "max_size: 7")
+        await watched.quiet()
+
+
+async def test_a_mistake_of_our_own_does_not_end_the_watch(path: Path) -> None:
+    async with watching(path) as watched:
+        watched.live._apply = stumble
+        watched.edit("max_size: 5", "max_size: 6")
+        await watched.until(1)
+        assert "ZeroDivisionError" in watched.live.view().problems[0]
+        watched.live._apply = watched.applied.append
+        watched.edit("max_size: 6", "max_size: 8")
+        await watched.until(2)
+        assert len(watched.applied) == 1
+
+
+async def test_the_difference_to_a_text_or_to_the_file_is_told_and_nothing_applied(path: Path) -> None:
+    watched = Watched(path)
+    assert (await watched.live.diff("")).changes == ()
+    text = GOOD.replace("env:BETA_PW", "file:beta.password")
+    found = await watched.live.diff(text.replace("max_size: 5", "max_size: 6"))
+    assert [(one.place, one.effect) for one in found.changes] == [
+        ("tenants.acme.pool.max_size", ConfigEffect.NEW_CONNECTIONS)
+    ]
+    assert (await watched.live.diff("a: [")).problems
+    watched.secret(path.name, "clusters: {}")
+    assert len((await watched.live.diff("")).problems) > 1
+    assert watched.applied == []
