@@ -76,7 +76,8 @@ class DataPlane:
         self.copies = Copies(*parts)
         self.outcomes = Outcomes(*parts)
         self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets)
-        self._expiry = KeyExpiry(self._tenants, self.clusters, self.pools, clock, chance)
+        expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)
+        self._expiry = KeyExpiry(self._tenants, lambda: self._config.topology.tenants, *expiring)
         self._beside: list[asyncio.Task[None]] = []
         self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
 
@@ -99,7 +100,8 @@ class DataPlane:
     def start(self) -> None:
         """Begin what runs beside the requests."""
         loop = asyncio.get_running_loop()
-        self._beside = [loop.create_task(self.pools.sweep()), loop.create_task(self._expiry.run())]
+        works = (self.pools.sweep(), self._expiry.run(), self._expiry.visit())
+        self._beside = [loop.create_task(work) for work in works]
 
     def add_cluster(self, source: ClusterSource, *readers: Callable[[ClusterState], None]) -> None:
         """A cluster begins. readers: told of its states after the data plane itself."""

@@ -299,6 +299,11 @@ class Budgets:
         """The budget of an endpoint that was used or granted already."""
         return self._budgets.get(name)
 
+    def has_room(self, name: EndpointName) -> bool:
+        """Less than half of what may be open is."""
+        budget = self._budgets.get(name)
+        return budget is not None and 2 * budget.in_use < budget.granted
+
     def _of(self, name: EndpointName) -> EndpointBudget:
         budget = self._budgets.get(name)
         if budget is None:

@@ -69,6 +69,17 @@ class Pools:
         self._owners[key] = tenant
         return pool
 
+    def find(self, tenant: TenantName, endpoint: EndpointName, access: Access) -> LanePool | None:
+        """The pool that there is."""
+        return self._pools.get(PoolKey(tenant, endpoint, access))
+
+    def close_unused(self, tenant: TenantName, endpoint: EndpointName, access: Access) -> None:
+        """Close a pool that was made for one use, with its connections, unless somebody uses it by now."""
+        key = PoolKey(tenant, endpoint, access)
+        pool = self._pools.get(key)
+        if pool is not None and not pool.busy:
+            self._retire(key)
+
     def on_state(self, state: ClusterState) -> None:
         """Called after each publication of a cluster's state, synchronously."""
         before = self._states.get(state.name)

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from router.decisions.keys import PURGE_ROWS
-from router.engine.key_expiry import KeyExpiry
 from router.model.errors import Code, Executed
 from router.model.policy import RetryPolicy, TenantPolicy
 from router.model.reasons import RefuseReason
@@ -139,32 +137,6 @@ async def test_a_commit_without_its_standby_is_looked_up_until_it_is_proven() ->
     answer = await keyed(engine)
     assert answer.receipt.replayed
     assert engine.server().committed == [b"insert a"]
-    await rest(engine)
-
-
-@virtual
-async def test_old_keys_are_deleted_some_at_a_time_while_nobody_waits() -> None:
-    engine = Engine(policy=TenantPolicy(key_age_s=60.0))
-    expiry = KeyExpiry(engine.tenants, engine.clusters, engine.pools, engine.clock, engine.chance)
-    running = engine.start(expiry.run())
-    await engine.run(E, "insert a")
-    await asyncio.sleep(200)
-    assert engine.server().keys.purges == [], "this tenant has no keys"
-    await keyed(engine)
-    engine.server().keys.old = 2 * PURGE_ROWS + 5
-    await asyncio.sleep(100)
-    assert engine.server().keys.purges[:4] == [PURGE_ROWS, PURGE_ROWS, 5, 0][: len(engine.server().keys.purges)]
-    assert engine.server().keys.old == 0
-    engine.supervisor.lose_primary()
-    before = len(engine.server().keys.purges)
-    await asyncio.sleep(200)
-    assert len(engine.server().keys.purges) == before
-    engine.supervisor.promote("a")
-    engine.server().kill_all()
-    await asyncio.sleep(200)
-    assert not running.done()
-    running.cancel()
-    await asyncio.wait({running})
     await rest(engine)
 
 
