@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from router.decisions.retry import Replayability, classify
+from router.engine.admitting import Admitting
 from router.engine.attempts import Attempts, at_route, replayability
 from router.engine.calls import Call, Register
 from router.engine.copy_filling import fill
@@ -29,7 +30,6 @@ from router.engine.tenants import TenantRuntime, Tenants
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import Code, Executed, RouterError
 from router.model.observation import AttemptFailed
-from router.model.reasons import RefuseReason
 from router.model.request import Request
 from router.model.result import StatementResult
 from router.model.topology import Tenant
@@ -59,11 +59,11 @@ class Copies:
         self._attempts = attempts
         self._inspector = inspector
         self._clock = clock
-        self._draining = False
+        self._admitting = Admitting(register, clock)
 
     def drain(self) -> None:
         """From now on every new copy is refused; what runs goes on."""
-        self._draining = True
+        self._admitting.draining = True
 
     # --- out ---------------------------------------------------------------------------------------------------
 
@@ -171,24 +171,14 @@ class Copies:
 
     async def _admit(self, runtime: TenantRuntime, call: Call) -> None:
         request = call.request
-        if self._draining:
-            raise RouterError(
-                Code.UNAVAILABLE,
-                RefuseReason.DRAINING,
-                "the router is shutting down; nothing was copied",
-                retry_after_s=0.1,
-            )
+        self._admitting.check_open()
         if runtime.registered is not None:
             raise not_registered("COPY names tables, and its query is any SQL")
         if request.nested_query:
             traits = self._inspector.inspect_nested(request.nested_query)
             if traits.refuse is not None:
                 raise RouterError(Code.INVALID_ARGUMENT, traits.refuse, traits.message)
-        if not runtime.admission.try_enter():
-            await runtime.admission.enter(request.deadline)
-            call.queued_s = self._clock.now() - call.started
-        self._register.admit(call)
-        runtime.budget.earn(self._clock.now())
+        await self._admitting.enter(runtime, call)
 
     async def _open(
         self, runtime: TenantRuntime, call: Call, begin: Callable[[LanePool, Slot, Call], Awaitable[_Opened]]

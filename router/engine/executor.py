@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable
 
+from router.engine.admitting import Admitting
 from router.engine.attempts import Attempts, at_route
 from router.engine.batches import check_guards, run_batch
 from router.engine.calls import Call, Register
@@ -22,7 +23,6 @@ from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Code, RouterError
 from router.model.identity import TenantName
 from router.model.observation import AttemptFailed
-from router.model.reasons import RefuseReason
 from router.model.request import CancelOutcome, Method, Request
 from router.model.result import Answer, Cells, StatementResult
 from router.model.topology import Tenant
@@ -52,7 +52,7 @@ class Executor:
         self._clock = clock
         self._reads = QuickReads(self.finish, tenants, register, placement, pools, inspector)
         self._hedging = Hedging(placement, pools, clock, register.events)
-        self._draining = False
+        self._admitting = Admitting(register, clock)
 
     # --- one answer --------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ class Executor:
         self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]
     ) -> QuickRead | None:
         """Begin a Query without a task; told is called once, later, when it has ended. None: run() is its way."""
-        return None if self._draining else self._reads.start(tenant, request, tag, told)
+        return None if self._admitting.draining else self._reads.start(tenant, request, tag, told)
 
     async def finish(self, runtime: TenantRuntime, call: Call, failure: AttemptFailed | None) -> Answer:
         """Bring a registered request to its end. failure: of its first attempt, when it is admitted and was tried."""
@@ -86,13 +86,7 @@ class Executor:
 
     async def _admit(self, runtime: TenantRuntime, call: Call) -> None:
         request = call.request
-        if self._draining:
-            raise RouterError(
-                Code.UNAVAILABLE,
-                RefuseReason.DRAINING,
-                "the router is shutting down; nothing was executed",
-                retry_after_s=0.1,
-            )
+        self._admitting.check_open()
         check_guards(request.steps)
         if runtime.registered is not None:
             resolve_steps(runtime.registered, request)
@@ -104,11 +98,7 @@ class Executor:
                 request.own_sequences = True
             if traits.residue > request.residue:
                 request.residue = traits.residue
-        if not runtime.admission.try_enter():
-            await runtime.admission.enter(request.deadline)
-            call.queued_s = self._clock.now() - call.started
-        self._register.admit(call)
-        runtime.budget.earn(self._clock.now())
+        await self._admitting.enter(runtime, call)
 
     async def _attempt_until_answered(
         self, runtime: TenantRuntime, call: Call, failure: AttemptFailed | None
@@ -266,7 +256,7 @@ class Executor:
 
     def drain(self) -> None:
         """From now on every new request is refused; what runs goes on."""
-        self._draining = True
+        self._admitting.draining = True
 
     @property
     def under_way(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from router.decisions.retry import Replayability
+from router.engine.admitting import Admitting
 from router.engine.attempts import Attempts
 from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
@@ -54,6 +55,7 @@ class Outcomes:
         self._pools = pools
         self._attempts = attempts
         self._clock = clock
+        self._admitting = Admitting(register, clock)
         self._elsewhere: Elsewhere | None = None
 
     def ask_elsewhere(self, elsewhere: Elsewhere) -> None:
@@ -88,10 +90,7 @@ class Outcomes:
         request = Request(Method.GET_OUTCOME, (), deadline, request_id=request_id, idempotency_key=key)
         call = self._register.enter(tenant, request)
         try:
-            if not runtime.admission.try_enter():
-                await runtime.admission.enter(deadline)
-                call.queued_s = self._clock.now() - call.started
-            self._register.admit(call)
+            await self._admitting.enter(runtime, call)
             try:
                 # Before the look: what ends in between is found by it.
                 at_work = await self._anywhere(tenant.name, key, "")
