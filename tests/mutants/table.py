@@ -1,4 +1,4 @@
-"""The bugs: in failover, in routing and holds, in retries, in lanes and pools.
+"""The bugs: in failover, in routing and holds, in consistency tokens, in retries, in lanes and pools.
 
 Those with faults are found by the simulation, the others by the tests that are named.
 """
@@ -152,6 +152,20 @@ ROUTING: Sequence[Mutant] = (
     ),
 )
 
+TOKENS: Sequence[Mutant] = (
+    Mutant(
+        "what_was_just_committed_is_not_waited_for", "router/engine/causal_reads.py",
+        "        if after.now:\n            return None\n", "",
+        faults="REPLAY_LAG SLOW_LINKS", scenarios="TOKENS",
+    ),
+    Mutant(
+        "any_replica_fulfils_a_token", "router/decisions/consistency.py",
+        "return endpoint.term >= need.timeline and max(endpoint.lsn, asked) >= need.lsn",
+        "return endpoint.term >= need.timeline",
+        faults="REPLAY_LAG", scenarios="TOKENS",
+    ),
+)
+
 RETRIES: Sequence[Mutant] = (
     Mutant(
         "repeat_a_write_of_unknown_outcome", _RETRY,
@@ -276,4 +290,4 @@ LANES: Sequence[Mutant] = (
     ),
 )
 
-MUTANTS: Sequence[Mutant] = (*FAILOVER, *ROUTING, *RETRIES, *LANES)
+MUTANTS: Sequence[Mutant] = (*FAILOVER, *ROUTING, *TOKENS, *RETRIES, *LANES)

@@ -2,7 +2,8 @@
 
 Statements: `insert into t values ('ID')` writes; `update NAME set x = x + 1 returning stamp` does, too, and tells a
 number that no other execution has; `select newest from t` says how much of what callers were told to be committed is in
-this server's log (see Judge.newest_in).
+this server's log (see Judge.newest_in); `select what is seen by $1` whether a session sees what it must (see
+SessionLedger); and the router's own question how far a server is.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from router.engine.positions import POSITION
+from router.model.identity import Lsn, lsn_to_text
 from router.model.request import Statement
 from router.ports import Unit
 from tests.simulation.logged_keys import LoggedKeys, increment
 from tests.simulation.network import ROUTER, Wire
+from tests.simulation.wal import RECORD_BYTES
 from tests.support.fake_replies import Reply
 from tests.support.fake_server import Backend, FakeServer, Message, Status
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.node import Node, Waiting
 
 READ = b"select newest from t"
+LOOK = b"select what is seen by $1"
 
 
 class ModelServer(FakeServer):
@@ -36,6 +41,11 @@ class ModelServer(FakeServer):
     def reply_to(self, statement: Statement) -> Reply:
         if statement.sql == READ:
             return Reply(rows=((b"%d" % self.node.servers.judge.newest_in(self.node),),), takes=self._takes())
+        if statement.sql == LOOK:
+            look = self.node.servers.judge.sessions.look(self.node, int(statement.params[0] or b""))
+            return Reply(rows=((b"%d" % look,),), takes=self._takes())
+        if statement.sql == POSITION.sql:
+            return self._position()
         if statement.sql.startswith((b"insert", b"update")):
             if self.node.in_recovery or self.node.read_only:
                 return Reply(error="25006", message="cannot execute a write in a read-only transaction")
@@ -48,6 +58,12 @@ class ModelServer(FakeServer):
         stamp = self.node.servers.stamp()
         return Reply(effect=True, tag="UPDATE 1", affected=1, rows=((b"%d" % stamp,),), takes=self._takes(),
                      wrote=increment(counter, stamp))
+
+    def _position(self) -> Reply:
+        node = self.node
+        lsn = lsn_to_text(Lsn((node.replayed if node.in_recovery else len(node.wal)) * RECORD_BYTES)).encode()
+        file = None if node.in_recovery else b"%08X%016X" % (node.timeline, 0)
+        return Reply(rows=((lsn, file, b"t" if node.sync_names else b"f"),))
 
     def _takes(self) -> float:
         return 0.0002 + 0.0006 * self.node.servers.chance.draw()

@@ -10,6 +10,7 @@ from typing import Any
 
 from router.model.errors import RouterError
 from router.model.policy import PoolPolicy
+from router.model.request import Request
 from router.model.topology import Tenant
 from tests.simulation.judge import Judge
 from tests.simulation.router_life import RouterLife
@@ -68,9 +69,9 @@ class Callers(ABC):
     def _deadline(self) -> float:
         return self._loop.time() + DEADLINES_S[int(self._chance.draw() * len(DEADLINES_S))]
 
-    async def _next_life(self) -> RouterLife | None:
-        """Pause; the router to ask, if one is there."""
-        await asyncio.sleep(2 * PAUSE_S * self._chance.draw())
+    async def _next_life(self, pause_s: float = PAUSE_S) -> RouterLife | None:
+        """Pause, for so long on average (seconds); the router to ask, if one is there."""
+        await asyncio.sleep(2 * pause_s * self._chance.draw())
         life = self._life()
         return None if life is None or life.dead else life
 
@@ -102,3 +103,23 @@ class Callers(ABC):
             return End(error=error)
         self._judge.fail(f"{what} ended with {error!r}")
         return None
+
+
+async def read(life: RouterLife, who: Tenant, asked: Request, *, quick: bool) -> Any:
+    """A read by one of the two ways that the engine has for it."""
+    executor = life.path.executor
+    if not quick:
+        return await executor.run(who, asked)
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    read = executor.start(who, asked, 1, lambda one: ended.done() or ended.set_result(one))
+    if read is None:
+        return await executor.run(who, asked)
+    try:
+        await ended
+    except asyncio.CancelledError:
+        if not ended.done() or ended.cancelled():
+            read.abandon()
+        raise
+    if read.error is not None:
+        raise read.error
+    return read.answer

@@ -44,6 +44,7 @@ def claim(node: Node) -> RoleClaim:
         version=180000,
         retry_interval_ms=round(node.retry_s * 1000),
         fenced=bool(node.fence_mark),
+        history=None if node.in_recovery else node.servers.histories[node.timeline],
     )
 
 

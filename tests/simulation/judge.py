@@ -19,6 +19,7 @@ from router.model.state import ClusterState
 from router.ports import Unit
 from tests.simulation.key_ledger import KeyLedger
 from tests.simulation.network import ROUTER
+from tests.simulation.session_ledger import Place, SessionLedger
 from tests.simulation.trace import Trace
 from tests.simulation.wal import Record, quorum
 
@@ -61,6 +62,7 @@ class Judge:
         self._confirmed: set[int] = set()
         self.promotions = 0
         self.keys = KeyLedger(self)
+        self.sessions = SessionLedger(self)
 
     def fail(self, words: str) -> None:
         """An invariant is broken: remembered, and the run ends."""
@@ -176,19 +178,20 @@ class Judge:
 
     # --- what callers are told ----------------------------------------------------------------------------------
 
-    def answered_write(self, writes: tuple[bytes, ...]) -> None:
-        """A caller was told that its writes are committed."""
+    def answered_write(self, writes: tuple[bytes, ...]) -> Place | None:
+        """A caller was told that its writes are committed: where they are."""
         self.counts["committed"] += 1
         found = {self._where.get(write) for write in writes}
         if None in found or len(found) != 1:
             self.fail(f"{_name(writes[0])} was answered with OK, and is in no log as a whole")
-            return
+            return None
         entry = found.pop()
         assert entry is not None
         record, _ = entry
         if record.serial not in self._confirmed:
             self.fail(f"{_name(writes[0])} was answered with OK, and {record.node} did not confirm it")
         self.promise(*entry)
+        return entry
 
     def promise(self, record: Record, position: int) -> None:
         """Callers know that it is committed: from now on it must not be lost."""

@@ -212,7 +212,7 @@ class Node:
             self.receiver.end()
             self.flushed = self.replayed = len(self.wal)
             self.in_recovery = False
-            self.timeline += 1
+            self.timeline = self.servers.new_timeline(self.timeline, len(self.wal))
             self.wal.append(self.servers.new_record(self, ()))
             self.flushed = self.replayed = len(self.wal)
             self.upstream, self.fence_mark = None, ""

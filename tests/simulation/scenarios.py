@@ -13,9 +13,10 @@ class Scenario(Enum):
     """Kinds of additions."""
 
     KEYED = "increments with idempotency keys"
+    TOKENS = "sessions that pass consistency tokens on"
 
 
-WEIGHTS: Mapping[Scenario, float] = {Scenario.KEYED: 0.3}
+WEIGHTS: Mapping[Scenario, float] = {Scenario.KEYED: 0.3, Scenario.TOKENS: 0.3}
 """In which share of the seeds it is there."""
 
 

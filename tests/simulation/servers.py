@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.model.identity import ClusterName, EndpointName
+from router.model.identity import ClusterName, EndpointName, Lsn, Term
 from router.model.policy import ClusterPolicy
 from router.model.topology import Cluster, Endpoint, FailoverMode, Login
 from tests.simulation.backend import ModelServer
 from tests.simulation.node import Node
-from tests.simulation.wal import Record
+from tests.simulation.wal import RECORD_BYTES, Record
 from tests.support.fake_keys import Row
 from tests.support.virtual_time import SeededChance
 
@@ -28,6 +28,8 @@ class Servers:
         self.chance = chance
         self.judge = judge
         self._serial = self._stamps = 0
+        self.histories: dict[int, tuple[tuple[Term, Lsn], ...]] = {1: ()}
+        """By timeline: those before it, and where each was left."""
         names = [f"n{number + 1}" for number in range(count)]
         self.nodes = {name: Node(self, name) for name in names}
         for node in self.nodes.values():
@@ -51,6 +53,11 @@ class Servers:
     ) -> Record:
         self._serial += 1
         return Record(self._serial, node.name, node.timeline, writes, keys)
+
+    def new_timeline(self, after: int, position: int) -> int:
+        """Begin the timeline that follows another one, which is left there."""
+        self.histories[after + 1] = (*self.histories[after], (Term(after), Lsn(position * RECORD_BYTES)))
+        return after + 1
 
     def stamp(self) -> int:
         """A number that no other execution of a statement has."""

@@ -10,7 +10,7 @@ from router.model.errors import RouterError
 from router.model.request import BatchStep, Method, Options, ReadFrom, Request, Statement, TransactionMode
 from router.model.topology import Tenant
 from tests.simulation.backend import READ
-from tests.simulation.callers import Callers
+from tests.simulation.callers import Callers, read
 from tests.simulation.judge import Judge
 from tests.simulation.router_life import RouterLife
 from tests.support.virtual_time import SeededChance
@@ -92,7 +92,7 @@ class Workload(Callers):
         options = STRONG if strong else REPLICA
         asked = Request(Method.QUERY, (BatchStep(Statement(READ)),), deadline, options, size_bytes=50)
         quick = self._chance.draw() < 0.5
-        answer = await self._ask(life, "a read", deadline, _read(life, who, asked, quick=quick))
+        answer = await self._ask(life, "a read", deadline, read(life, who, asked, quick=quick))
         if answer is not None:
             seen = int(answer.results[0].cells.get_value(0, 0))
             self._judge.read_answered(seen, known, strong=strong)
@@ -114,23 +114,3 @@ class Workload(Callers):
             self.committed_at = self._loop.time()
             self._judge.answered_write(writes)
         return end.answer
-
-
-async def _read(life: RouterLife, who: Tenant, asked: Request, *, quick: bool) -> Any:
-    """A read by one of the two ways that the engine has for it."""
-    executor = life.path.executor
-    if not quick:
-        return await executor.run(who, asked)
-    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    read = executor.start(who, asked, 1, lambda one: ended.done() or ended.set_result(one))
-    if read is None:
-        return await executor.run(who, asked)
-    try:
-        await ended
-    except asyncio.CancelledError:
-        if not ended.done() or ended.cancelled():
-            read.abandon()
-        raise
-    if read.error is not None:
-        raise read.error
-    return read.answer

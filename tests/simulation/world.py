@@ -26,6 +26,7 @@ from tests.simulation.operators import Operators
 from tests.simulation.router_life import RouterLife, note_births
 from tests.simulation.scenarios import Scenario, drawn
 from tests.simulation.servers import Servers
+from tests.simulation.session_callers import SessionCallers
 from tests.simulation.trace import Trace
 from tests.simulation.workload import Workload
 from tests.support.fake_journal import FakeJournal
@@ -164,7 +165,7 @@ class World:
         return recovered_s
 
     def _further_callers(self) -> list[Callers]:
-        kinds = {Scenario.KEYED: KeyedCallers}
+        kinds = {Scenario.KEYED: KeyedCallers, Scenario.TOKENS: SessionCallers}
         return [
             kind(self.judge, lambda: self.life, SeededChance(self.seed + 4_000_003), cancels=True)
             for scenario, kind in kinds.items() if scenario in self.scenarios
