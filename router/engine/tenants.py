@@ -15,7 +15,7 @@ from router.decisions.routing import RouteBook, Want
 from router.engine.expiry import Expired, wait_until
 from router.engine.registered import texts_of
 from router.model.errors import Code, RouterError
-from router.model.identity import EndpointName, TenantName
+from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.policy import RetryPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Access, Options
@@ -28,13 +28,12 @@ class HedgeBook:
 
     __slots__ = ("budget", "latencies")
 
-    BURST = 5.0
-    """Hedges saved up while none were needed."""
+    LEAST = 5.0
+    """Hedges in ten seconds that may be made however few reads there are."""
 
     def __init__(self, ratio: float, now: float) -> None:
-        policy = RetryPolicy(budget_ratio=ratio, budget_per_s=0.0, budget_burst=self.BURST)
         self.latencies = Latencies()
-        self.budget = RetryBudget(policy, now)
+        self.budget = RetryBudget(ratio, self.LEAST, now)
 
 
 class Admission:
@@ -109,13 +108,14 @@ class Admission:
 class TenantRuntime:
     """One tenant in use."""
 
-    def __init__(self, tenant: Tenant, retry: RetryPolicy, now: float) -> None:
+    def __init__(self, tenant: Tenant, budget: RetryBudget) -> None:
         self.tenant = tenant
         self.admission = Admission(tenant)
         self.book = RouteBook()
         self.balancer = BALANCERS[tenant.policy.balancer]()
         self.in_flight: Counter[EndpointName] = Counter()
-        self.budget = RetryBudget(retry, now)
+        self.budget = budget
+        """Of its repetitions; one for all tenants of its cluster stands above it."""
         self.uses_keys = False
         """It has sent an idempotency key to this process."""
         self.registered = texts_of(tenant)
@@ -155,20 +155,30 @@ class Tenants:
         self._retry = retry
         self._clock = clock
         self._runtimes: dict[TenantName, TenantRuntime] = {}
+        self._shared: dict[ClusterName, RetryBudget] = {}
 
     def of(self, tenant: Tenant) -> TenantRuntime:
         """The runtime of a tenant, made on first use."""
         runtime = self._runtimes.get(tenant.name)
         if runtime is None:
-            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._retry, self._clock.now())
+            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._budget(tenant))
         elif runtime.tenant is not tenant:
-            before, runtime = runtime, TenantRuntime(tenant, self._retry, self._clock.now())
+            same = runtime.tenant.cluster == tenant.cluster
+            before, runtime = runtime, TenantRuntime(tenant, runtime.budget if same else self._budget(tenant))
             runtime.admission = before.admission
             runtime.admission.tenant = tenant
             runtime.in_flight = before.in_flight
             runtime.uses_keys = before.uses_keys
             self._runtimes[tenant.name] = runtime
         return runtime
+
+    def _budget(self, tenant: Tenant) -> RetryBudget:
+        """A tenant's own below its cluster's: many tenants with few requests each are one load to a server."""
+        now, policy = self._clock.now(), self._retry
+        shared = self._shared.get(tenant.cluster)
+        if shared is None:
+            shared = self._shared[tenant.cluster] = RetryBudget(policy.budget_ratio, policy.budget_least, now)
+        return RetryBudget(policy.budget_ratio, policy.budget_least, now, shared)
 
     def find(self, name: TenantName) -> TenantRuntime | None:
         """The runtime of a tenant that is in use."""

@@ -273,11 +273,10 @@ class RetryPolicy:
     __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
 
     budget_ratio: float = 0.1
-    """Retries per request, in the long run."""
-    budget_per_s: float = 1.0
-    """Retries per second that are always allowed."""
-    budget_burst: float = 50.0
-    """Most unspent retries saved up."""
+    """Retries per request of the last ten seconds, of a tenant and of all tenants of a cluster together, in each
+    process of the router."""
+    budget_least: float = 10.0
+    """Retries in ten seconds that are allowed however few requests there are."""
     backoff_s: float = 0.02
     """First pause (seconds); doubled each time, fully jittered."""
     backoff_max_s: float = 1.0
@@ -286,8 +285,8 @@ class RetryPolicy:
     """No attempt starts with less than this left of the deadline (seconds)."""
 
     def __post_init__(self) -> None:
-        _positive(self, "backoff_s", "backoff_max_s", "budget_burst")
-        _not_negative(self, "budget_ratio", "budget_per_s", "reserve_s")
+        _positive(self, "backoff_s", "backoff_max_s")
+        _not_negative(self, "budget_ratio", "budget_least", "reserve_s")
         if self.backoff_s > self.backoff_max_s:
             raise ValueError(f"backoff_s ({self.backoff_s}) must not exceed backoff_max_s ({self.backoff_max_s})")
 

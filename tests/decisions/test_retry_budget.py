@@ -10,7 +10,7 @@ from router.decisions.backoff import delay
 from router.decisions.retry_budget import RetryBudget
 from router.model.policy import RetryPolicy
 
-POLICY = RetryPolicy(budget_ratio=0.1, budget_per_s=1.0, budget_burst=5.0, backoff_s=0.02, backoff_max_s=1.0)
+POLICY = RetryPolicy(backoff_s=0.02, backoff_max_s=1.0)
 
 
 def taken(budget: RetryBudget, now: float) -> int:
@@ -20,43 +20,49 @@ def taken(budget: RetryBudget, now: float) -> int:
     return count
 
 
-def test_starts_full() -> None:
-    assert taken(RetryBudget(POLICY, 100.0), 100.0) == 5
+def test_a_few_are_allowed_from_the_start() -> None:
+    assert taken(RetryBudget(0.1, 5.0, 100.0), 100.0) == 5
 
 
-def test_requests_earn_a_share() -> None:
-    budget = RetryBudget(POLICY, 0.0)
-    taken(budget, 0.0)
-    for _ in range(31):
-        budget.earn(0.0)
-    assert taken(budget, 0.0) == 3
+def test_requests_allow_their_share_instead() -> None:
+    budget = RetryBudget(0.1, 5.0, 0.0)
+    for _ in range(310):
+        budget.earn(0.5)
+    assert taken(budget, 0.6) == 31
 
 
-def test_time_earns_too() -> None:
-    budget = RetryBudget(POLICY, 0.0)
-    taken(budget, 0.0)
-    assert taken(budget, 2.5) == 2
-    assert taken(budget, 3.0) == 1
-
-
-def test_savings_are_bounded() -> None:
-    budget = RetryBudget(POLICY, 0.0)
+def test_nothing_is_saved_up_for_longer_than_the_window() -> None:
+    budget = RetryBudget(0.1, 5.0, 0.0)
     for second in range(1000):
-        budget.earn(float(second))
-    assert budget.tokens == 5.0
+        for _ in range(20):
+            budget.earn(float(second))
+    assert taken(budget, 1000.0) <= 20
+    assert taken(budget, 1005.0) == 0, "spent"
+    assert taken(budget, 1020.0) == 5, "long ago"
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0, 2)), max_size=200))
-def test_never_more_than_the_budget(calls: list[tuple[bool, float]]) -> None:
-    budget, now, requests, retries = RetryBudget(POLICY, 0.0), 0.0, 0, 0
-    for is_request, pause in calls:
+def test_several_share_what_stands_above_them() -> None:
+    above = RetryBudget(0.1, 5.0, 0.0)
+    budgets = [RetryBudget(0.1, 5.0, 0.0, above) for _ in range(20)]
+    for budget in budgets:
+        for _ in range(10):
+            budget.earn(0.0)
+    assert [taken(budget, 0.0) for budget in budgets[:5]] == [5, 5, 5, 5, 0]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["request", "request", "repeat"]), st.floats(0, 0.4)), max_size=400))
+def test_never_more_than_its_share_of_any_ten_seconds(calls: list[tuple[str, float]]) -> None:
+    budget, now, requests, repeats = RetryBudget(0.3, 4.0, 0.0), 0.0, [], []
+    for what, pause in calls:
         now += pause
-        if is_request:
+        if what == "request":
             budget.earn(now)
-            requests += 1
-        else:
-            retries += budget.take(now)
-        assert retries <= 5 + 0.1 * requests + now + 1e-6
+            requests.append(now)
+        elif budget.take(now):
+            repeats.append(now)
+            made = sum(1 for at in repeats if at > now - 10)
+            asked = sum(1 for at in requests if at > now - 10)
+            assert made <= max(4.0, 0.3 * asked + 1e-9), (now, made, asked)
 
 
 @given(st.integers(1, 5000), st.floats(0, 1, exclude_max=True))

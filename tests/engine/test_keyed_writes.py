@@ -91,7 +91,7 @@ async def test_twins_are_done_once() -> None:
 
 @virtual
 async def test_a_twin_waits_again_and_again_until_its_deadline_and_does_not_lie() -> None:
-    engine = Engine(policy=TenantPolicy(key_wait_s=0.2, max_attempts=2), retry=RetryPolicy(budget_burst=1.0))
+    engine = Engine(policy=TenantPolicy(key_wait_s=0.2, max_attempts=2), retry=RetryPolicy(budget_least=1.0))
     engine.server().script[b"insert a"] = Reply(takes=3.0, tag="INSERT 0 1", affected=1, effect=True)
     first = engine.start(keyed(engine))
     await asyncio.sleep(0.05)
