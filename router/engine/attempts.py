@@ -92,6 +92,7 @@ class Attempts:
             if not isinstance(failed, AttemptFailed):
                 return False
             verdict = self.judge(runtime, failed.fault, at_stake)  # once per failure: it is reported there
+            call.spared += not failed.fault.cost_a_server
             return self._may_repeat(runtime, call, verdict)
 
         loop = AsyncRetrying(
@@ -125,7 +126,7 @@ class Attempts:
                 numbers={"sqlstate": fault.sqlstate, "endpoint": call.endpoint},
             )
         error = retry.error(verdict, fault)
-        error.numbers.setdefault("attempts", call.attempts)
+        error.numbers.setdefault("attempts", call.charged)
         if call.endpoint:
             error.numbers.setdefault("endpoint", call.endpoint)
         return error
@@ -133,7 +134,7 @@ class Attempts:
     def judge(self, runtime: TenantRuntime, fault: Fault, facts: Replayability) -> Verdict:
         """decisions/retry's verdict; what it proves about a server is passed on at once."""
         verdict = retry.classify(fault, facts)
-        if verdict.primary_evidence and fault.endpoint:
+        if verdict.primary_evidence and fault.endpoint and not fault.shared:
             cluster = self._clusters.get(runtime.tenant.cluster)
             if cluster is not None:
                 cluster.supervisor.report_fault(fault)
@@ -146,7 +147,7 @@ class Attempts:
         if left <= self._policy.reserve_s:
             return False
         if verdict.retry_reason not in _FREE:
-            spent = call.attempts >= runtime.tenant.policy.max_attempts
+            spent = call.charged >= runtime.tenant.policy.max_attempts
             if spent or not runtime.budget.take(self._clock.now()):
                 return False
         call.in_doubt = call.in_doubt or verdict.executed is Executed.MAYBE

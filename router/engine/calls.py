@@ -81,6 +81,7 @@ class Call:
         "role",
         "route_reason",
         "rows",
+        "spared",
         "started",
         "stop_running",
         "streamed_s",
@@ -101,7 +102,7 @@ class Call:
         self.phase = WaitPhase.ADMISSION
         self.phase_since = now
         self.admitted = self.hedged = False
-        self.attempts = 0
+        self.attempts = self.spared = 0  # tries, and those of them that cost no server anything
         self.queued_s = self.held_s = self.acquired_s = self.executed_s = self.streamed_s = 0.0
         self.rows = self.copied_bytes = 0
         self.hold_until = 0.0
@@ -137,6 +138,11 @@ class Call:
         request = self.request
         return request.access is Access.READ_WRITE and not (request.mode is not None and request.mode.read_only)
 
+    @property
+    def charged(self) -> int:
+        """Attempts that reached a server: a statement sent, or a connect that failed and was made for this request."""
+        return self.attempts - self.spared
+
     def enter(self, phase: WaitPhase, now: float) -> None:
         """Begin a phase."""
         self.phase = phase
@@ -149,7 +155,7 @@ class Call:
             self.endpoint,
             self.role,
             self.topology,
-            max(1, self.attempts),
+            max(1, self.charged),
             self.queued_s + self.acquired_s,
             self.held_s,
             self.executed_s,
@@ -211,7 +217,7 @@ class Register:
                 endpoint=call.endpoint,
                 role=call.role,
                 request_id=request.request_id,
-                attempts=call.attempts,
+                attempts=call.charged,
                 queued_s=call.queued_s,
                 held_s=call.held_s,
                 acquired_s=call.acquired_s,

@@ -95,6 +95,8 @@ class Pools:
                 pool.fence(state.generation)
             elif endpoint.health in _GONE and (was is None or was.health not in _GONE):
                 pool.cut(CloseReason.CONNECTION_LOST)
+            elif endpoint.health is Health.UP and was is not None and was.health is not Health.UP:
+                pool.go_on()
 
     def _of_cluster(self, name: ClusterName) -> list[tuple[PoolKey, LanePool]]:
         return [(key, pool) for key, pool in self._pools.items() if self._owners[key].cluster == name]

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from dataclasses import replace
 
 from router.engine.expiry import wait_until
 from router.engine.lane_slots import Slot
 from router.engine.shared_read import SharedRead
-from router.model.observation import AttemptFailed, Fault
+from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 
 
 class Line:
@@ -126,9 +127,35 @@ class AloneLine:
             return None
         return future.result()
 
-    def refuse(self, fault: Fault) -> None:
-        """Nobody gets any."""
+    def refuse(self, fault: Fault, others: Fault) -> None:
+        """Nobody gets any. others: what all but the first are told."""
         for wait in self._waits:
             if not wait.future.done():
                 wait.future.set_exception(AttemptFailed(fault))
+                fault = others
         self._waits.clear()
+
+
+def by_number(*lines: Line) -> list[SharedRead]:
+    """All reads of these lines, in the order in which they came."""
+    return sorted([read for line in lines for read in line.reads()], key=lambda read: read.number)
+
+
+def refuse_all(alone: AloneLine, lines: tuple[Line, ...], fault: Fault) -> list[tuple[SharedRead, Fault]]:
+    """Nobody gets any lane: reads have left their lines, and are to be told what stands beside them.
+
+    A connect that failed was made for whoever has waited longest; the others only shared it.
+    """
+    others = replace(fault, shared=True) if fault.stage is Stage.CONNECT else fault
+    reads = by_number(*lines)
+    for read in reads:
+        read.line.left(read)
+    first = alone.head()
+    before = bool(reads) and (first is None or reads[0].number < first.number)
+    alone.refuse(others if before else fault, others)
+    return [(read, fault if before and index == 0 else others) for index, read in enumerate(reads)]
+
+
+def closed_fault(why: str = "before") -> Fault:
+    """The pool was closed."""
+    return Fault(FaultKind.CLOSED, Stage.ACQUIRE, message=f"pool closed: {why}")

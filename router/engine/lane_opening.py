@@ -1,20 +1,31 @@
-"""Opening lanes: how many are on their way, and a rest after one that could not be opened."""
+"""Opening lanes: how many are on their way, and a rest after one that could not be opened.
+
+Whatever number of requests waits, a server that may not be there is asked by one connect at a time, and after each that
+failed the pool rests: what the pool tries is paid by its own pauses, not by each request that waits for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.ports import Clock, EndpointPool, Lane
 
 OPEN_AGAIN_S = 1.0
 """After a failed attempt to open one more, the lanes that are there must do for this long."""
+FIRST_REST_S = 0.02
+LONGEST_REST_S = 0.5
+"""Without any lane, the rest after a failed connect; doubled from the first to the longest (seconds)."""
 
 
 class LaneOpener:
     """Opens the lanes of one pool. opened and failed are told, one of them once per lane."""
 
-    __slots__ = ("_clock", "_failed", "_opened", "_pool", "_resting_until", "_timeout_s", "closed", "opening")
+    __slots__ = (
+        "_clock", "_failed", "_failures", "_fault", "_opened", "_pool", "_resting_until", "_timeout_s", "closed",
+        "opening",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -30,6 +41,9 @@ class LaneOpener:
         self._opened = opened
         self._failed = failed
         self._resting_until = 0.0
+        self._failures = 0
+        """Connects in a row that failed."""
+        self._fault: Fault | None = None
         self.opening = 0
         """Lanes on their way."""
         self.closed = False
@@ -45,6 +59,21 @@ class LaneOpener:
     def rest(self) -> None:
         """One could not be opened, and others are there."""
         self._resting_until = self._clock.now() + OPEN_AGAIN_S
+
+    def room(self, lanes: int, most: int) -> int:
+        """How many lanes there may be, those being opened included, when so many are there and the pool has most."""
+        if self._failures or not lanes:
+            if self.opening or self.rests:
+                return lanes + self.opening  # one goes to find out
+        elif self._resting_until and self.rests:
+            return lanes
+        return most
+
+    def refusal(self) -> Fault | None:
+        """Why there is no lane just now, for those who come during the rest after a connect that failed."""
+        if self._fault is None or not self.rests:
+            return None
+        return replace(self._fault, shared=True)
 
     def go_on(self) -> None:
         """Whatever was wrong may be over."""
@@ -68,9 +97,20 @@ class LaneOpener:
         finally:
             self.opening -= 1
             if fault is not None:
+                self._note(fault)
                 self._failed(fault)
         if fault is None:
+            self._failures, self._fault = 0, None
             if self.closed:
                 await lane.give_back()
             else:
                 self._opened(lane)
+
+    def _note(self, fault: Fault) -> None:
+        if fault.stage is not Stage.CONNECT:
+            return
+        if not fault.shared:
+            self._failures += 1
+        self._fault = fault
+        rest_s = min(LONGEST_REST_S, FIRST_REST_S * (1 << min(max(self._failures, 1) - 1, 30)))
+        self._resting_until = max(self._resting_until, self._clock.now() + rest_s)

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
-from operator import attrgetter
 from typing import TypeVar
 
 from router.decisions.lane_costs import Cost
 from router.decisions.lane_growth import Spread
 from router.decisions.lanes import Defer, LaneLimits, fast_lanes, place_alone, place_fast, place_slow, reserve, surplus
 from router.engine.expiry import Expired
-from router.engine.lane_lines import AloneLine, AloneWait, Line
+from router.engine.lane_lines import AloneLine, AloneWait, Line, by_number, closed_fault, refuse_all
 from router.engine.lane_opening import OPEN_AGAIN_S, LaneOpener
 from router.engine.lane_slots import Slot
 from router.engine.shared_read import SharedRead
@@ -121,6 +120,12 @@ class LanePlaces:
             if cost.answers:
                 return None
 
+    def refusal(self) -> Fault | None:
+        """Why nobody gets a lane now, and there is no use in waiting for one."""
+        if self.closed:
+            return closed_fault()
+        return None if self.slots else self._opener.refusal()
+
     def join(self, read: SharedRead) -> None:
         """A read waits in its line. Its cost is set."""
         read.queued = True
@@ -151,7 +156,7 @@ class LanePlaces:
 
     def sort(self) -> None:
         """A cost has changed its kind: those who wait are in the wrong line."""
-        reads = sorted([*self.fast.reads(), *self.slow.reads()], key=attrgetter("number"))
+        reads = by_number(self.fast, self.slow)
         self.fast.restore([read for read in reads if read.cost.fast])
         self.slow.restore([read for read in reads if not read.cost.fast])
 
@@ -170,12 +175,10 @@ class LanePlaces:
     # --- work alone --------------------------------------------------------------------------------------------
 
     async def take_alone(self, deadline: float) -> Slot:
-        """A lane for one alone: at once when there is one and nobody waits before us, else in our turn.
-
-        AttemptFailed.
-        """
-        if self.closed:
-            raise AttemptFailed(closed_fault())
+        """A lane for one alone: at once when there is one and nobody waits before us, else in turn. AttemptFailed."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise AttemptFailed(refusal)
         return (None if self._alone else self._for_one_alone(self.waiting + 1)) or await self._wait(deadline)
 
     def _for_one_alone(self, demand: int) -> Slot | None:
@@ -310,17 +313,18 @@ class LanePlaces:
             self._fail_lines(fault)
             return
         self._opener.rest()
-        asyncio.get_running_loop().call_later(OPEN_AGAIN_S, self._go_on)
+        asyncio.get_running_loop().call_later(OPEN_AGAIN_S, self.go_on)
         self.serve()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """The server may be well again: what could not be opened may be tried now."""
         self._opener.go_on()
         self.serve()
 
     def _limits_now(self) -> LaneLimits:
-        if self._opener.rests and self.slots:
-            return replace(self.limits, max_size=len(self.slots))
-        return self.limits
+        limits = self.limits
+        room = self._opener.room(len(self.slots), limits.max_size)
+        return limits if room == limits.max_size else replace(limits, max_size=room)
 
     def _retire(self, slot: Slot) -> None:
         """Dead or too old: it takes nothing new, and ends with its last answer."""
@@ -330,11 +334,8 @@ class LanePlaces:
             self._end(slot)
 
     def _fail_lines(self, fault: Fault) -> None:
-        self._alone.refuse(fault)
-        reads = [*self.fast.reads(), *self.slow.reads()]
-        for read in reads:
-            read.line.left(read)
-        self._refuse(reads, fault)
+        for read, told in refuse_all(self._alone, (self.fast, self.slow), fault):
+            self._refuse((read,), told)
 
     def _end(self, slot: Slot) -> None:
         if slot in self.slots:
@@ -393,8 +394,3 @@ class LanePlaces:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def closed_fault(why: str = "before") -> Fault:
-    """The pool was closed."""
-    return Fault(FaultKind.CLOSED, Stage.ACQUIRE, message=f"pool closed: {why}")

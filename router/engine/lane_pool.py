@@ -119,6 +119,10 @@ class LanePool:
             raise AttemptFailed(read.fault)
         return read
 
+    def go_on(self) -> None:
+        """The server answers again: what could not be opened may be tried now."""
+        self._places.go_on()
+
     # --- pinned ------------------------------------------------------------------------------------------------
 
     async def pin(self, deadline: float) -> Slot:

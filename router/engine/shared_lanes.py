@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from router.decisions.lane_costs import CostBook
 from router.decisions.lanes import Head, fast_lanes, goes_on, stalled
-from router.engine.lane_places import LanePlaces, closed_fault
+from router.engine.lane_places import LanePlaces
 from router.engine.lane_slots import Slot
 from router.engine.shared_read import Sending, SharedRead
 from router.model.observation import Fault, FaultKind, Stage
@@ -63,9 +63,11 @@ class SharedLanes:
         """LanePool.start_shared."""
         places = self.places
         cost = read.cost = self.costs.of(read.statement.sql)
-        if places.closed:
-            self._refuse((read,), closed_fault())
-            return
+        if not places.slots or places.closed:
+            refusal = places.refusal()
+            if refusal is not None:
+                self._refuse((read,), refusal)
+                return
         if not (places.fast if cost.fast else places.slow).living:
             slot = places.slot_for(cost)
             if slot is not None:

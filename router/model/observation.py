@@ -90,11 +90,19 @@ class Fault:
     stale_statement: bool = False
     """The error is about our prepared statement (gone, or its plan outdated), raised before execution; the lane has
     forgotten it, so that the same statement succeeds when repeated."""
+    shared: bool = False
+    """Several waited for the connect that failed, or that failed shortly before; another one of them is charged with
+    it."""
 
     @property
     def sent(self) -> bool:
         """Whether any byte of the work may have reached the server."""
         return self.stage not in (Stage.ACQUIRE, Stage.CONNECT, Stage.SEND)
+
+    @property
+    def cost_a_server(self) -> bool:
+        """Whether a server had to do with this attempt: something was sent, or a connect was made for it."""
+        return self.sent or (self.stage is Stage.CONNECT and not self.shared)
 
 
 class AttemptFailed(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -226,6 +227,9 @@ class Opener:
             self._tell(None)
 
     def _tell(self, fault: Fault | None) -> None:
+        """A connect that failed is told to the first of those who wait as its own, to the others as one they shared."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(fault)
+                if fault is not None and not fault.shared:
+                    fault = replace(fault, shared=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.engine.lane_opening import OPEN_AGAIN_S
+from router.engine.lane_opening import FIRST_REST_S, OPEN_AGAIN_S
 from router.model.observation import FaultKind, Stage
 from tests.support.builders import now
 from tests.support.lane_world import FAST, World, failure
@@ -241,6 +241,7 @@ async def test_a_failed_connect_is_told_to_all_who_wait_at_once() -> None:
     assert {fault.kind for fault in faults} == {FaultKind.CONNECT_REFUSED}
     assert now() - before < 0.05
     world.server.connect_error = None
+    await asyncio.sleep(FIRST_REST_S)
     await world.read()
     await world.end()
 

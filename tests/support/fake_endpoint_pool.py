@@ -81,6 +81,7 @@ class FakeEndpointPool:
         loop = asyncio.get_running_loop()
         generation = self._generation
         self._opening += 1
+        self.server.connects += 1
         try:
             if self.server.connect_hangs or self.server.frozen:
                 await asyncio.sleep(deadline - loop.time())

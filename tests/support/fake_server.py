@@ -59,6 +59,8 @@ class FakeServer:
         self.connect_takes = 0.005
         self.connect_error: str | None = None
         """"refused", or an SQLSTATE."""
+        self.connects = 0
+        """Connections asked for so far, whatever became of them."""
         self.connect_hangs = False
         self.frozen = False
         self.copy_stalls = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,13 @@ class Counted:
     """Attempts made again that a server had to work for."""
     free: float
     """Attempts made again because nothing had been sent, or a twin had the key."""
+    connects: float = 0.0
+    """Connections that could not be opened."""
+
+    @property
+    def extra(self) -> float:
+        """What servers were asked for beyond one attempt a request."""
+        return self.repeated + self.connects
 
 
 def counted(page: Mapping[str, float]) -> Counted:
@@ -43,20 +51,33 @@ def counted(page: Mapping[str, float]) -> Counted:
     requests = sum(value for name, value in page.items() if name.startswith("pointsman_requests_total{"))
     repeats = {name: value for name, value in page.items() if name.startswith("pointsman_retries_total{")}
     free = sum(value for name, value in repeats.items() if any(f'reason="{one}"' in name for one in FREE))
-    return Counted(requests, sum(repeats.values()) - free, free)
+    connects = sum(value for name, value in page.items() if name.startswith("pointsman_connect_failures_total{"))
+    return Counted(requests, sum(repeats.values()) - free, free, connects)
+
+
+def repeats_by_reason(page: Mapping[str, float]) -> str:
+    """What was repeated and why, and the connects that failed, for a note."""
+    counts: Counter[str] = Counter()
+    for name, value in page.items():
+        if name.startswith("pointsman_retries_total{"):
+            counts[name.partition('reason="')[2].partition('"')[0]] += round(value)
+    failed = counted(page).connects
+    return f"repeated: {dict(counts.most_common())}; {failed:,.0f} connects failed"
 
 
 def amplification(samples: Sequence[Counted], window: int = 10) -> Figure:
-    """Attempts that reach a server per request, in the worst window of so many samples (a second apart)."""
-    goal, what = "≤ 1.10", "attempts sent to servers per request, worst 10 s"
+    """What reaches servers per request, connects that fail included, in the worst window of so many samples (a second
+    apart). As if each request had reached one at least once."""
+    goal, what = "≤ 1.10", "attempts sent to servers and failed connects per request, worst 10 s"
     pairs = list(zip(samples, samples[window:] or samples[-1:], strict=False))
-    ratios = [1 + (after.repeated - before.repeated) / (after.requests - before.requests)
+    ratios = [1 + (after.extra - before.extra) / (after.requests - before.requests)
               for before, after in pairs if after.requests - before.requests >= 100]
     if not ratios:
         return Figure(what, goal, "not measured", 0)
     n = round(samples[-1].requests - samples[0].requests)
-    free = samples[-1].free - samples[0].free
-    said = f"{max(ratios):.3f} over {n:,} requests ({free:,.0f} more repetitions of what had never been sent)"
+    free, connects = samples[-1].free - samples[0].free, samples[-1].connects - samples[0].connects
+    said = (f"{max(ratios):.3f} over {n:,} requests; {connects:,.0f} connects failed, and {free:,.0f} times a request "
+            "looked again without asking a server")
     return Figure(what, goal, said, n, max(ratios), max(ratios) <= 1.10, ratios)
 
 
@@ -119,12 +140,13 @@ async def retries(run: Run) -> Found:
             await asyncio.sleep(1)
             counting.cancel()
         await stage.calm()
+        run.notes.append(repeats_by_reason(await stage.do(stage.router.scrape)))
         most = max(one.attempts for one in stage.history.operations)
-        run.notes.append(f"most attempts of one request: {most}, failed connects included, which only time bounds")
+        run.notes.append(f"most attempts of one request: {most}, failed connects included")
         figures = [
             amplification(samples),
             _rate("connects a second to one server in a full outage, after the first second", rates, 10.0),
-            *[one for one in await run.verdict(stage) if not one.what.startswith("attempts")],
+            *await run.verdict(stage),
         ]
         return Found(figures, run.notes, stage.history)
 

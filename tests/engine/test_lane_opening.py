@@ -1,0 +1,103 @@
+"""Connects to a server that may not be there: how many are made, whoever waits, and who is charged with them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from router.engine.lane_opening import LONGEST_REST_S
+from router.model.errors import RouterError
+from router.model.observation import FaultKind
+from router.model.policy import TenantPolicy
+from router.model.request import Method, Options, ReadFrom
+from tests.support.builders import Engine, now
+from tests.support.lane_world import World, failure
+from tests.support.talk import rest
+from tests.support.virtual_time import virtual
+
+
+@virtual
+async def test_whoever_waits_one_connect_is_made_and_charged_to_one() -> None:
+    world = World(max_size=8)
+    world.server.connect_error = "refused"
+    reads = [failure(world.read()) for _ in range(20)]
+    faults = await asyncio.gather(*reads, *(failure(world.pool.pin(now() + 5)) for _ in range(20)))
+    assert {fault.kind for fault in faults} == {FaultKind.CONNECT_REFUSED}
+    assert world.server.connects == 1
+    assert [fault.cost_a_server for fault in faults].count(True) == 1
+    await world.end()
+
+
+@virtual
+async def test_during_the_rest_after_a_failed_connect_newcomers_are_told_without_another_one() -> None:
+    world = World(max_size=4)
+    world.server.connect_error = "refused"
+    began, told = now(), 0
+    while now() - began < 5.0:
+        await failure(world.pool.pin(now() + 5))
+        await failure(world.read())
+        told += 2
+        await asyncio.sleep(0.005)
+    assert told > 500
+    assert world.server.connects <= 8 + 5 / LONGEST_REST_S, "20 ms, doubled up to half a second"
+    world.server.connect_error = None
+    await asyncio.sleep(LONGEST_REST_S)
+    await world.read()
+    await world.end()
+
+
+@virtual
+async def test_a_server_that_is_well_again_is_asked_at_once_and_by_many_once_one_got_through() -> None:
+    world = World(max_size=4)
+    world.server.connect_error = "refused"
+    for _ in range(8):
+        await failure(world.pool.pin(now() + 5))
+        await asyncio.sleep(LONGEST_REST_S)
+    await failure(world.pool.pin(now() + 5))
+    world.server.connect_error = None
+    await failure(world.pool.pin(now() + 5))
+    world.pool.go_on()
+    before = now()
+    slots = await asyncio.gather(*(world.pool.pin(now() + 5) for _ in range(4)))
+    assert now() - before < 0.02
+    for slot in slots:
+        world.pool.release(slot)
+    await world.end()
+
+
+@virtual
+async def test_attempts_and_failed_connects_together_stay_below_a_tenth_more_than_requests() -> None:
+    engine = Engine("a", "b", "c", policy=TenantPolicy(max_in_flight=1000))
+    charged: list[int] = []
+
+    async def one(number: int) -> None:
+        read = number % 2
+        options = Options(read=ReadFrom.ANY) if read else None
+        try:
+            method, sql = (Method.QUERY, "select 1") if read else (Method.EXECUTE, "insert a")
+            answer = await engine.run(method, sql, options=options, timeout=3.0)
+            charged.append(answer.receipt.attempts)
+        except RouterError as error:
+            charged.append(max(1, int(str(error.numbers.get("attempts", 1)))))
+
+    async def flow(seconds: float) -> list[asyncio.Task[None]]:
+        tasks = []
+        for number in range(int(60 * seconds)):
+            tasks.append(engine.start(one(number)))
+            await asyncio.sleep(1 / 60)
+        return tasks
+
+    began = await flow(1.0)
+    for server in engine.servers.values():
+        server.connect_error = "53300"
+        server.kill_all()
+    before = sum(server.connects for server in engine.servers.values())
+    began += await flow(5.0)
+    failed = sum(server.connects for server in engine.servers.values()) - before
+    for server in engine.servers.values():
+        server.connect_error = None
+    began += await flow(1.0)
+    await asyncio.gather(*began)
+    print(f"\n{failed} connects failed, {sum(charged)} attempts charged to {len(charged)} requests")
+    assert sum(charged) <= 1.10 * len(charged)
+    assert failed <= 5 * 4 * 10, "four pools, at most ten a second each"
+    await rest(engine)
