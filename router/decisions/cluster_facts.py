@@ -9,7 +9,7 @@ from typing import assert_never
 
 from router.decisions.health import NEVER, EndpointHealth
 from router.decisions.primary import PrimaryVerdict, believe
-from router.decisions.promotion import Standby
+from router.decisions.promotion import Standby, lost_since
 from router.model.events import Health
 from router.model.identity import EndpointName, Term
 from router.model.observation import RoleClaim
@@ -42,6 +42,8 @@ class Seen:
     claim: RoleClaim | None = None
     probed_at: float = NEVER
     """When the server was asked for the claim (monotonic seconds)."""
+    lost_since: float | None = None
+    """Since when it has been a standby without its upstream (promotion.lost_since)."""
     took_s: float = 0.0
     """Duration of the last probe."""
     lag_s: float = -1.0
@@ -71,7 +73,7 @@ def gather(seen: Mapping[EndpointName, Seen], primary: EndpointName | None, term
     if not claims:
         verdict = replace(verdict, detail=explain_silence(seen))
     standbys = tuple(
-        Standby(name, one.health.answers, one.claim, one.probed_at)
+        Standby(name, one.health.answers, one.claim, one.probed_at, one.lost_since)
         for name, one in seen.items()
         if name != primary and name not in verdict.foreign
     )
@@ -82,6 +84,23 @@ def gather(seen: Mapping[EndpointName, Seen], primary: EndpointName | None, term
     health = accepted.health
     sign = read_sign(health, accepted.claim)
     return Facts(verdict, sign, health.answered_at, health.refused_since, accepted.claim, standbys, all_probed)
+
+
+def after_claim(
+    seen: Mapping[EndpointName, Seen], name: EndpointName, claim: RoleClaim, asked_at: float
+) -> dict[EndpointName, float | None]:
+    """What has changed about since when standbys have been without their upstream, once one of them has told this.
+
+    One that streams again restarts the time of all: whom it hears may be the primary, back from a crash.
+    """
+    told = seen[name]
+    since = lost_since(told.lost_since, told.probed_at, claim, asked_at)
+    changed = {name: since} if since != told.lost_since else {}
+    if told.lost_since is not None and since is None and claim.in_recovery:
+        for other, one in seen.items():
+            if other != name and one.lost_since is not None:
+                changed[other] = max(one.lost_since, asked_at)
+    return changed
 
 
 def explain_silence(seen: Mapping[EndpointName, Seen]) -> str:

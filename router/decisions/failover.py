@@ -246,10 +246,10 @@ def _consider_promotion(state: ClusterMachine, facts: Facts, now: float, policy:
         plan = plan_rescue(facts.standbys, state.term, since, policy.failover)
     else:
         lost, term, told = state.last_claim, state.term, policy.failover
-        hearsay, pinned = state.hearsay, state.pledged
         plan = plan_promotion(
-            state.primary, lost, facts.standbys, term, since, told, hearsay=hearsay, pinned=pinned
-        )
+            state.primary, lost, facts.standbys, term, since, told,
+            answered_at=facts.answered_at, hearsay=state.hearsay, pinned=state.pledged,
+        )  # fmt: skip
     if isinstance(plan, Obstacle):
         return _obstructed(state, plan, now)
     wait_s = state.promoted_at + policy.failover.min_gap_s - now

@@ -19,6 +19,11 @@ from router.model.reasons import PhaseReason
 SILENCE_S = 1.0
 """A walreceiver that has heard nothing for this long, and longer than its ping interval, has lost its upstream."""
 PING_SLACK_S = 0.25
+LATER_S = 1.0
+"""A standby that heard the primary for so much longer than this router did knows of it what the router cannot see: its
+silence may be a crash restart, which by itself is no reason to promote (seconds)."""
+GAP_S = 1.0
+"""What a standby says twice counts for the time in between, unless it was not heard for so long (seconds)."""
 _TOKEN = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s,()"]+)|([,()]))')
 
 
@@ -68,6 +73,8 @@ class Standby:
     answers: bool
     claim: RoleClaim | None = None
     probed_at: float = float("-inf")
+    lost_since: float | None = None
+    """Since when it has been without its upstream, each time it was asked; None: it hears one, or never told."""
 
     @property
     def application_name(self) -> str:
@@ -84,7 +91,31 @@ class Standby:
         """Whether it says, after `since`, that it no longer hears the old primary."""
         if not self.answers or self.claim is None or self.probed_at < since or not self.claim.in_recovery:
             return False
-        return not self.claim.receiver_alive or is_silent(self.claim)
+        return has_lost_upstream(self.claim)
+
+    def is_sure(self, doubted_at: float, policy: FailoverPolicy) -> bool:
+        """Whether it has been without the old primary for long enough, all the time. doubted_at: when this router last
+        had reason to believe in the old primary, or began to doubt it."""
+        if self.lost_since is None:
+            return False
+        later = self.lost_since - doubted_at > LATER_S
+        needed_s = max(policy.confirm_s, policy.restart_grace_s) if later else policy.confirm_s
+        return self.probed_at - self.lost_since >= needed_s
+
+
+def has_lost_upstream(claim: RoleClaim) -> bool:
+    """Whether a server says that it is a standby without an upstream."""
+    return claim.in_recovery and (not claim.receiver_alive or is_silent(claim))
+
+
+def lost_since(before: float | None, asked_before: float, claim: RoleClaim, asked_at: float) -> float | None:
+    """Since when a standby has been without its upstream, by what it says now and said before; None: it is not."""
+    if not has_lost_upstream(claim):
+        return None
+    since = asked_at - max(0.0, claim.receiver_silent_s) if claim.receiver_alive else asked_at
+    if before is None or asked_at - asked_before > GAP_S:
+        return since
+    return min(before, since)
 
 
 def is_silent(claim: RoleClaim) -> bool:
@@ -134,12 +165,14 @@ def plan_promotion(
     doubted_at: float,
     policy: FailoverPolicy,
     *,
+    answered_at: float = float("-inf"),
     hearsay: bool = False,
     pinned: EndpointName | None = None,
 ) -> PromotionPlan | Obstacle:
     """A plan when it is safe to promote now, else what is in the way.
 
     old_claim: the old primary's last. doubted_at: only what standbys said after it tells about the old primary now.
+    answered_at: the old primary's last sign of life to this router.
     hearsay: old_claim is from before this router started, and may be outdated: then everyone else must be fenced.
     pinned: see PromotionPlan; then there is no way back, whether or not standbys still hear the old primary.
     """
@@ -160,7 +193,7 @@ def plan_promotion(
     obstacle = _too_few(counted, len(alive), len(listed), needed, policy)
     needed = min(needed, len(counted))
     if obstacle is None and pinned is None:
-        obstacle = _still_heard(counted, needed, doubted_at)
+        obstacle = _still_heard(counted, needed, doubted_at, answered_at, policy)
     obstacle = obstacle or _left_behind(counted, term)
     if obstacle is not None:
         return obstacle
@@ -197,7 +230,7 @@ def plan_rescue(
     if not policy.may_lose and not any(s.claim is not None and s.claim.sync_names for s in alive):
         detail = "no primary was ever seen, and synchronous_standby_names is set nowhere (failover.may_lose allows it)"
         return Obstacle(PhaseReason.NOT_SYNCHRONOUS, detail, waits=False)
-    obstacle = _still_heard(alive, len(alive), since)
+    obstacle = _still_heard(alive, len(alive), since, since, policy)
     if obstacle is not None:
         return obstacle
     rule = SyncRule("ANY", 0 if policy.may_lose else 1, tuple(s.application_name for s in alive))
@@ -223,11 +256,19 @@ def _too_few(
     return None
 
 
-def _still_heard(counted: tuple[Standby, ...], needed: int, doubted_at: float) -> Obstacle | None:
-    hearing = tuple(s.name for s in counted if not s.lost_upstream(doubted_at))
+def _still_heard(
+    counted: tuple[Standby, ...], needed: int, doubted_at: float, answered_at: float, policy: FailoverPolicy
+) -> Obstacle | None:
+    """Standbys that hear the primary, or heard it so lately that a backend's crash may be all that has happened."""
+    lost = tuple(s for s in counted if s.lost_upstream(doubted_at))
+    sure = tuple(s for s in lost if s.is_sure(max(doubted_at, answered_at), policy))
+    hearing = tuple(s.name for s in counted if s not in sure)
     if len(counted) - len(hearing) >= needed:
         return None
-    detail = f"{', '.join(hearing)} may still hear the primary: perhaps only this router is cut off from it"
+    if len(lost) < needed:
+        detail = f"{', '.join(hearing)} may still hear the primary: perhaps only this router is cut off from it"
+    else:
+        detail = f"{', '.join(hearing)} lost the primary only just now (failover.confirm_s): perhaps it is restarting"
     return Obstacle(PhaseReason.NO_PRIMARY, detail, waits=True)
 
 

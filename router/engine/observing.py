@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from router.decisions import health
-from router.decisions.cluster_facts import Facts, Seen, gather, may_claim
+from router.decisions.cluster_facts import Facts, Seen, after_claim, gather, may_claim
 from router.decisions.health import EndpointHealth
 from router.decisions.machine import ClusterMachine
 from router.decisions.primary import standing
@@ -65,6 +65,9 @@ class Observations:
             seen, health=health.step(seen.health, probe, now, self._cluster.policy.probe), took_s=probe.took_s
         )
         if probe.claim is not None:
+            for name, lost_since in after_claim(self._seen, probe.endpoint, probe.claim, asked_at).items():
+                self._seen[name] = replace(self._seen[name], lost_since=lost_since)
+            after = replace(after, lost_since=self._seen[probe.endpoint].lost_since)
             caught_up_at = asked_at if probe.claim.lag_s == 0 else seen.caught_up_at
             lag_s = replica_lag(probe.claim, asked_at, caught_up_at)
             after = replace(after, claim=probe.claim, probed_at=asked_at, lag_s=lag_s, caught_up_at=caught_up_at)

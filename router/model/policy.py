@@ -224,11 +224,13 @@ class FailoverPolicy:
     __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
 
     confirm_s: float = 0.3
-    """A refused primary must stay so for this long before it is replaced (seconds); a crash restart takes 0.3."""
+    """A refused primary must stay so for this long before it is replaced, and its standbys without it all the time
+    (seconds); a crash restart takes 0.3."""
     confirm_silence_s: float = 1.5
     """The same for a silent one (seconds)."""
     restart_grace_s: float = 3.0
-    """A primary that says it is starting up gets this long to finish (seconds)."""
+    """A primary that says it is starting up gets this long to finish; so does one that its standbys heard for longer
+    than this router did (seconds)."""
     min_gap_s: float = 60.0
     """Shortest time between two promotions of a cluster (seconds)."""
     may_lose: bool = False

@@ -6,7 +6,7 @@ from router.decisions.cluster_facts import Facts, Sign
 from router.decisions.failover import step
 from router.decisions.machine import ClusterMachine, Effect, Emit, Event, FactsSeen
 from router.decisions.primary import believe
-from router.decisions.promotion import Standby
+from router.decisions.promotion import Standby, has_lost_upstream
 from router.model.events import Phase
 from router.model.identity import ClusterName, EndpointName, Generation, Term
 from router.model.observation import RoleClaim
@@ -29,6 +29,11 @@ def standby_claim(term: int = 1, **told: object) -> RoleClaim:
     return replace(claim, **told)  # type: ignore[arg-type]
 
 
+def lost(claim: RoleClaim | None) -> bool:
+    """Whether a server says that it has lost its upstream: here always since just before T0."""
+    return claim is not None and has_lost_upstream(claim)
+
+
 def facts(
     sign: Sign,
     claims: dict[EndpointName, RoleClaim],
@@ -46,7 +51,9 @@ def facts(
         refused_since=T0 if sign is Sign.REFUSED else None,
         primary_claim=claims.get(accepted),
         standbys=tuple(
-            Standby(name, name in claims, claims.get(name), now) for name in (N1, N2, N3) if name != accepted
+            Standby(name, name in claims, claims.get(name), now, T0 - 0.05 if lost(claims.get(name)) else None)
+            for name in (N1, N2, N3)
+            if name != accepted
         ),
         all_probed=probed,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.decisions.cluster_facts import Seen, Sign, gather, read_sign
+from router.decisions.cluster_facts import Seen, Sign, after_claim, gather, read_sign
 from router.decisions.health import EndpointHealth
 from router.model.events import Health
 from router.model.identity import EndpointName, Term
@@ -77,3 +77,13 @@ def test_silence_is_explained_by_what_each_server_did() -> None:
     assert mixed == "no server of the cluster answers (a connect_refused, b login_refused)"
     refused = gather({a: Seen(locked), b: Seen(locked)}, None, Term(0), 0).verdict.detail
     assert "control login" in refused
+
+
+def test_one_that_streams_again_restarts_the_time_of_all():
+    alone = Seen(health(Health.UP), FOLLOWS, probed_at=9.9, lost_since=9.0)
+    seen = {N1: Seen(), N2: alone, N3: alone}
+    streams = RoleClaim(in_recovery=True, system_id=7, timeline=Term(1), receiver_alive=True, receiver_silent_s=0.1)
+    assert after_claim(seen, N2, FOLLOWS, 10.0) == {}, "nothing new"
+    assert after_claim(seen, N2, streams, 10.0) == {N2: None, N3: 10.0}
+    assert after_claim(seen, N2, WRITES, 10.0) == {N2: None}, "promoted: it hears nobody"
+    assert after_claim({**seen, N2: Seen()}, N2, streams, 10.0) == {}, "it was never without"

@@ -387,7 +387,7 @@ def test_a_second_failover_within_the_gap_is_stuck_not_a_loop():
 
 def test_a_primary_lost_before_the_router_started_is_replaced_patiently():
     run = Run(starting(PROMOTE))
-    seen = facts(Sign.ABSENT, {N2: standby_claim(), N3: standby_claim()}, known=0, accepted=N1)
+    seen = facts(Sign.ABSENT, {N2: standby_claim(), N3: standby_claim()}, known=0, now=T0 + 1, accepted=N1)
     seen = replace(seen, standbys=(*seen.standbys, replace(seen.standbys[0], name=N1, answers=False, claim=None)))
     assert run.feed(seen, T0 + RESCUE_AFTER_S - 1).phase is Phase.STARTING
     assert run.feed(seen, T0 + RESCUE_AFTER_S).phase is Phase.PROMOTING

@@ -81,7 +81,7 @@ def consistent(machine: ClusterMachine, told: dict[EndpointName, RoleClaim | Non
         answered_at=now,
         refused_since=now - 0.4 if sign is Sign.REFUSED else None,
         primary_claim=heard.get(accepted) if accepted else None,
-        standbys=tuple(Standby(n, n in heard, heard.get(n), now) for n in ALL if n != accepted),
+        standbys=tuple(Standby(n, n in heard, heard.get(n), now, now - 0.4) for n in ALL if n != accepted),
     )
 
 

@@ -14,6 +14,7 @@ from router.decisions.promotion import (
     SyncRule,
     choose_candidate,
     fences_needed,
+    lost_since,
     next_rule,
     plan_promotion,
     read_sync_names,
@@ -73,7 +74,7 @@ def standby(name: EndpointName, *, answers: bool = True, hears: bool = False, **
         application_name=name,
         **told,  # type: ignore[arg-type]
     )
-    return Standby(name, answers, claim, DOUBTED_AT + 0.1)
+    return Standby(name, answers, claim, DOUBTED_AT + 0.1, None if hears else DOUBTED_AT - 0.3)
 
 
 def old_primary(sync_names: str) -> RoleClaim:
@@ -139,6 +140,46 @@ def test_what_a_standby_said_before_the_doubt_is_no_evidence():
 def test_silence_counts_only_beyond_what_a_living_upstream_allows(silent_s: float, ping_s: float, lost: bool):
     claim = RoleClaim(True, 7, Term(1), receiver_alive=True, receiver_silent_s=silent_s, receiver_ping_s=ping_s)
     assert Standby(N2, True, claim, DOUBTED_AT).lost_upstream(DOUBTED_AT) is lost
+
+
+@pytest.mark.parametrize(
+    ("lost_after_s", "for_s", "sure"),
+    [
+        (0.0, 0.29, False),
+        (0.0, 0.31, True),
+        (0.9, 0.31, True),
+        (1.1, 0.31, False),
+        (1.1, 2.9, False),
+        (1.1, 3.1, True),
+        (-5.0, 5.1, True),
+    ],
+)
+def test_a_standby_must_have_been_without_the_primary_all_the_time(lost_after_s: float, for_s: float, sure: bool):
+    """confirm_s, and where it heard the primary much longer than the router did, long enough for a restart."""
+    since = DOUBTED_AT + lost_after_s
+    told = [replace(standby(name), lost_since=since, probed_at=since + for_s) for name in (N2, N3)]
+    assert [one.is_sure(DOUBTED_AT, POLICY) for one in told] == [sure, sure]
+    assert isinstance(plan("ANY 1 (n2, n3)", *told), PromotionPlan) is sure
+    assert not standby(N2, hears=True).is_sure(DOUBTED_AT, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("before", "gap_s", "told", "since"),
+    [
+        (None, 0.1, standby(N2, hears=True).claim, None),
+        (5.0, 0.1, standby(N2, hears=True).claim, None),
+        (None, 0.1, standby(N2).claim, 10.0),
+        (5.0, 0.1, standby(N2).claim, 5.0),
+        (5.0, 1.5, standby(N2).claim, 10.0),
+        (None, 0.1, RoleClaim(True, 7, Term(1), receiver_alive=True, receiver_silent_s=2.0, receiver_ping_s=1.0), 8.0),
+        (5.0, 0.1, RoleClaim(False, 7, Term(2)), None),
+    ],
+    ids=["hears", "hears again", "lost", "still lost", "unheard meanwhile", "silent", "promoted"],
+)
+def test_since_when_a_standby_is_alone_is_its_own_word(
+    before: float | None, gap_s: float, told: RoleClaim, since: float | None
+):
+    assert lost_since(before, 10.0 - gap_s, told, 10.0) == since
 
 
 def test_may_lose_lifts_what_is_about_losing():

@@ -254,6 +254,24 @@ async def test_a_router_that_alone_is_cut_off_promotes_nobody():
         assert servers.journal == []
 
 
+@pytest.mark.parametrize("mood", [Mood.UNREACHABLE, Mood.REJECTED], ids=["silent", "refused"])
+@virtual
+async def test_a_crash_restart_behind_a_cut_is_no_reason_to_promote(mood: Mood):
+    """Only the router is cut off; what standbys say for a moment while the primary restarts is no evidence."""
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        servers["n1"].mood = mood
+        for number in range(6):
+            await asyncio.sleep(2)
+            servers["n1"].restarting = True
+            await asyncio.sleep(0.25 + 0.1 * number)
+            servers["n1"].restarting = False
+        await asyncio.sleep(1)
+        assert (servers.journal, supervisor.state.phase) == ([], Phase.HOLDING)
+        servers["n1"].mood = Mood.DEAD
+        assert 3.0 < await until(supervisor, lambda state: state.primary in (N2, N3)) < 4.0
+
+
 @virtual
 async def test_a_router_that_sees_nobody_does_nothing():
     servers = FakeServers.of(3)

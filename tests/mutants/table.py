@@ -50,6 +50,11 @@ FAILOVER: Sequence[Mutant] = (
         faults="CUT_ROUTER_PRIMARY",
     ),
     Mutant(
+        "believe_one_look_at_the_standbys", _PROMOTION,
+        "return self.probed_at - self.lost_since >= needed_s", "return True",
+        tests=("tests/decisions/test_promotion.py", "tests/engine/test_supervisor.py"),
+    ),
+    Mutant(
         "replace_a_primary_that_restarts", _FAILOVER,
         "return state.doubted_at is not None and now - state.doubted_at >= policy.restart_grace_s", "return True",
         tests=("tests/decisions/test_failover.py",),

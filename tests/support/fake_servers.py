@@ -30,6 +30,8 @@ class Mood(Enum):
     STARTING = "starting"
     UNREACHABLE = "unreachable"
     """Alive for its standbys, silent for the router."""
+    REJECTED = "rejected"
+    """Alive for its standbys, and for the router as if nobody listened."""
     FULL = "full"
 
 
@@ -44,6 +46,8 @@ class FakeServer:
     mood: Mood = Mood.RUNNING
     upstream: EndpointName | None = None
     fenced: bool = False
+    restarting: bool = False
+    """After a crash: no standby streams from it."""
     frozen_at: float = 0.0
     system_id: int = SYSTEM
     sync_names: str = ""
@@ -117,6 +121,7 @@ class FakeServers:
             and not server.fenced
             and above is not None
             and above.mood not in (Mood.DEAD, Mood.STARTING)
+            and not above.restarting
             and above.timeline >= server.timeline
         )
 
@@ -161,6 +166,7 @@ _ANSWER_OF = {
     Mood.DEAD: ProbeOutcome.REFUSED,
     Mood.FROZEN: ProbeOutcome.TIMEOUT,
     Mood.UNREACHABLE: ProbeOutcome.TIMEOUT,
+    Mood.REJECTED: ProbeOutcome.REFUSED,
     Mood.STARTING: ProbeOutcome.STARTING,
     Mood.FULL: ProbeOutcome.FULL,
 }
