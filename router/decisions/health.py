@@ -21,8 +21,11 @@ from router.model.reasons import HealthReason
 
 NEVER = float("-inf")
 
-SERVER_IS_GOING = frozenset({"57P01", "57P02", "57P03"})
+SERVER_IS_GOING = frozenset({"57P02", "57P03"})
 """SQLSTATEs by which a server says that it stops or is not ready (Appendix A of PostgreSQL's manual)."""
+SESSION_ENDED = "57P01"
+"""The last word of a session when the server shuts down, and when anybody ends that one session, which a tenant may do
+to its own all day. By itself no evidence; worth a probe on a fresh connection, which a server that is going refuses."""
 
 
 @unique
@@ -163,12 +166,13 @@ def _faulted(state: EndpointHealth, fault: Fault, now: float) -> EndpointHealth:
     match fault.kind:
         case FaultKind.CONNECT_REFUSED:
             return _refused(replace(state, message=fault.message), now)
-        case FaultKind.CONNECTION_LOST:
+        case FaultKind.CONNECTION_LOST if fault.sqlstate != SESSION_ENDED:
             return _doubted(state, fault, HealthReason.CONNECTION_LOST, now)
         case FaultKind.SERVER_ERROR if fault.sqlstate in SERVER_IS_GOING:
             return _doubted(state, fault, HealthReason.CONNECTION_LOST, now)
         case (
             FaultKind.SERVER_ERROR
+            | FaultKind.CONNECTION_LOST
             | FaultKind.CONNECT_FAILED
             | FaultKind.SILENT
             | FaultKind.POOL_TIMEOUT

@@ -50,16 +50,24 @@ class ProbeLoop:
         self._wake = asyncio.Event()
         self._count = 0
         self._doubt_since: float | None = None
+        self._fresh_wanted = False
+        self._wanted_at = float("-inf")
 
-    def probe_now(self) -> None:
-        """Probe again at once, or right after the probe that is running."""
+    def probe_now(self, *, fresh: bool = False) -> None:
+        """Probe again at once, or right after the probe that is running. fresh: on a new connection, too, but however
+        often that is asked for, not more often than in doubt."""
+        self._fresh_wanted = self._fresh_wanted or fresh
         self._wake.set()
 
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
-            fresh = self._pace() is Pace.DOUBT or self._count % self._policy.fresh_every == 0
+            if self._fresh_wanted:
+                await self._clock.sleep(max(0.0, self._wanted_at + DOUBT_INTERVAL_S - self._clock.now()))
+                self._wanted_at = self._clock.now()
+            fresh = self._fresh_wanted or self._pace() is Pace.DOUBT or self._count % self._policy.fresh_every == 0
             self._count += 1
+            self._fresh_wanted = False
             self._wake.clear()
             self._report(await self._prober.probe(fresh=fresh))
             await self._clock.sleep(SHORTEST_PAUSE_S)

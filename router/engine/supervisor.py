@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, assert_never
 
 from router.decisions import failover
+from router.decisions.health import SESSION_ENDED
 from router.decisions.machine import (
     AWAITING,
     AllowWrites,
@@ -142,7 +143,9 @@ class ClusterSupervisor:
             return
         if 0 < fault.generation < self._machine.generation and fault.endpoint == self._machine.primary:
             return  # of its life before it was primary; other servers' pools outlive a change of the primary
-        if fault.kind in WORTH_A_PROBE:
+        if fault.sqlstate == SESSION_ENDED:
+            self._watching.probe_now(fault.endpoint, fresh=True)
+        elif fault.kind in WORTH_A_PROBE:
             self._watching.probe_now(fault.endpoint)
         elif fault.sqlstate == READ_ONLY_TRANSACTION:
             if fault.endpoint == self._machine.routed_primary:

@@ -44,11 +44,11 @@ class Watching:
         self._watches: dict[EndpointName, _Watch] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def probe_now(self, name: EndpointName) -> None:
-        """Wake one loop; nothing if it is not watched."""
+    def probe_now(self, name: EndpointName, *, fresh: bool = False) -> None:
+        """Wake one loop; nothing if it is not watched. fresh: it must open a connection."""
         watch = self._watches.get(name)
         if watch is not None:
-            watch.loop.probe_now()
+            watch.loop.probe_now(fresh=fresh)
 
     def apply(self, cluster: Cluster) -> None:
         """Watch exactly the endpoints of this configuration; loops whose parameters did not change go on."""

@@ -77,6 +77,23 @@ async def test_every_fourth_probe_opens_a_fresh_connection_and_in_doubt_every_on
 
 
 @virtual
+async def test_a_fresh_probe_that_is_asked_for_comes_at_once_and_not_more_often_than_in_doubt():
+    prober = Prober(took_s=0.002)
+    probing = Probing(prober)
+    await asyncio.sleep(0.3)
+    asked = asyncio.get_running_loop().time()
+    probing.loop.probe_now(fresh=True)
+    await asyncio.sleep(0.001)
+    assert prober.asked[-1] == (pytest.approx(asked), True)
+    before = len(prober.asked)
+    for _ in range(1000):
+        probing.loop.probe_now(fresh=True)
+        await asyncio.sleep(0.001)
+    await probing.end()
+    assert 15 <= len(prober.asked) - before <= 21
+
+
+@virtual
 async def test_in_doubt_every_50_ms_and_later_every_100():
     prober = Prober()
     probing = Probing(prober)

@@ -88,6 +88,31 @@ async def test_ten_thousand_faults_are_one_fact():
 
 
 @virtual
+async def test_a_session_that_was_ended_is_no_doubt_about_its_server():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, kept):
+        kept.events.clear()
+        for _ in range(500):
+            supervisor.report_fault(fault(FaultKind.CONNECTION_LOST, sqlstate="57P01"))
+            assert supervisor.state.phase is Phase.STEADY
+            await asyncio.sleep(0.002)
+        assert kept.events == []
+
+
+@virtual
+async def test_a_shutdown_is_noticed_by_the_first_session_that_it_ends():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        for _ in range(2):
+            servers["n1"].mood = Mood.STARTING
+            supervisor.report_fault(fault(FaultKind.CONNECTION_LOST, sqlstate="57P01"))
+            assert await until(supervisor, lambda state: state.phase is Phase.SUSPECT) < 0.015
+            servers["n1"].mood = Mood.RUNNING
+            await until(supervisor, lambda state: state.phase is Phase.STEADY)
+            await asyncio.sleep(0.1)
+
+
+@virtual
 async def test_a_refused_write_is_doubt_about_the_role():
     servers = FakeServers.of(3)
     async with supervised(servers, FOLLOW) as (supervisor, _):
