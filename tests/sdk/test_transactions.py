@@ -278,6 +278,56 @@ async def test_a_cancelled_statement_ends_the_transaction_at_once(
     assert told(router) == ["begin + hang"]
 
 
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A router that takes connections and never says a word."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await reader.read()
+    writer.close()
+
+
+async def test_a_close_while_a_transaction_opens_says_that_the_client_was_closed() -> None:
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        db = pointsman.connect(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        tx = db.transaction()
+        opening = asyncio.create_task(tx.execute("select 1", timeout=5))
+        await asyncio.sleep(0.1)
+        await db.close()
+        with pytest.raises(pointsman.ClientClosed) as met:
+            await opening
+        assert met.value.executed is not pointsman.Executed.MAYBE
+        with pytest.raises(pointsman.Error):
+            await tx.execute("select 1")
+
+
+@pytest.mark.parametrize("committing", [False, True])
+async def test_a_close_under_a_transaction_says_what_became_of_it(
+    router: FakeRouter, server: Server, committing: bool
+) -> None:
+    server.commit_failure = "hang"
+    db = pointsman.connect(router.address, tenant="acme", token="t")
+    tx = db.transaction()
+    await tx.execute("a")
+    under_way = asyncio.create_task(tx.commit() if committing else tx.execute("hang"))
+    await until(lambda: len(router.transact_messages) == 2)
+    await db.close()
+    with pytest.raises(pointsman.ClientClosed) as met:
+        await under_way
+    expected = pointsman.Executed.MAYBE if committing else pointsman.Executed.ROLLED_BACK
+    assert met.value.executed is expected
+
+
+async def test_a_cancel_after_a_close_is_still_a_cancel() -> None:
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        db = pointsman.connect(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        opening = asyncio.create_task(db.transaction().execute("select 1", timeout=5))
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(db.close())
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await closing
+
+
 async def test_statements_of_several_tasks_go_one_after_the_other(
     router: FakeRouter, db: pointsman.Client, server: Server
 ) -> None:

@@ -9,7 +9,6 @@ from grpc import aio
 
 from pointsman.connection import MAX_REQUEST_BYTES
 from pointsman.errors import (
-    ClientClosed,
     DeadlineExceeded,
     Error,
     Executed,
@@ -162,16 +161,6 @@ def too_large(size: int) -> InvalidRequest:
         code=grpc.StatusCode.INVALID_ARGUMENT,
         reason="MESSAGE_TOO_LARGE",
         executed=Executed.NO,
-    )
-
-
-def closed_error(unsure: bool) -> ClientClosed:
-    """The error of a call that meets a closed client, or is met by its close."""
-    return ClientClosed(
-        "the client was closed" + (" while the write was under way" if unsure else ""),
-        code=grpc.StatusCode.CANCELLED,
-        reason="CLIENT_CLOSED",
-        executed=Executed.MAYBE if unsure else Executed.NO,
     )
 
 

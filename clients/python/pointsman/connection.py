@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
-from pointsman.errors import Executed, Unavailable
+from pointsman.errors import ClientClosed, Error, Executed, Unavailable
 from pointsman.options import TLS
 from pointsman.status import error_from_rpc
 
@@ -26,6 +26,10 @@ LAST_PAUSE_S = 1.0
 
 LOOK_AT_FILES_S = 1.0
 """How often certificates are looked at for changes, at most."""
+
+_ENDS = (asyncio.CancelledError, asyncio.InvalidStateError, TimeoutError, ConnectionError, aio.AioRpcError,
+         aio.UsageError, Error)
+"""What a call may be broken by when its channel is closed under it."""
 
 GRACE_S = 0.05
 """How long after its deadline a call still waits for the router's own words about what was executed."""
@@ -88,6 +92,17 @@ class Link:
         await (self._closing or self.channel.close())
 
 
+def closed_error(executed: Executed) -> ClientClosed:
+    """The error of a call that meets a closed client, or is met by its close."""
+    open_end = " while the write was under way" if executed is Executed.MAYBE else ""
+    return ClientClosed(
+        f"the client was closed{open_end}",
+        code=grpc.StatusCode.CANCELLED,
+        reason="CLIENT_CLOSED",
+        executed=executed,
+    )
+
+
 class Connections:
     """Where the router is and how to get there; makes the channels: one, and others while it drains or is full."""
 
@@ -105,6 +120,7 @@ class Connections:
         self._looked = 0.0
         self._links: list[Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def metadata(self) -> aio.Metadata:
         """What proves the tenant; asked for each stream, so that a token may change."""
@@ -117,7 +133,9 @@ class Connections:
         return found
 
     def acquire(self, *, apart: Collection[Link] = ()) -> Link:
-        """The channel for new calls, none of those in `apart`; `release` it afterwards."""
+        """The channel for new calls, none of those in `apart`; `release` it afterwards. ClientClosed after a close."""
+        if self._closed:
+            raise closed_error(Executed.NO)
         if self._stamp:
             self._renew_credentials(self._tls)
         for link in self._links:
@@ -185,8 +203,22 @@ class Connections:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def met_close(self, error: BaseException, executed: Executed) -> ClientClosed | None:
+        """The error to raise instead of what broke a call, if that is the end of this client.
+
+        gRPC then cancels whoever waits, as if his own task were cancelled; that one shows by its count.
+        """
+        if not self._closed or isinstance(error, ClientClosed) or not isinstance(error, _ENDS):
+            return None
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                return None
+        return closed_error(executed)
+
     async def close(self) -> None:
         """Ends all channels."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

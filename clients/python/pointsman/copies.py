@@ -90,8 +90,11 @@ class CopyStream:
                         return data
                     case "end":
                         self._finish(message.end)
-        except BaseException:
+        except BaseException as error:
             self._leave()
+            closed = self._connections.met_close(error, Executed.NO)
+            if closed is not None:
+                raise closed from None
             raise
         return None
 

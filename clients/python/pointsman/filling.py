@@ -113,6 +113,12 @@ class Filling:
             if deadline is None or loop.time() < deadline:
                 raise  # the source's own
             raise late(self._total_s or 0.0, Executed.MAYBE if self._ending else Executed.ROLLED_BACK) from None
+        except (asyncio.CancelledError, Error) as error:
+            kept = Executed.MAYBE if self._ending else Executed.ROLLED_BACK
+            closed = self._connections.met_close(error, kept)
+            if closed is not None:
+                raise closed from None
+            raise
         self._tokens.keep(answer.receipt.token, self._version)
         if self._progress is not None:
             self._progress(self._bytes, answer.rows)

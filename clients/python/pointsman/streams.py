@@ -147,8 +147,11 @@ class RowStream:
                     self._finish()
                 if self._plan is not None and message.batch.row_count:
                     return message.batch
-        except BaseException:
+        except BaseException as error:
             self._finish()
+            closed = self._connections.met_close(error, Executed.NO)
+            if closed is not None:
+                raise closed from None
             raise
         return None
 

@@ -225,6 +225,9 @@ class Transaction:
     def _loss(self, error: BaseException, committing: bool, timeout_s: float) -> BaseException:
         """What a broken exchange means: only a COMMIT under way leaves its outcome open."""
         executed = Executed.MAYBE if committing else Executed.ROLLED_BACK
+        closed = self._connections.met_close(error, executed)
+        if closed is not None:
+            return closed
         if isinstance(error, TimeoutError):
             return DeadlineExceeded(
                 f"no answer within {timeout_s:g} s; "
