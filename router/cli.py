@@ -16,6 +16,7 @@ import typer
 import router
 from router import interpreter, tenant_commands
 from router.console import config_commands, copy_commands, outcome_command, worker_commands
+from router.console.dev_option import Dev
 from router.console.trouble import ExitCode, Trouble
 
 if TYPE_CHECKING:
@@ -63,12 +64,6 @@ def options(
             os.environ[f"POINTSMAN_{name}"] = value
 
 
-Dev = Annotated[
-    str,
-    typer.Option(
-        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
-    ),
-]
 AdminAddress = Annotated[
     str,
     typer.Option(

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from router.console.dev_option import Dev
+
 app = typer.Typer(help="Copy a table to a file, or a file into a table: the fastest way to many rows.",
                   no_args_is_help=True)
 
@@ -18,12 +20,6 @@ Address = Annotated[
 ]  # fmt: skip
 Tenant = Annotated[str, typer.Option(envvar="POINTSMAN_TENANT", help="Who calls.", show_default=False)]
 Token = Annotated[str, typer.Option(envvar="POINTSMAN_TOKEN", help="Its token.", show_default=False)]
-Dev = Annotated[
-    str,
-    typer.Option(
-        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
-    ),
-]
 Form = Annotated[
     str,
     typer.Option(

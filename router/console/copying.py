@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ from router.console.trouble import ExitCode, Trouble
 _FORMS = ("csv", "text", "binary")
 _BY_ENDING = {".csv": "csv", ".tsv": "text", ".txt": "text"}
 _STANDARD = "-"
+_QUERIES = ("select", "with", "values", "table")
+"""With more behind it, this begins a query, and no table's name."""
 
 Told = Callable[[int, int | None], None]
 
@@ -96,6 +99,10 @@ def out_arguments(first: str, second: str, query: str) -> tuple[str, str]:
         raise Trouble(
             "no file given", f"such as: pointsman copy out {first} {first}.csv; - is standard output", ExitCode.USAGE
         )
+    words = first.split(None, 1)
+    if len(words) == 2 and words[0].lower().lstrip("(") in _QUERIES:
+        way_out = f"such as: pointsman copy out {shlex.quote(second)} --query {shlex.quote(first)}"
+        raise Trouble("that is a query, not the name of a table", way_out, ExitCode.USAGE)
     return first, second
 
 
@@ -115,6 +122,7 @@ def names(columns: str) -> list[str]:
 
 def run_out(target: Target, asked: CopyOut, as_json: bool) -> None:
     """Copy to a file and tell the end. Trouble when it does not come to it."""
+    _check_folder(asked.file)
     reach(target)
     to: str | BinaryIO = sys.stdout.buffer if asked.file == _STANDARD else asked.file
     with _connected(target) as db, _troubles(target, asked.query), _progress(asked.file, None) as told:
@@ -144,6 +152,14 @@ def run_in(target: Target, asked: CopyIn, as_json: bool) -> None:
         )  # fmt: skip
         took_s = time.perf_counter() - began
     _tell(result, took_s, as_json, sys.stdout)
+
+
+def _check_folder(file: str) -> None:
+    """The data is written beside the file first: what is missing is its folder, whatever the system says of it."""
+    folder = os.path.dirname(os.path.realpath(file))
+    if file != _STANDARD and not os.path.isdir(folder):
+        problem = f"{file} cannot be written: there is no folder {folder}"
+        raise Trouble(problem, f"make it first: mkdir -p {shlex.quote(folder)}")
 
 
 def _size_of(file: str) -> int | None:

@@ -6,6 +6,10 @@ from typing import Annotated
 
 import typer
 
+from router.console.dev_option import Dev
+
+__all__ = ["Address", "AsJson", "Dev", "Token"]
+
 Address = Annotated[
     str,
     typer.Option(
@@ -21,12 +25,6 @@ Token = Annotated[
     str,
     typer.Option(
         "--token", envvar="POINTSMAN_ADMIN_TOKEN", help="An operator's token (one of admin.tokens).", show_default=False
-    ),
-]
-Dev = Annotated[
-    str,
-    typer.Option(
-        "--dev", envvar="POINTSMAN_DEV", metavar="DIR", help="Address and tokens of `pointsman dev --data DIR`."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.console.copy_commands import Address, Dev, Tenant, Token
+from router.console.copy_commands import Address, Tenant, Token
+from router.console.dev_option import Dev
 
 if TYPE_CHECKING:
     import pointsman

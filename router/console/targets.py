@@ -1,6 +1,6 @@
 """Where a command's router is, and with which token: from options, the environment, or a running `pointsman dev`.
 
-Options win over the environment, which wins over the development router's dev.json.
+Options win over the environment, which wins over the dev.json of a development router that it names itself.
 """
 
 from __future__ import annotations

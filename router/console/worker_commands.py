@@ -19,6 +19,7 @@ app = typer.Typer(help="The processes that serve callers (server.workers).", no_
 RESTART_S = 3600.0
 """A restart ends by itself: each worker is bounded by the router's own times."""
 
+
 @app.command("list")
 def list_workers(address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False) -> None:
     """Workers with their process ids, load and restarts."""

@@ -97,6 +97,9 @@ async def test_standard_input(command: Command, fake: CopyRouter, monkeypatch: p
     ("arguments", "words", "code"),
     [
         (("out", "t"), "no file given", 2),
+        (("out", "select 1 as n", "file"), "pointsman copy out file --query 'select 1 as n'", 2),
+        (("out", " WITH x as (select 1) table x", "file"), "--query", 2),
+        (("out", "t", "/no/such/folder/t.csv"), "there is no folder /no/such/folder\n", 1),
         (("out", "t", "file", "--query", "select 1"), "either a table or --query", 2),
         (("out", "t", "file", "--format", "xml"), "there is no format xml", 2),
         (("in", "t", "/nowhere/t.csv"), "/nowhere/t.csv cannot be read: No such file", 1),

@@ -192,6 +192,27 @@ async def test_a_development_routers_tenant_is_the_default(command: Command, fak
     assert (ended.code, "its tenants: acme, globex" in ended.err) == (2, True)
 
 
+async def test_an_explicit_dev_beats_the_environment_and_is_beaten_by_an_explicit_address(
+    command: Command, fake: FakeRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tenants = [{"name": "acme", "token": "a-token"}]
+    there = json.dumps({"router": fake.address, "admin": "x:1", "tenants": tenants})
+    (tmp_path / "dev.json").write_text(there)
+
+    async def ended(*arguments: str) -> Ended:
+        monkeypatch.setenv("POINTSMAN_ADDRESS", "127.0.0.1:1")
+        monkeypatch.setenv("POINTSMAN_TOKEN", "another")
+        return await asyncio.to_thread(command, "sql", "select 1", *arguments)
+
+    assert (await ended("--dev", str(tmp_path))).code == 0
+    assert fake.metadata[-1]["authorization"] == "Bearer a-token"
+    assert (await ended("--dev", str(tmp_path), "--token", "mine")).code == 0
+    assert fake.metadata[-1]["authorization"] == "Bearer mine"
+    assert "127.0.0.1:2" in (await ended("--dev", str(tmp_path), "--address", "127.0.0.1:2")).err
+    monkeypatch.setenv("POINTSMAN_DEV", str(tmp_path))
+    assert "127.0.0.1:1" in (await ended()).err, "both from the environment: the address is the nearer word"
+
+
 class Person:
     """Types lines; notes the prompts it was asked with."""
 
