@@ -44,7 +44,7 @@ def test_data_goes_in_and_the_lane_is_a_lane_again(run: Run) -> None:
         assert channel.layout.columns == 1
         assert await channel.write(b"1\n")
         assert (unit.commits, lane.in_transaction) == (False, True)
-        channel.finish()
+        channel.finish(commits=True)
         assert unit.commits
         channel.fail("too late")
         assert not await channel.write(b"2\n")
@@ -70,10 +70,34 @@ def test_fail_undoes_it_with_57014(run: Run) -> None:
                 await channel.started()
                 assert await channel.write(b"1\n")
             channel.fail("why not")
-            channel.finish()
+            channel.finish(commits=True)
             await done
             fault = fault_of(unit)
             assert (fault.kind, fault.sqlstate, fault.stage) == (FaultKind.SERVER_ERROR, "57014", Stage.EXECUTE)
+            await of_use(lane)
+        await lane.give_back()
+        await ended(pool)
+
+    run(told)
+
+
+def test_within_a_transaction_its_end_commits_nothing(run: Run) -> None:
+    async def told(make: MakePool) -> None:
+        pool = make()
+        lane = await pool.open_lane(soon())
+        await with_table(lane)
+        for fails in (False, True):
+            await run_on(lane, "begin", commits=False)
+            channel, unit, done = copy(lane, IN)
+            await channel.started()
+            assert await channel.write(b"1\n")
+            if fails:
+                channel.fail("why not")
+            channel.finish(commits=False)
+            await done
+            assert (unit.commits, unit.fault is not None) == (False, fails)
+            assert (lane.in_transaction, lane.in_failed_transaction) == (True, fails)
+            await run_on(lane, "rollback")
             await of_use(lane)
         await lane.give_back()
         await ended(pool)
@@ -112,11 +136,11 @@ def test_abandoned_it_says_how_far_it_had_come(run: Run, finished: bool) -> None
         await channel.started()
         assert await channel.write(b"1\n")
         if finished:
-            channel.finish()
+            channel.finish(commits=True)
         lane.abandon(CloseReason.ABANDONED)
         assert not done.done(), "done is never called from abandon"
         assert not await channel.write(b"2\n")
-        channel.finish()
+        channel.finish(commits=True)
         channel.drop()
         await done
         fault = fault_of(unit)

@@ -212,6 +212,11 @@ RETRIES: Sequence[Mutant] = (
         faults="CUT_STANDBYS CRASH_BACKEND", scenarios="KEYED",
     ),
     Mutant(
+        "a_copys_data_is_not_compared", "router/engine/keyed_copies.py",
+        "    if stored.digest != digest.whole():\n        raise keys.reused()\n", "",
+        tests=("tests/engine/test_keyed_copies.py",),
+    ),
+    Mutant(
         "a_key_answers_for_another_request", "router/engine/keyed_writes.py",
         "    if stored.digest != digest:\n        raise keys.reused()\n", "",
         tests=("tests/engine", "-k", "key"),

@@ -124,7 +124,7 @@ async def test_in(pool: PsycopgEndpointPool, lane: Lane) -> None:
     for at in range(0, len(lines), 100_001):
         assert await channel.write(lines[at : at + 100_001])
     assert not made.commits
-    channel.finish()
+    channel.finish(commits=True)
     assert made.commits
     await done
     assert made.fault is None
@@ -137,7 +137,7 @@ async def test_in(pool: PsycopgEndpointPool, lane: Lane) -> None:
 async def test_in_without_any_data(lane: Lane) -> None:
     channel, made, done = copy(lane, "copy copied from stdin")
     await channel.started()
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert (made.fault, made.results[0].command_tag) == (None, "COPY 0")
 
@@ -157,7 +157,7 @@ async def test_binary_round_trip(pool: PsycopgEndpointPool, lane: Lane) -> None:
     await channel.started()
     for piece in pieces:
         assert await channel.write(piece)
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert made.fault is None
     same = await run(lane, "select count(*) from (table again except all table copied) d", "select count(*) from again")
@@ -172,7 +172,7 @@ async def test_quoting_reaches_what_it_names(lane: Lane) -> None:
     channel, made, done = copy(lane, table.in_sql(encoding).decode())
     await channel.started()
     assert await channel.write(b"first|second\n1|it's\n\\it's\\|2\n")
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert made.fault is None
     channel, made, done = copy(lane, table.out_sql(encoding).decode())
@@ -241,7 +241,7 @@ async def test_bad_data_in_the_last_piece(pool: PsycopgEndpointPool, lane: Lane)
     channel, made, done = copy(lane, "copy copied from stdin")
     await channel.started()
     await channel.write(b"1\tfine\n13\tbad luck\n")
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert (fault_of(made).sqlstate, fault_of(made).stage) == ("23514", Stage.COMMIT)
     assert await count(lane) == 0
@@ -260,7 +260,7 @@ async def test_notices_do_not_stop_a_copy(pool: PsycopgEndpointPool, lane: Lane)
     for _ in range(200):
         assert await channel.write(b"1\tfine\n" * 5)
         await asyncio.sleep(0)
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert made.fault is None
     assert made.results[0].rows_affected == 1000
@@ -272,7 +272,7 @@ async def test_fail_undoes_it_for_certain(pool: PsycopgEndpointPool, lane: Lane)
     await channel.started()
     await channel.write(b"1\tfine\n")
     channel.fail("the caller went away")
-    channel.finish()  # too late
+    channel.finish(commits=True)  # too late
     await done
     fault = fault_of(made)
     assert (fault.sqlstate, made.commits) == ("57014", False)
@@ -390,10 +390,10 @@ async def test_abandoned(pool: PsycopgEndpointPool, direction: str) -> None:
     else:
         assert await channel.write(b"1\tx\n")
     if direction == "in after the end":
-        channel.finish()
+        channel.finish(commits=True)
     lane.abandon(CloseReason.ABANDONED)
     assert not await channel.write(b"1\tx\n")
-    channel.finish()
+    channel.finish(commits=True)
     channel.fail("too late")
     channel.drop()
     await asyncio.wait_for(done, 1)
@@ -459,7 +459,7 @@ async def test_a_commit_that_no_standby_confirmed_is_told(make_cluster: MakeClus
         channel, made, done = copy(lane, "copy copied from stdin")
         await channel.started()
         await channel.write(b"1\tx\n")
-        channel.finish()
+        channel.finish(commits=True)
         await asyncio.sleep(0.2)
         assert not done.done(), "the commit waits for its standby"
         asked = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"

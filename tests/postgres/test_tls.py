@@ -142,14 +142,14 @@ async def test_copies_over_tls_miss_nothing(cluster: DevCluster, authorities: Au
     await channel.started()
     for piece in pieces:
         assert await channel.write(piece)
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert (made.fault, made.results[0].rows_affected) == (None, rows)
     channel, made, done = copy(lane, "copy copied_tls from stdin")
     await channel.started()
     for piece in (b"bad\n", *pieces):
         assert await channel.write(piece), "nobody can look at what waits; it is met at the end"
-    channel.finish()
+    channel.finish(commits=True)
     await done
     assert made.fault is not None
     assert made.fault.sqlstate == "23514"
