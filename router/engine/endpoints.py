@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from router.engine.connection_budget import SPARE_S
+from router.engine.guarded_pool import GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
 from router.model.events import Health
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
@@ -46,6 +47,7 @@ class Pools:
         self._retired: dict[LanePool, EndpointName] = {}
         """Out of use, but something still runs on them."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._breakers = LoginBreakers()
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -65,7 +67,8 @@ class Pools:
         cluster = self._cluster_of(tenant.cluster)
         server = next(one for one in cluster.endpoints if one.name == endpoint)
         inner = self._factory.make(tenant, cluster, server, access, generation)
-        pool = self._pools[key] = LanePool(inner, tenant.pool, self._clock)
+        guarded = GuardedPool(inner, self._breakers.of(tenant, endpoint), self._clock)
+        pool = self._pools[key] = LanePool(guarded, tenant.pool, self._clock)
         self._owners[key] = tenant
         return pool
 
@@ -149,6 +152,7 @@ class Pools:
         """Close the pools of tenants that were removed from the configuration."""
         for key in [key for key in self._pools if key.tenant in gone]:
             self._retire(key)
+        self._breakers.forget(gone)
 
     def forget_servers(self, changed: set[EndpointName]) -> None:
         """Close the pools of endpoints whose address or protection changed."""

@@ -346,7 +346,8 @@ class Sessions:
             refusal = RouterError(
                 Code.RESOURCE_EXHAUSTED,
                 RefuseReason.QUOTA,
-                f"tenant {tenant.name} has {runtime.transactions} open transactions (limit {limit})",
+                f"tenant {tenant.name} has {runtime.transactions} open transactions, {limit} are allowed "
+                "(limits.max_transactions): end some, or raise it",
                 retry_after_s=1.0,
                 numbers={"limit": limit, "in_use": runtime.transactions, "scope": "tenant"},
             )

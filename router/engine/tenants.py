@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter, OrderedDict
 
 from router.decisions.balancing import BALANCERS
 from router.decisions.fairness import Admit, admit
 from router.decisions.latencies import Latencies
+from router.decisions.pace import Pace
 from router.decisions.refusal import Refuse
+from router.decisions.request_rate import RequestRate
 from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
 from router.engine.expiry import Expired, wait_until
@@ -37,38 +38,55 @@ class HedgeBook:
 
 
 class Admission:
-    """At most max_in_flight requests of a tenant run, at most max_queue wait; first come, first served."""
+    """At most max_in_flight requests of a tenant run, at most max_queue wait; first come, first served. Who could not
+    be answered by its deadline is refused on arrival, as soon as the queue's pace is known."""
 
-    def __init__(self, tenant: Tenant) -> None:
+    def __init__(self, tenant: Tenant, clock: Clock) -> None:
         self.tenant = tenant
+        self._clock = clock
+        self._rate = rate_of(tenant, clock.now())
+        self._pace = Pace()
         self.in_flight = 0
         self.transactions = 0
         """Interactive transactions open; counted here, where a changed configuration does not lose them."""
-        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._queue: OrderedDict[asyncio.Future[None], float] = OrderedDict()
 
     @property
     def queued(self) -> int:
         """Requests waiting."""
         return len(self._queue)
 
+    def apply(self, tenant: Tenant) -> None:
+        """A changed configuration: counts stay, limits are the new ones."""
+        before, self.tenant = self.tenant.policy, tenant
+        if (before.rate_per_s, before.rate_burst) != (tenant.policy.rate_per_s, tenant.policy.rate_burst):
+            self._rate = rate_of(tenant, self._clock.now())
+
     def try_enter(self) -> bool:
-        """Enter at once when there is room and nobody waits."""
-        if self._judge() is not Admit.GO:
+        """Enter at once when there is room, nobody waits, and the tenant's rate allows it."""
+        if self._queue or self.in_flight >= self.tenant.policy.max_in_flight:
+            return False
+        if self._rate is not None and self._rate.take(self._clock.now()):
             return False
         self.in_flight += 1
         return True
 
-    def _judge(self) -> Admit | Refuse:
-        # How long the queue will take is not measured yet, so no deadline is hopeless on arrival.
-        return admit(self.in_flight, len(self._queue), self.tenant.policy, math.inf)
-
     async def enter(self, deadline: float) -> None:
-        """Wait in turn. RouterError RESOURCE_EXHAUSTED when the queue is full or the deadline passes first."""
-        verdict = self._judge()
+        """Wait in turn. RouterError RESOURCE_EXHAUSTED: the rate or the queue does not allow it, or the deadline would
+        pass first, or does."""
+        now = self._clock.now()
+        self._take_rate(now)
+        queued = len(self._queue)
+        verdict = self._judge(deadline - now, self.in_flight + queued + 1, now)
         if isinstance(verdict, Refuse):
-            raise self._refused(verdict.reason, f"{len(self._queue)} requests already wait")
+            raise verdict.error()
+        if verdict is Admit.GO:
+            self.in_flight += 1
+            return
+        if not queued:
+            self._pace.begin(now)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue[place] = None
+        self._queue[place] = deadline
         try:
             await wait_until(place, deadline)
         except asyncio.CancelledError:
@@ -76,25 +94,53 @@ class Admission:
                 self.leave()  # it was our turn in the very moment of the cancellation
             raise
         except Expired:
-            raise self._refused(RefuseReason.QUOTA, "the deadline passed while waiting for admission") from None
+            raise self._expired() from None
         finally:
             self._queue.pop(place, None)
 
     def leave(self) -> None:
         """A request ended: the next one takes its place."""
         self.in_flight -= 1
+        if not self._queue:
+            return
+        now = self._clock.now()
+        self._pace.left(now)
         while self._queue and self.in_flight < self.tenant.policy.max_in_flight:
-            place, _ = self._queue.popitem(last=False)
-            if not place.done():
+            place, deadline = self._queue.popitem(last=False)
+            if place.done():
+                continue
+            # What would not be done in time takes the place of what would.
+            verdict = self._judge(deadline - now, self.in_flight + 1, now)
+            if isinstance(verdict, Refuse) and verdict.reason is RefuseReason.HOPELESS_DEADLINE:
+                place.set_exception(verdict.error())
+            else:
                 self.in_flight += 1
                 place.set_result(None)
 
-    def _refused(self, reason: RefuseReason, words: str) -> RouterError:
+    def _judge(self, left_s: float, ahead: int, now: float) -> Admit | Refuse:
+        expected_s = self._pace.wait_s(ahead, now)
+        return admit(self.in_flight, len(self._queue), self.tenant.policy, left_s, expected_s)
+
+    def _take_rate(self, now: float) -> None:
+        wait_s = self._rate.take(now) if self._rate is not None else 0.0
+        if wait_s:
+            policy = self.tenant.policy
+            raise RouterError(
+                Code.RESOURCE_EXHAUSTED,
+                RefuseReason.QUOTA,
+                f"tenant {self.tenant.name} sends more than {policy.rate_per_s:g} requests a second "
+                f"(limits.rate_per_s) and {policy.rate_burst} at once (limits.rate_burst): send fewer, or raise them",
+                retry_after_s=wait_s,
+                numbers={"limit": policy.rate_per_s, "burst": policy.rate_burst, "scope": "tenant"},
+            )
+
+    def _expired(self) -> RouterError:
         policy = self.tenant.policy
         return RouterError(
             Code.RESOURCE_EXHAUSTED,
-            reason,
-            f"tenant {self.tenant.name}: {words}; {self.in_flight} of {policy.max_in_flight} running",
+            RefuseReason.QUOTA,
+            f"tenant {self.tenant.name}: the deadline passed while waiting for admission; {self.in_flight} of "
+            f"{policy.max_in_flight} running (limits.max_in_flight): send fewer at once, or give them more time",
             retry_after_s=0.5,
             numbers={
                 "limit": policy.max_in_flight,
@@ -105,12 +151,18 @@ class Admission:
         )
 
 
+def rate_of(tenant: Tenant, now: float) -> RequestRate | None:
+    """A tenant's rate; None: it has no limit."""
+    policy = tenant.policy
+    return RequestRate(policy.rate_per_s, float(policy.rate_burst), now) if policy.rate_per_s else None
+
+
 class TenantRuntime:
     """One tenant in use."""
 
-    def __init__(self, tenant: Tenant, budget: RetryBudget) -> None:
+    def __init__(self, tenant: Tenant, budget: RetryBudget, admission: Admission) -> None:
         self.tenant = tenant
-        self.admission = Admission(tenant)
+        self.admission = admission
         self.book = RouteBook()
         self.balancer = BALANCERS[tenant.policy.balancer]()
         self.in_flight: Counter[EndpointName] = Counter()
@@ -161,12 +213,12 @@ class Tenants:
         """The runtime of a tenant, made on first use."""
         runtime = self._runtimes.get(tenant.name)
         if runtime is None:
-            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._budget(tenant))
+            admission = Admission(tenant, self._clock)
+            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._budget(tenant), admission)
         elif runtime.tenant is not tenant:
-            same = runtime.tenant.cluster == tenant.cluster
-            before, runtime = runtime, TenantRuntime(tenant, runtime.budget if same else self._budget(tenant))
-            runtime.admission = before.admission
-            runtime.admission.tenant = tenant
+            before, same = runtime, runtime.tenant.cluster == tenant.cluster
+            runtime = TenantRuntime(tenant, before.budget if same else self._budget(tenant), before.admission)
+            runtime.admission.apply(tenant)
             runtime.in_flight = before.in_flight
             runtime.uses_keys = before.uses_keys
             self._runtimes[tenant.name] = runtime

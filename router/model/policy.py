@@ -123,7 +123,11 @@ class TenantPolicy:
     max_in_flight: int = 256
     """Requests running at once."""
     max_queue: int = 2048
-    """Requests waiting for admission at once."""
+    """Requests waiting for admission at once. Who would wait longer than its deadline is refused on arrival."""
+    rate_per_s: float = 0.0
+    """Most requests per second in the long run; 0: as many as come."""
+    rate_burst: int = 100
+    """Most requests at once beyond that, after a pause."""
     max_attempts: int = 3
     """Most tries of one request."""
     max_transaction_s: float = 60.0
@@ -149,6 +153,7 @@ class TenantPolicy:
             "max_timeout_s",
             "lag_limit_s",
             "max_in_flight",
+            "rate_burst",
             "max_attempts",
             "max_transaction_s",
             "idle_in_transaction_s",
@@ -157,7 +162,7 @@ class TenantPolicy:
             "key_wait_s",
             "key_age_s",
         )
-        _not_negative(self, "max_queue", "token_wait_s")
+        _not_negative(self, "max_queue", "rate_per_s", "token_wait_s")
         if self.default_timeout_s > self.max_timeout_s:
             raise ValueError(
                 f"default_timeout_s ({self.default_timeout_s}) must not exceed max_timeout_s ({self.max_timeout_s})"

@@ -34,7 +34,8 @@ def test_hopeless_deadline_is_refused_on_arrival() -> None:
     got = admit(2, 1, POLICY, 0.5, 0.6)
     assert isinstance(got, Refuse)
     assert got.reason is RefuseReason.HOPELESS_DEADLINE
-    assert admit(2, 1, POLICY, 0.7, 0.6) is Admit.WAIT
+    assert isinstance(admit(2, 1, POLICY, 0.7, 0.6), Refuse), "too close to be begun"
+    assert admit(2, 1, POLICY, 0.8, 0.6) is Admit.WAIT
 
 
 @given(st.integers(0, 10), st.integers(0, 10), st.floats(-1, 10), st.floats(0, 10))

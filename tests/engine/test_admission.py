@@ -98,3 +98,59 @@ async def test_every_request_is_counted_once_as_what_it_became() -> None:
     finished = [event for event in engine.events.of(RequestFinished) if event.outcome is not Outcome.REFUSED]
     assert len(engine.events.of(RequestAdmitted)) == len(finished) == 4
     await rest(engine)
+
+
+# --- overload ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [2, 10])
+@virtual
+async def test_an_overloaded_tenant_is_served_at_capacity_and_the_rest_is_refused_at_once(times: int) -> None:
+    """Two at a time of a tenth of a second each are 20 a second; each caller can wait for one second."""
+    engine = Engine(policy=TenantPolicy(max_in_flight=2))
+    offered = 20 * times
+    served: list[float] = []
+    late: list[float] = []
+    codes: set[Code] = set()
+    refused: dict[float, RouterError] = {}
+
+    async def call() -> None:
+        began = now()
+        try:
+            await engine.run(Method.EXECUTE, "select pg_sleep(0.1)", timeout=1.0)
+            served.append(now())
+        except RouterError as error:
+            codes.add(error.code)
+            if now() == began:
+                refused[began] = error
+            else:
+                late.append(began)
+
+    begins = now()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10 * offered):
+            group.create_task(call())
+            await asyncio.sleep(1 / offered)
+    goodput = sum(1 for at in served if begins + 2.0 <= at < begins + 10.0) / 8.0
+    assert goodput >= 0.9 * 20, (goodput, len(served), len(late), len(refused))
+    assert all(began < begins + 2.0 for began in late), "only before the pace is known is anybody refused later"
+    assert codes == {Code.RESOURCE_EXHAUSTED}, "nothing is begun that is not finished"
+    last = refused[max(refused)]
+    assert last.reason is RefuseReason.HOPELESS_DEADLINE
+    assert last.retry_after_s == pytest.approx(1.0, abs=0.4), "when those who wait have been served"
+    assert "limit" in last.numbers
+    await rest(engine)
+
+
+@virtual
+async def test_more_requests_a_second_than_a_tenant_may_send_are_refused_at_once() -> None:
+    engine = Engine(policy=TenantPolicy(rate_per_s=10.0, rate_burst=3))
+    for _ in range(3):
+        await engine.run(Method.QUERY, "select 1")
+    error = await refusal(engine.run(Method.QUERY, "select 1"))
+    assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, RefuseReason.QUOTA)
+    assert "10 requests a second (limits.rate_per_s) and 3 at once (limits.rate_burst)" in error.message
+    assert error.retry_after_s is not None
+    await asyncio.sleep(error.retry_after_s)
+    await engine.run(Method.QUERY, "select 1")
+    await rest(engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tests.support.running_router import Config, endpoint, launch, running_route
 
 pytestmark = pytest.mark.pg
 
+_WRONG = 'password authentication failed for user "acme"'
 COMMAND = Path(sys.executable).parent / "pointsman"
 
 
@@ -124,6 +126,15 @@ async def test_a_tenants_wrong_password_is_its_own_trouble(pg_cluster: DevCluste
             assert caught.value.executed is Executed.NO
             assert "operator-token" not in str(caught.value)
             assert time.monotonic() - began < 1.5
+        tried = [server.log_path.read_text().count(_WRONG) for server in pg_cluster.servers.values()]
+        until, told = time.monotonic() + 2.0, 0
+        while time.monotonic() < until:
+            calls = [db.execute("select 1", timeout=3) for _ in range(50)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert {getattr(answer, "reason", answer) for answer in answers} == {"BACKEND_CONFIG"}
+            told += len(answers)
+        more = [server.log_path.read_text().count(_WRONG) for server in pg_cluster.servers.values()]
+        assert sum(more) - sum(tried) <= 10, f"{told} callers, {tried} logins refused became {more}"
         # The operator repairs the file, and the next request works without a restart.
         router.edit_config(lambda config: config["tenants"].update(acme=tenant("acme")))
         assert (await router.operate("ReloadConfig")).applied

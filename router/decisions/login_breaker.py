@@ -1,0 +1,71 @@
+"""Whether a tenant's login is worth another try: after a few refusals in a row, one connect at a time finds out.
+
+A wrong password is wrong for every request of its tenant, and each try costs PostgreSQL a process and a hash. States,
+as in Nygard's circuit breaker (Release It!, 2007): closed (connect at will), open (nobody until `again_at`), probing
+(one connect is under way, everybody else is refused). Pure: `now` comes in; times are monotonic seconds.
+
+Invariant: while it is not closed, at most one connect is under way that began after it opened.
+"""
+
+from __future__ import annotations
+
+from router.model.observation import Fault, FaultKind
+
+OPENS_AFTER = 3
+"""Refused logins in a row."""
+FIRST_PAUSE_S = 1.0
+"""Until the first probe; doubled with each that is refused."""
+LONGEST_PAUSE_S = 30.0
+
+
+class LoginBreaker:
+    """Of one tenant at one endpoint."""
+
+    __slots__ = ("_pause_s", "_probing", "again_at", "fault", "refused")
+
+    def __init__(self) -> None:
+        self.refused = 0
+        """Logins refused in a row."""
+        self.again_at = 0.0
+        """No connect before this."""
+        self.fault: Fault | None = None
+        """What the server said last; None: it is closed."""
+        self._pause_s = FIRST_PAUSE_S
+        self._probing = False
+
+    def may_connect(self, now: float) -> bool:
+        """Whether a connect may begin; if so, it must be told how it ended. False: `fault` says why."""
+        if self.fault is None:
+            return True
+        if self._probing or now < self.again_at:
+            return False
+        self._probing = True
+        return True
+
+    def accepted(self) -> None:
+        """A connect succeeded: the login is good."""
+        self.refused = 0
+        self.fault = None
+        self._pause_s = FIRST_PAUSE_S
+        self._probing = False
+
+    def unknown(self) -> None:
+        """A connect ended without a word on the login (cancelled, or the server did not answer): the next may probe."""
+        self._probing = False
+
+    def refusal(self, fault: Fault, now: float) -> None:
+        """The server refused the login."""
+        self.refused += 1
+        if self._probing:
+            self._probing = False
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        elif self.fault is not None:
+            return  # it had begun before the breaker opened
+        if self.refused >= OPENS_AFTER:
+            self.fault = fault
+            self.again_at = now + self._pause_s
+
+
+def refuses_login(fault: Fault) -> bool:
+    """Whether a failed connect says that the tenant's login, database or grant is wrong."""
+    return fault.kind is FaultKind.CONNECT_FAILED and fault.sqlstate[:2] in ("28", "3D")

@@ -1,0 +1,88 @@
+"""An endpoint's pool behind the tenant's login breaker: a login that is refused is not tried by every request.
+
+decisions/login_breaker says when one may try. Everybody else is told at once what the server said last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.decisions.login_breaker import LoginBreaker, refuses_login
+from router.model.identity import EndpointName, Generation, TenantName
+from router.model.observation import AttemptFailed
+from router.model.reasons import CloseReason
+from router.model.topology import Login, Tenant
+from router.ports import Clock, EndpointPool, Lane, PoolStatistics
+
+
+class LoginBreakers:
+    """One for each tenant and endpoint; another login or database begins with a closed one."""
+
+    def __init__(self) -> None:
+        self._breakers: dict[tuple[TenantName, EndpointName], tuple[Login, str, LoginBreaker]] = {}
+
+    def of(self, tenant: Tenant, endpoint: EndpointName) -> LoginBreaker:
+        """The breaker for a tenant's pools on an endpoint."""
+        key = (tenant.name, endpoint)
+        known = self._breakers.get(key)
+        if known is not None and known[:2] == (tenant.login, tenant.database):
+            return known[2]
+        breaker = LoginBreaker()
+        self._breakers[key] = (tenant.login, tenant.database, breaker)
+        return breaker
+
+    def forget(self, gone: set[TenantName]) -> None:
+        """Tenants that were removed from the configuration."""
+        self._breakers = {key: known for key, known in self._breakers.items() if key[0] not in gone}
+
+
+class GuardedPool:
+    """ports.EndpointPool."""
+
+    def __init__(self, inner: EndpointPool, breaker: LoginBreaker, clock: Clock) -> None:
+        self._inner = inner
+        self._breaker = breaker
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    @property
+    def generation(self) -> Generation:
+        """ports.EndpointPool.generation."""
+        return self._inner.generation
+
+    async def open_lane(self, deadline: float) -> Lane:
+        """ports.EndpointPool.open_lane."""
+        breaker = self._breaker
+        now = self._clock.now()
+        if not breaker.may_connect(now):
+            assert breaker.fault is not None
+            words = f"{breaker.fault.message} ({breaker.refused} times in a row; not tried again for "
+            words += f"{max(0.0, breaker.again_at - now):.1f} s)"
+            raise AttemptFailed(replace(breaker.fault, message=words))
+        try:
+            lane = await self._inner.open_lane(deadline)
+        except AttemptFailed as failure:
+            if refuses_login(failure.fault):
+                breaker.refusal(failure.fault, self._clock.now())
+            else:
+                breaker.unknown()
+            raise
+        except BaseException:
+            breaker.unknown()
+            raise
+        breaker.accepted()
+        return lane
+
+    def fence(self, generation: Generation) -> None:
+        """ports.EndpointPool.fence."""
+        self._inner.fence(generation)
+
+    async def close(self, reason: CloseReason) -> None:
+        """ports.EndpointPool.close."""
+        await self._inner.close(reason)
+
+    def statistics(self) -> PoolStatistics:
+        """ports.EndpointPool.statistics."""
+        return self._inner.statistics()
