@@ -22,6 +22,7 @@ from router.model.request import (
     Method,
     OnFailover,
     Options,
+    Priority,
     ReadFrom,
     Request,
     Statement,
@@ -45,7 +46,12 @@ _ISOLATION = {
     3: Isolation.SERIALIZABLE,
 }
 _SKIP = {0: False, 1: False, 2: True}
-_PRIORITIES = frozenset(types_pb2.Priority.values())
+_PRIORITIES: Mapping[int, Priority] = {
+    types_pb2.PRIORITY_UNSPECIFIED: Priority.MEDIUM,
+    types_pb2.PRIORITY_LOW: Priority.LOW,
+    types_pb2.PRIORITY_MEDIUM: Priority.MEDIUM,
+    types_pb2.PRIORITY_HIGH: Priority.HIGH,
+}
 
 
 def query_request(message: query_pb.QueryRequest, deadline: float, request_id: str) -> Request:
@@ -248,6 +254,7 @@ def _checked_options(message: types_pb2.QueryOptions) -> Options:
         max_rows=message.max_rows,
         max_bytes=message.max_bytes,
         request_tag=tag,
+        priority=_PRIORITIES[message.priority],
         hedge=message.hedge,
     )
 

@@ -31,7 +31,7 @@ class Admitting:
     async def enter(self, runtime: TenantRuntime, call: Call) -> None:
         """Wait for a place. RouterError RESOURCE_EXHAUSTED when there is none in time."""
         if not runtime.admission.try_enter():
-            await runtime.admission.enter(call.request.deadline)
+            await runtime.admission.enter(call.request.deadline, call.request.options.priority)
             call.queued_s = self._clock.now() - call.started
         self._register.admit(call)
         runtime.budget.earn(self._clock.now())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 
 from router.decisions.balancing import BALANCERS
 from router.decisions.fairness import Admit, admit
@@ -15,11 +15,12 @@ from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
 from router.engine.expiry import Expired, wait_until
 from router.engine.registered import texts_of
+from router.engine.waiting_line import WaitingLine
 from router.model.errors import Code, RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.policy import RetryPolicy
 from router.model.reasons import RefuseReason
-from router.model.request import Access, Options
+from router.model.request import Access, Options, Priority
 from router.model.topology import Tenant
 from router.ports import Clock
 
@@ -38,7 +39,7 @@ class HedgeBook:
 
 
 class Admission:
-    """At most max_in_flight requests of a tenant run, at most max_queue wait; first come, first served. Who could not
+    """At most max_in_flight requests of a tenant run, at most max_queue wait, the more important first. Who could not
     be answered by its deadline is refused on arrival, as soon as the queue's pace is known."""
 
     def __init__(self, tenant: Tenant, clock: Clock) -> None:
@@ -49,12 +50,9 @@ class Admission:
         self.in_flight = 0
         self.transactions = 0
         """Interactive transactions open; counted here, where a changed configuration does not lose them."""
-        self._queue: OrderedDict[asyncio.Future[None], float] = OrderedDict()
-
-    @property
-    def queued(self) -> int:
+        self.queued = 0
         """Requests waiting."""
-        return len(self._queue)
+        self._line = WaitingLine()
 
     def apply(self, tenant: Tenant) -> None:
         """A changed configuration: counts stay, limits are the new ones."""
@@ -64,29 +62,29 @@ class Admission:
 
     def try_enter(self) -> bool:
         """Enter at once when there is room, nobody waits, and the tenant's rate allows it."""
-        if self._queue or self.in_flight >= self.tenant.policy.max_in_flight:
+        if self.queued or self.in_flight >= self.tenant.policy.max_in_flight:
             return False
         if self._rate is not None and self._rate.take(self._clock.now()):
             return False
         self.in_flight += 1
         return True
 
-    async def enter(self, deadline: float) -> None:
-        """Wait in turn. RouterError RESOURCE_EXHAUSTED: the rate or the queue does not allow it, or the deadline would
-        pass first, or does."""
+    async def enter(self, deadline: float, priority: Priority = Priority.MEDIUM) -> None:
+        """Wait in turn. When the queue is full, who is more important takes the place of who is less. RouterError
+        RESOURCE_EXHAUSTED: the rate or the queue does not allow it, or the deadline would pass first, or does."""
         now = self._clock.now()
         self._take_rate(now)
-        queued = len(self._queue)
-        verdict = self._judge(deadline - now, self.in_flight + queued + 1, now)
-        if isinstance(verdict, Refuse):
+        verdict = self._judge(deadline - now, self.in_flight + self._line.ahead_of(priority) + 1, now)
+        if isinstance(verdict, Refuse) and not self._makes_room(verdict, priority):
             raise verdict.error()
         if verdict is Admit.GO:
             self.in_flight += 1
             return
-        if not queued:
+        if not self.queued:
             self._pace.begin(now)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue[place] = deadline
+        self._line.join(place, deadline, priority)
+        self.queued += 1
         try:
             await wait_until(place, deadline)
         except asyncio.CancelledError:
@@ -96,17 +94,28 @@ class Admission:
         except Expired:
             raise self._expired() from None
         finally:
-            self._queue.pop(place, None)
+            self._line.leave(place, priority)
+            self.queued = len(self._line)
+
+    def _makes_room(self, verdict: Refuse, priority: Priority) -> bool:
+        if verdict.reason is not RefuseReason.QUEUE_FULL:
+            return False
+        place = self._line.take_less_important(priority)
+        self.queued = len(self._line)
+        if place is not None and not place.done():
+            place.set_exception(verdict.error())
+        return place is not None
 
     def leave(self) -> None:
         """A request ended: the next one takes its place."""
         self.in_flight -= 1
-        if not self._queue:
+        if not self.queued:
             return
         now = self._clock.now()
         self._pace.left(now)
-        while self._queue and self.in_flight < self.tenant.policy.max_in_flight:
-            place, deadline = self._queue.popitem(last=False)
+        while self.queued and self.in_flight < self.tenant.policy.max_in_flight:
+            place, deadline = self._line.take()
+            self.queued -= 1
             if place.done():
                 continue
             # What would not be done in time takes the place of what would.
@@ -119,7 +128,7 @@ class Admission:
 
     def _judge(self, left_s: float, ahead: int, now: float) -> Admit | Refuse:
         expected_s = self._pace.wait_s(ahead, now)
-        return admit(self.in_flight, len(self._queue), self.tenant.policy, left_s, expected_s)
+        return admit(self.in_flight, self.queued, self.tenant.policy, left_s, expected_s)
 
     def _take_rate(self, now: float) -> None:
         wait_s = self._rate.take(now) if self._rate is not None else 0.0
@@ -145,7 +154,7 @@ class Admission:
             numbers={
                 "limit": policy.max_in_flight,
                 "in_use": self.in_flight,
-                "waiting": len(self._queue),
+                "waiting": self.queued,
                 "scope": "tenant",
             },
         )

@@ -208,6 +208,15 @@ class TransactionMode:
         return " ".join(words).encode()
 
 
+@unique
+class Priority(Enum):
+    """Among the requests of one tenant that wait, who goes first."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the caller asked for beside the statements."""
@@ -220,6 +229,7 @@ class Options:
     max_rows: int = 0
     max_bytes: int = 0
     request_tag: str = ""
+    priority: Priority = Priority.MEDIUM
     hedge: bool = False
     """A read may be asked of a second endpoint when the first one takes long."""
     _hash: int = field(init=False, repr=False, compare=False)

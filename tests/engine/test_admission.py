@@ -10,9 +10,10 @@ from router.model.errors import Code, Executed, RouterError
 from router.model.events import Outcome, RequestAdmitted, RequestFinished
 from router.model.policy import TenantPolicy
 from router.model.reasons import RefuseReason
-from router.model.request import Method
+from router.model.request import Method, Options, Priority
 from router.model.result import Answer
 from tests.support.builders import Engine, now
+from tests.support.sweeping import Sweep, sweep
 from tests.support.talk import refusal, rest
 from tests.support.virtual_time import settle, virtual
 
@@ -154,3 +155,62 @@ async def test_more_requests_a_second_than_a_tenant_may_send_are_refused_at_once
     await asyncio.sleep(error.retry_after_s)
     await engine.run(Method.QUERY, "select 1")
     await rest(engine)
+
+
+# --- priorities ----------------------------------------------------------------------------------------------------
+
+
+def of(priority: Priority) -> Options:
+    return Options(priority=priority)
+
+
+@virtual
+async def test_the_more_important_go_first_and_among_equals_who_came_first() -> None:
+    engine = Engine(policy=TenantPolicy(max_in_flight=1))
+    order: list[str] = []
+
+    async def call(name: str, priority: Priority) -> None:
+        await engine.run(Method.EXECUTE, "select pg_sleep(0.1)", options=of(priority))
+        order.append(name)
+
+    names = {"first": Priority.MEDIUM, "low 1": Priority.LOW, "medium 1": Priority.MEDIUM, "high 1": Priority.HIGH,
+             "low 2": Priority.LOW, "medium 2": Priority.MEDIUM, "high 2": Priority.HIGH}
+    await asyncio.gather(*(call(name, priority) for name, priority in names.items()))
+    assert order == ["first", "high 1", "high 2", "medium 1", "medium 2", "low 1", "low 2"]
+    await rest(engine)
+
+
+@virtual
+async def test_in_a_full_queue_the_least_important_that_came_last_makes_room() -> None:
+    engine = Engine(policy=TenantPolicy(max_in_flight=1, max_queue=3))
+    names = [Priority.MEDIUM, Priority.LOW, Priority.LOW, Priority.MEDIUM]
+    calls = [
+        engine.start(engine.run(Method.EXECUTE, "select pg_sleep(0.1)", options=of(priority))) for priority in names
+    ]
+    await settle()
+    assert (await refusal(engine.run(Method.EXECUTE, "insert a", options=of(Priority.LOW)))).reason is (
+        RefuseReason.QUEUE_FULL
+    )
+    high = engine.start(engine.run(Method.EXECUTE, "insert a", options=of(Priority.HIGH)))
+    await settle()
+    assert engine.runtime.admission.queued == 3
+    answers = await asyncio.gather(*calls, high, return_exceptions=True)
+    assert [isinstance(one, RouterError) for one in answers] == [False, False, True, False, False]
+    assert isinstance(answers[2], RouterError)
+    assert answers[2].reason is RefuseReason.QUEUE_FULL
+    assert (engine.runtime.admission.queued, engine.runtime.admission.in_flight) == (0, 0)
+    await rest(engine)
+
+
+def test_leaving_while_waiting_loses_no_place() -> None:
+    async def story(cancel: Sweep) -> None:
+        engine = Engine(policy=TenantPolicy(max_in_flight=1))
+        first = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(0.1)"))
+        await settle()
+        behind = engine.start(engine.run(Method.EXECUTE, "insert a", options=of(Priority.LOW)))
+        await cancel.act(engine.run(Method.EXECUTE, "insert a", options=of(Priority.HIGH)))
+        await asyncio.gather(first, behind)
+        await rest(engine)
+        assert (engine.runtime.admission.queued, engine.runtime.admission.in_flight) == (0, 0)
+
+    assert sweep(story) > 2
