@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pointsman
 import pytest
 
 from router.devcluster import DevCluster
 from tests.support.dev_cluster import TENANTS, new_cluster
-from tests.support.running_router import Config, RunningRouter, running_router, tenant
+from tests.support.running_router import Config, RunningRouter, started_router, tenant
 
 pytestmark = pytest.mark.pg
 
@@ -48,23 +49,44 @@ def of_three(pools: dict[str, Config]) -> Callable[[Config], None]:
     return edit
 
 
-@contextlib.asynccontextmanager
-async def sharing(cluster: DevCluster, **pools: Config) -> AsyncIterator[RunningRouter]:
+@contextlib.contextmanager
+def sharing(cluster: DevCluster, edit: Callable[[Config], None]) -> Iterator[RunningRouter]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POINTSMAN_TEST_THIRD", "token-of-the-third")
-        async with running_router(cluster, edit=of_three(pools)) as router:
+        with started_router(cluster, edit=edit) as router:
             router.tokens[THIRD] = "token-of-the-third"
             yield router
+
+
+@pytest.fixture(scope="module")
+def equals(lone_server: DevCluster) -> Iterator[RunningRouter]:
+    """Three tenants with the same share."""
+    with sharing(lone_server, of_three({})) as router:
+        yield router
+
+
+@pytest.fixture(scope="module")
+def unequals(lone_server: DevCluster) -> Iterator[RunningRouter]:
+    """One has a floor for five callers, and the lane that is kept for fast reads; one has two connections."""
+
+    def edit(config: Config) -> None:
+        of_three({"globex": {"floor": 6}, THIRD: {"max_size": 2}})(config)
+        config["tenants"][THIRD]["limits"] = {"max_in_flight": 4}
+
+    with sharing(lone_server, edit) as router:
+        yield router
 
 
 class Load:
     """So many callers of one tenant that ask again as soon as they are answered."""
 
-    def __init__(self, db: pointsman.Client, callers: int, sql: str, *, writes: bool = False) -> None:
+    def __init__(self, db: pointsman.Client, callers: int, sql: str, *, writes: int = 0) -> None:
+        """writes: every so many-th caller sends it as a write."""
         self.took_s: list[float] = []
         self._sql = sql
         self._db = db
-        self._tasks = [asyncio.create_task(self._call(writes and number % 2 == 1)) for number in range(callers)]
+        chosen = [writes > 0 and number % writes == 0 for number in range(callers)]
+        self._tasks = [asyncio.create_task(self._call(one)) for one in chosen]
 
     async def _call(self, writes: bool) -> None:
         call = self._db.execute if writes else self._db.query
@@ -86,22 +108,17 @@ class Load:
         await asyncio.wait(self._tasks)
 
 
-async def test_three_tenants_on_ten_connections_get_the_same_database_time(lone_server: DevCluster) -> None:
-    async with (
-        sharing(lone_server) as router,
-        router.connect("acme") as acme,
-        router.connect("globex") as globex,
-        router.connect(THIRD) as third,
-    ):
-        first = Load(acme, 60, "select pg_sleep(0.02)", writes=True)
-        await asyncio.sleep(0.5)
+async def test_three_tenants_on_ten_connections_get_the_same_database_time(equals: RunningRouter) -> None:
+    async with equals.connect("acme") as acme, equals.connect("globex") as globex, equals.connect(THIRD) as third:
+        first = Load(acme, 60, "select pg_sleep(0.02)", writes=2)
+        await asyncio.sleep(0.3)
         loads = [first, Load(globex, 12, "select pg_sleep(0.02)"), Load(third, 8, "select pg_sleep(0.02)")]
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.6)
         for load in loads:
             load.begin()
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(1.8)
         served = [len(load.took_s) for load in loads]
-        pools = (await router.operate("ListPools")).pools
+        pools = (await equals.operate("ListPools")).pools
         for load in loads:
             await load.stop()
     jain = sum(served) ** 2 / (3 * sum(count * count for count in served))
@@ -110,21 +127,17 @@ async def test_three_tenants_on_ten_connections_get_the_same_database_time(lone_
     assert sum({pool.tenant: pool.due for pool in pools}.values()) == CAP
 
 
-async def test_a_crowd_of_another_tenant_is_hardly_felt(lone_server: DevCluster) -> None:
-    async with (
-        sharing(lone_server, globex={"floor": 6}) as router,  # five callers, and the lane that is kept for fast reads
-        router.connect("acme") as acme,
-        router.connect("globex") as globex,
-    ):
+async def test_a_crowd_of_another_tenant_is_hardly_felt(unequals: RunningRouter) -> None:
+    async with unequals.connect("acme") as acme, unequals.connect("globex") as globex:
         calm = Load(globex, 5, "select pg_sleep(0.02)")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.2)
         calm.begin()
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.8)
         solo_s, solo = [calm.percentile_s(one) for one in (50, 99)], len(calm.took_s)
-        crowd = Load(acme, 100, "select pg_sleep(0.05)", writes=True)
-        await asyncio.sleep(0.7)
+        crowd = Load(acme, 100, "select pg_sleep(0.05)", writes=2)
+        await asyncio.sleep(0.5)
         calm.begin()
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.8)
         crowded_s, crowded = [calm.percentile_s(one) for one in (50, 99)], len(calm.took_s)
         await crowd.stop()
         await calm.stop()
@@ -132,3 +145,51 @@ async def test_a_crowd_of_another_tenant_is_hardly_felt(lone_server: DevCluster)
     # The crowd's callers take half of this machine's processors: how late the last of a hundred is says more of them.
     assert crowded_s[0] <= 1.3 * solo_s[0], figures
     assert crowded >= 0.8 * solo, figures
+
+
+async def test_an_overloaded_tenant_is_served_at_capacity(unequals: RunningRouter) -> None:
+    """Two connections, statements of 50 ms, callers that can wait for half a second, and ten times too many of them."""
+    async with unequals.connect(THIRD) as db:
+        closed = Load(db, 4, "select pg_sleep(0.05)", writes=1)
+        await asyncio.sleep(0.2)
+        closed.begin()
+        began = time.perf_counter()
+        await asyncio.sleep(1.0)
+        capacity = len(closed.took_s) / (time.perf_counter() - began)
+        await closed.stop()
+        served, refused_s, others = await offered(db, capacity * 10, 2.5)
+    goodput = sum(1 for at in served if 1.0 <= at < 2.5) / 1.5
+    figures = f"capacity {capacity:.1f}/s, goodput {goodput}/s, {len(refused_s)} refused (median "
+    figures += f"{statistics.median(refused_s) * 1e3:.1f} ms), others {others}"
+    assert goodput >= 0.9 * capacity, figures
+    assert statistics.median(refused_s) < 0.01, figures
+
+
+async def offered(
+    db: pointsman.Client, per_s: float, seconds: float
+) -> tuple[list[float], list[float], Counter[str]]:
+    """Open loop: when calls were served, how long refusals took, and what else there was."""
+    served: list[float] = []
+    refused_s: list[float] = []
+    others: Counter[str] = Counter()
+    start = time.perf_counter()
+
+    async def call() -> None:
+        began = time.perf_counter()
+        try:
+            await db.execute("select pg_sleep(0.05)", timeout=0.5)
+            served.append(time.perf_counter() - start)
+        except pointsman.Error as error:
+            if error.reason == "HOPELESS_DEADLINE":
+                refused_s.append(time.perf_counter() - began)
+            else:
+                others[error.reason] += 1
+
+    async with asyncio.TaskGroup() as group:
+        sent = 0
+        while (at := time.perf_counter() - start) < seconds:
+            for _ in range(int(at * per_s) - sent):
+                group.create_task(call())
+                sent += 1
+            await asyncio.sleep(0.002)
+    return served, refused_s, others
