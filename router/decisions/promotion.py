@@ -296,6 +296,11 @@ def choose_candidate(plan: PromotionPlan, fenced: Mapping[EndpointName, RoleClai
     return max(counted, key=lambda name: (fenced[name].timeline, fenced[name].received_lsn, fenced[name].lsn))
 
 
+def is_rival(claim: RoleClaim, fenced: Iterable[RoleClaim]) -> bool:
+    """Whether a server that was to be fenced is a primary, and not one of the past, whose timeline they have left."""
+    return not claim.in_recovery and all(claim.timeline >= one.timeline for one in fenced)
+
+
 def next_rule(plan: PromotionPlan, chosen: EndpointName, remaining: Iterable[EndpointName]) -> SyncRule:
     """Who must confirm the new primary's commits: as many as before, but no more than remain to do so.
 

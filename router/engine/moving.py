@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from router.decisions.machine import MoveFailed, MoveFinished
-from router.decisions.promotion import PromotionPlan, choose_candidate, next_rule
+from router.decisions.promotion import PromotionPlan, choose_candidate, is_rival, next_rule
 from router.model.events import FailoverStep
 from router.model.identity import NO_LSN, ClusterName, EndpointName, Lsn
 from router.model.journal import JournalFailed, MoveKind, MoveNote, MoveStage
@@ -98,13 +98,18 @@ class Mover:
             return MoveFailed(PhaseReason.PROMOTION_FAILED, words, self.promoted, self._pledged)
 
     async def fence(self, names: Iterable[EndpointName], plan: PromotionPlan) -> dict[EndpointName, RoleClaim]:
-        """Fence standbys at once; returns when all are, or when enough are and the rest has had its chance."""
+        """Fence standbys at once; returns when all are, or when enough are and the rest has had its chance.
+
+        MoveError when one turns out to be primary: whoever promoted it has let the others go, and enough can be had.
+        """
         fenced: dict[EndpointName, RoleClaim] = {}
+        refused: list[ProbeResult] = []
 
         async def fence_one(name: EndpointName) -> None:
             try:
                 result = await self.act("fence", name, self._surgeon.fence(self._endpoints[name], self.deadline()))
             except MoveError:
+                refused.extend(await self._look(name))
                 return
             self._on_claim(result)
             if result.claim is not None:
@@ -121,7 +126,19 @@ class Mover:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        for result in refused:
+            self._on_claim(result)
+            if result.claim is not None and is_rival(result.claim, fenced.values()):
+                words = f"{result.endpoint} takes writes already: somebody else has promoted it"
+                raise MoveError(PhaseReason.FENCE_INCOMPLETE, words)
         return dict(fenced)
+
+    async def _look(self, name: EndpointName) -> tuple[ProbeResult, ...]:
+        """What a server is that would not be fenced; nothing when it does not say."""
+        try:
+            return (await self._surgeon.look(self._endpoints[name], self.deadline()),)
+        except AttemptFailed:
+            return ()
 
     async def crown(
         self,

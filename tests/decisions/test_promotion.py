@@ -14,6 +14,7 @@ from router.decisions.promotion import (
     SyncRule,
     choose_candidate,
     fences_needed,
+    is_rival,
     lost_since,
     next_rule,
     plan_promotion,
@@ -289,3 +290,22 @@ def test_asynchronous_stays_asynchronous_and_all_stays_all():
     assert isinstance(lossy, PromotionPlan)
     assert next_rule(lossy, N2, (N3,)).text() == ""
     assert next_rule(made("ANY 1 (*)", standby(N2), standby(N3)), N2, (N3,)).text() == "ANY 1 (*)"
+
+
+@pytest.mark.parametrize(
+    ("in_recovery", "timeline", "fenced", "rival"),
+    [
+        (False, 2, (1, 1), True),
+        (False, 2, (2, 1), True),
+        (False, 2, (), True),
+        (False, 1, (2, 2), False),
+        (True, 2, (1, 1), False),
+    ],
+    ids=["promoted", "promoted and followed", "alone", "a primary of the past", "a standby"],
+)
+def test_who_is_promoted_already_is_a_rival_unless_it_is_of_the_past(
+    in_recovery: bool, timeline: int, fenced: tuple[int, ...], rival: bool
+) -> None:
+    claim = RoleClaim(in_recovery, 7, Term(timeline), Lsn(0))
+    others = [RoleClaim(True, 7, Term(one), Lsn(0)) for one in fenced]
+    assert is_rival(claim, others) is rival

@@ -337,6 +337,23 @@ async def test_a_fence_that_reaches_one_of_two_promotes_nobody_and_tries_again()
 
 
 @virtual
+async def test_nobody_is_promoted_beside_one_that_somebody_else_has_just_promoted():
+    """Its own fences are gone by then, and the others could be had: enough of them, where two must confirm."""
+    servers = FakeServers.of(4)
+    for name in servers.servers:
+        servers[name].sync_names = f"ANY 2 ({', '.join(other for other in servers.servers if other != name)})"
+    async with supervised(servers) as (supervisor, _):
+        servers["n1"].mood = Mood.DEAD
+        await until(supervisor, lambda _: any(step == "fence" for step, _ in servers.journal))
+        servers.promote("n2")
+        await until(supervisor, lambda state: state.primary == N2)
+        assert not any(step == "promote" for step, _ in servers.journal)
+        await until(supervisor, lambda _: servers["n3"].upstream == servers["n4"].upstream == N2)
+        assert not servers["n3"].fenced
+        assert not servers["n4"].fenced
+
+
+@virtual
 async def test_standbys_cut_in_vain_are_attached_to_the_old_primary_again():
     servers = FakeServers.of(3)
     servers.failing.add(("fence", N3))

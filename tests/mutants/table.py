@@ -33,6 +33,11 @@ FAILOVER: Sequence[Mutant] = (
         tests=("tests/decisions/test_promotion.py",),
     ),
     Mutant(
+        "promote_beside_a_rival", _PROMOTION,
+        "return not claim.in_recovery and all(claim.timeline >= one.timeline for one in fenced)", "return False",
+        tests=("tests/engine/test_supervisor.py",),
+    ),
+    Mutant(
         "choose_the_least_advanced", _PROMOTION,
         "return max(counted, key=lambda name: (fenced[name].timeline,",
         "return min(counted, key=lambda name: (fenced[name].timeline,",

@@ -16,7 +16,7 @@ from router.model.identity import Lsn, lsn_to_text
 from router.model.request import Statement
 from router.ports import Unit
 from tests.simulation.logged_keys import LoggedKeys, increment
-from tests.simulation.network import ROUTER, Wire
+from tests.simulation.network import Wire
 from tests.simulation.wal import RECORD_BYTES
 from tests.support.fake_replies import Reply
 from tests.support.fake_server import Backend, FakeServer, Message, Status
@@ -72,12 +72,12 @@ class ModelServer(FakeServer):
 class ModelBackend(Backend):
     """Both ends of a connection between router and node. What the client sees has travelled."""
 
-    def __init__(self, node: Node, read_only: bool, deliver: Callable[[], None]) -> None:
+    def __init__(self, node: Node, read_only: bool, deliver: Callable[[], None], host: str) -> None:
         super().__init__(node.server, read_only, deliver)
         self.node = node
         network = node.servers.network
-        self._up = Wire(network, ROUTER, node.name)
-        self._down = Wire(network, node.name, ROUTER)
+        self._up = Wire(network, host, node.name)
+        self._down = Wire(network, node.name, host)
         self._wait: Waiting | None = None
         self._seen_end = False
         self._client_killed = False

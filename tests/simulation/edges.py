@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from router.model.identity import EndpointName, Lsn, Term
 from router.model.observation import AttemptFailed, Fault, FaultKind, ProbeOutcome, ProbeResult, RoleClaim, Stage
 from router.model.topology import Cluster, Endpoint
-from tests.simulation.network import ROUTER
 from tests.simulation.node import Node, Process
 from tests.simulation.receiver import PING_S
 from tests.simulation.wal import RECORD_BYTES
@@ -61,9 +60,9 @@ class _Edge:
         """A request arrives at a server that answers. TimeoutError, or AttemptFailed when it says no."""
         if self._life.dead:
             await self._loop.create_future()
-        await self._network.travel(ROUTER, node.name, deadline)
+        await self._network.travel(self._life.host, node.name, deadline)
         if not node.host_down and node.process is not Process.RUNNING:
-            await self._network.travel(node.name, ROUTER, deadline)
+            await self._network.travel(node.name, self._life.host, deadline)
             dead = node.process is Process.DEAD
             raise AttemptFailed(Fault(FaultKind.CONNECT_REFUSED if dead else FaultKind.CONNECT_FAILED, Stage.CONNECT,
                                       "" if dead else "57P03", f"{node.name} does not answer"))
@@ -77,7 +76,7 @@ class _Edge:
 
     async def back(self, node: Node, deadline: float) -> None:
         """The answer arrives."""
-        await self._network.travel(node.name, ROUTER, deadline)
+        await self._network.travel(node.name, self._life.host, deadline)
 
     async def close(self) -> None:
         self._life.open_edges -= 1

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from enum import Enum, unique
 from typing import TYPE_CHECKING
 
-from tests.simulation.network import ROUTER
 from tests.simulation.node import Node
 
 if TYPE_CHECKING:
@@ -158,18 +157,19 @@ class Faults:
         return undo
 
     def cut_router(self, node: Node, _: float) -> Undo:
-        return self.cut((ROUTER, node.name), (node.name, ROUTER))
+        host = self._world.a_router()
+        return self.cut((host, node.name), (node.name, host))
 
     def cut_router_all(self, _: Node, __: float) -> Undo:
-        names = self._world.servers.nodes
-        return self.cut(*((ROUTER, name) for name in names), *((name, ROUTER) for name in names))
+        names, host = self._world.servers.nodes, self._world.a_router()
+        return self.cut(*((host, name) for name in names), *((name, host) for name in names))
 
     def cut_standbys(self, node: Node, _: float) -> Undo:
         others = [name for name in self._world.servers.nodes if name != node.name]
         return self.cut(*((node.name, name) for name in others), *((name, node.name) for name in others))
 
     def _links(self, node: Node) -> list[tuple[str, str]]:
-        others = [ROUTER, *(name for name in self._world.servers.nodes if name != node.name)]
+        others = [*self._world.routers, *(name for name in self._world.servers.nodes if name != node.name)]
         return [link for name in others for link in ((node.name, name), (name, node.name))]
 
     def isolate(self, node: Node, _: float) -> Undo:
@@ -180,7 +180,7 @@ class Faults:
         return self.cut(links[int(self._chance.draw() * len(links))])
 
     def lost_probe(self, node: Node, _: float) -> None:
-        undo = self.cut((ROUTER, node.name))
+        undo = self.cut((self._world.a_router(), node.name))
         self._loop.call_later(0.3, undo)
 
     def swizzle(self, node: Node, seconds: float) -> None:

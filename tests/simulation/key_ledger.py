@@ -63,7 +63,7 @@ class KeyLedger:
         self._open[key] -= 1
         self._doubt.add(key)
 
-    def answered(self, key: bytes, stamp: bytes, *, replayed: bool) -> None:
+    def answered(self, key: bytes, stamp: bytes, host: str, *, replayed: bool) -> None:
         self._open[key] -= 1
         self._judge.counts["keyed replayed" if replayed else "keyed"] += 1
         if self._answers.setdefault(key, stamp) != stamp:
@@ -71,16 +71,16 @@ class KeyLedger:
         ending = b"('#%s')" % stamp
         for record, position in self.runs(key):
             if any(write.endswith(ending) for write in record.writes):
-                self._safe(key, record, position)
+                self._safe(key, record, position, host)
                 return
         self._judge.fail(f"{key.decode()} was answered with {stamp!r}, which is in no log")
 
-    def _safe(self, key: bytes, record: Record, position: int) -> None:
+    def _safe(self, key: bytes, record: Record, position: int, host: str) -> None:
         nodes = self._judge.servers.nodes.values()
         holders = [node.name for node in nodes if node.flushed >= position and node.has(record, position)]
         if len(holders) < SAFE:
             self._judge.fail(f"{key.decode()} was answered with OK, and is on the disks of {holders} only")
-        self._judge.promise(record, position)
+        self._judge.promise(record, position, host)
 
     def refused(self, key: bytes, error: RouterError) -> None:
         self._open[key] -= 1
@@ -96,7 +96,7 @@ class KeyLedger:
             self._judge.fail(f"{key.decode()} was answered with executed={error.executed.value}, and is in the log of "
                              f"{record.node}")
 
-    def looked_up(self, key: bytes, outcome: WriteOutcome) -> None:
+    def looked_up(self, key: bytes, outcome: WriteOutcome, host: str) -> None:
         """GetOutcome has answered."""
         self._judge.counts[f"outcome {outcome.value}"] += 1
         if outcome is WriteOutcome.NOT_FOUND and key in self._answers:
@@ -107,7 +107,7 @@ class KeyLedger:
             if not found:
                 self._judge.fail(f"{key.decode()} is said to be committed, and {primary!r} does not have it")
                 return
-            self._safe(key, *found[0])
+            self._safe(key, *found[0], host)
 
     def final(self, primary: Node) -> None:
         """All is healed."""

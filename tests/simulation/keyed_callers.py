@@ -56,7 +56,7 @@ class KeyedCallers(Callers):
             keys.refused(key.encode(), end.error)
         else:
             stamp = end.answer.results[0].cells.get_value(0, 0)
-            keys.answered(key.encode(), stamp, replayed=end.answer.receipt.replayed)
+            keys.answered(key.encode(), stamp, life.host, replayed=end.answer.receipt.replayed)
         return end is not None and end.error is None
 
     async def _look_up(self, who: Tenant, key: str) -> None:
@@ -67,7 +67,7 @@ class KeyedCallers(Callers):
         work = life.path.outcomes.of_key(who, key, deadline, "")
         end = await self._attempt(life, "a look at an outcome", deadline, work)
         if end is not None and end.error is None:
-            self._judge.keys.looked_up(key.encode(), end.answer.outcome)
+            self._judge.keys.looked_up(key.encode(), end.answer.outcome, life.host)
 
 
 _INCREMENT = b"update counter%d set x = x + 1 returning stamp"

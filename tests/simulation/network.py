@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.virtual_time import SeededChance
 
-ROUTER = "router"
+ROUTER, SECOND_ROUTER = "router", "router2"
 RESEND_S = 0.2
 """After a link is back, TCP's next attempt comes this much later."""
 APART_S = 1e-7

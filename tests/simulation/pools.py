@@ -11,7 +11,6 @@ from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, Tenant
 from router.ports import Unit
 from tests.simulation.backend import ModelBackend
-from tests.simulation.network import ROUTER
 from tests.simulation.node import Node, Process
 from tests.support.fake_endpoint_pool import FakeEndpointPool
 from tests.support.fake_lane import CANCEL_S, FakeConnection, FakeLane
@@ -39,13 +38,13 @@ class ModelLane(FakeLane):
         backend = self.connection.backend
         deadline = self._loop.time() + CANCEL_S
         try:
-            await network.travel(ROUTER, node.name, deadline)
+            await network.travel(self.pool.life.host, node.name, deadline)
             if not node.answers:
                 node.soon(backend.signal)
                 await asyncio.sleep(deadline - self._loop.time())
                 return
             backend.signal()
-            await network.travel(node.name, ROUTER, deadline)
+            await network.travel(node.name, self.pool.life.host, deadline)
         except TimeoutError:
             return
         self._cancel_unconfirmed = False
@@ -78,10 +77,10 @@ class ModelPool(FakeEndpointPool):
         self._opening += 1
         try:
             for _ in range(2):  # TCP's handshake and start-up, then the login
-                await network.travel(ROUTER, node.name, until)
+                await network.travel(self.life.host, node.name, until)
                 if not node.answers or node.postmaster_frozen:
                     await self._not_connected(until)
-                await network.travel(node.name, ROUTER, until)
+                await network.travel(node.name, self.life.host, until)
         except TimeoutError:
             kind = FaultKind.POOL_TIMEOUT if until == deadline else FaultKind.CONNECT_FAILED
             raise AttemptFailed(Fault(kind, Stage.ACQUIRE, endpoint=self.endpoint)) from None
@@ -95,7 +94,7 @@ class ModelPool(FakeEndpointPool):
         if node.host_down or node.frozen or node.postmaster_frozen:
             await asyncio.sleep(until - asyncio.get_running_loop().time())
             raise TimeoutError
-        await network.travel(node.name, ROUTER, until)
+        await network.travel(node.name, self.life.host, until)
         if node.process is Process.DEAD:
             raise AttemptFailed(Fault(FaultKind.CONNECT_REFUSED, Stage.CONNECT, message="refused"))
         raise AttemptFailed(Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, message="the server is starting up"))
@@ -107,7 +106,7 @@ class ModelConnection(FakeConnection):
     pool: ModelPool
 
     def _make_backend(self) -> Backend:
-        return ModelBackend(self.pool.node, self.pool.access is Access.READ_ONLY, self._deliver)
+        return ModelBackend(self.pool.node, self.pool.access is Access.READ_ONLY, self._deliver, self.pool.life.host)
 
 
 class ModelPoolFactory:

@@ -41,8 +41,10 @@ class RouterLife:
     """A process of the router."""
 
     def __init__(self, number: int, servers: Servers, cluster: Cluster, judge: Judge, seed: int,
-                 journal: FakeJournal) -> None:
+                 journal: FakeJournal, host: str) -> None:
         self.number = number
+        self.host = host
+        """Where it is in the network."""
         self.servers = servers
         self.cluster = cluster
         self.judge = judge

@@ -14,9 +14,10 @@ class Scenario(Enum):
 
     KEYED = "increments with idempotency keys"
     TOKENS = "sessions that pass consistency tokens on"
+    ROUTERS = "two routers, both of which may promote"
 
 
-WEIGHTS: Mapping[Scenario, float] = {Scenario.KEYED: 0.3, Scenario.TOKENS: 0.3}
+WEIGHTS: Mapping[Scenario, float] = {Scenario.KEYED: 0.3, Scenario.TOKENS: 0.3, Scenario.ROUTERS: 0.2}
 """In which share of the seeds it is there."""
 
 

@@ -52,7 +52,7 @@ class SessionCallers(Callers):
             if end is not None and end.error is not None:
                 self._judge.refused_write((text,), end.error)
             elif end is not None:
-                place = self._judge.answered_write((text,))
+                place = self._judge.answered_write((text,), life.host)
                 if place is not None:
                     ledger.wrote(session, place, end.answer.receipt.token)
             return

@@ -28,7 +28,7 @@ from router.postgres.surgeon import PostgresSurgeon
 from tests.postgres.control_cluster import configured, endpoint
 from tests.simulation.edges import ModelSurgeon
 from tests.simulation.judge import Judge
-from tests.simulation.network import Network
+from tests.simulation.network import ROUTER, Network
 from tests.simulation.pools import ModelPool
 from tests.simulation.servers import Servers
 from tests.simulation.trace import Trace
@@ -217,6 +217,7 @@ class Model:
         self._servers = judge.servers = Servers(3, 1, Network(SeededChance(1)), SeededChance(2), judge)
         cluster = self._servers.configured(FailoverMode.PROMOTE, ClusterPolicy())
         life: Any = SimpleNamespace(
+            host=ROUTER,
             dead=False, judge=judge, servers=self._servers, mark="m", term=Term(0), open_edges=0, switching=True,
             fencing=False, cluster=cluster,
         )

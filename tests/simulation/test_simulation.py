@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.simulation.faults import Kind
+from tests.simulation.network import ROUTER, SECOND_ROUTER
 from tests.simulation.report import story
 from tests.simulation.scenarios import Scenario
 from tests.simulation.world import simulate
@@ -42,6 +43,14 @@ def test_keyed_increments_are_done_once() -> None:
     result = simulate(4, kinds=kinds, scenarios=frozenset({Scenario.KEYED}), fault_s=20.0)
     assert result.broken is None, story(result)
     assert min(result.counts[what] for what in ("keyed", "keyed replayed", "outcome committed")) > 5
+
+
+def test_two_routers_promote_no_two_servers() -> None:
+    """... though they lose their primary at the same moment: in this seed the second one fenced two of three standbys
+    just after the first one had promoted the third and let them go, and two primaries had one timeline."""
+    result = simulate(34, scenarios=frozenset({Scenario.ROUTERS}), fault_s=25.0)
+    assert result.broken is None, story(result)
+    assert sum(result.counts[f"promotions by {host}"] for host in (ROUTER, SECOND_ROUTER)) > 0
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -88,7 +88,7 @@ class Workload(Callers):
         await self._ask(life, "a transaction", deadline, run(), writes)
 
     async def _read(self, life: RouterLife, who: Tenant, *, strong: bool) -> None:
-        deadline, known = self._deadline(), self._judge.told
+        deadline, known = self._deadline(), self._judge.told_by(life.host)
         options = STRONG if strong else REPLICA
         asked = Request(Method.QUERY, (BatchStep(Statement(READ)),), deadline, options, size_bytes=50)
         quick = self._chance.draw() < 0.5
@@ -112,5 +112,5 @@ class Workload(Callers):
             return None
         if writes and end.answer is not False:
             self.committed_at = self._loop.time()
-            self._judge.answered_write(writes)
+            self._judge.answered_write(writes, life.host)
         return end.answer

@@ -21,7 +21,7 @@ from tests.simulation.callers import Callers
 from tests.simulation.faults import HARMLESS, Faults, Kind
 from tests.simulation.judge import Judge
 from tests.simulation.keyed_callers import KeyedCallers
-from tests.simulation.network import Network
+from tests.simulation.network import ROUTER, SECOND_ROUTER, Network
 from tests.simulation.operators import Operators
 from tests.simulation.router_life import RouterLife, note_births
 from tests.simulation.scenarios import Scenario, drawn
@@ -59,6 +59,16 @@ class Result:
     last_lines: tuple[str, ...] = field(repr=False, default=())
 
 
+@dataclass
+class Router:
+    """A place where a router runs, one life after the other."""
+
+    host: str
+    journal: FakeJournal = field(default_factory=FakeJournal)
+    """All that its next life knows of the last."""
+    life: RouterLife | None = None
+
+
 class World:
     """Everything of one run."""
 
@@ -80,14 +90,15 @@ class World:
         if self.chance.draw() < 0.25:
             for node in self.servers.nodes.values():
                 node.retry_s = 5.0
-        self.mode = FailoverMode.PROMOTE if self.chance.draw() < 0.75 else FailoverMode.FOLLOW
+        promotes = self.chance.draw() < 0.75 or Scenario.ROUTERS in self.scenarios
+        self.mode = FailoverMode.PROMOTE if promotes else FailoverMode.FOLLOW
         hold = HoldPolicy(window_s=3.0 + 7.0 * self.chance.draw())
         failover = FailoverPolicy(min_gap_s=1.0 + 4.0 * self.chance.draw())
         self.cluster = self.servers.configured(self.mode, ClusterPolicy(hold=hold, failover=failover))
         self.faults = Faults(self, kinds if kinds is not None else self._draw_kinds())
-        self.journal = FakeJournal()
-        """All that a router's next life knows of the last."""
-        self.life: RouterLife | None = None
+        hosts = (ROUTER, SECOND_ROUTER) if Scenario.ROUTERS in self.scenarios else (ROUTER,)
+        self.routers = {host: Router(host) for host in hosts}
+        self._which = SeededChance(seed + 5_000_003)
         self._lives = 0
         self._switches: set[asyncio.Task[None]] = set()
         self.judge.note(f"seed {seed}: {count} servers, k={k}, {self.mode.value}, "
@@ -103,20 +114,30 @@ class World:
 
     # --- the router ---------------------------------------------------------------------------------------------
 
-    def start_router(self) -> None:
+    def a_router(self) -> str:
+        """One of them."""
+        hosts = tuple(self.routers)
+        return hosts[0] if len(hosts) == 1 else hosts[int(self._which.draw() * len(hosts))]
+
+    def _to_ask(self) -> RouterLife | None:
+        return self.routers[self.a_router()].life
+
+    def start_router(self, router: Router) -> None:
         self._lives += 1
-        self.life = RouterLife(self._lives, self.servers, self.cluster, self.judge, self.seed, self.journal)
-        self.judge.note(f"the router starts, life {self._lives}")
+        router.life = RouterLife(self._lives, self.servers, self.cluster, self.judge, self.seed, router.journal,
+                                 router.host)
+        self.judge.note(f"the {router.host} starts, life {self._lives}")
 
     def kill_router(self, seconds: float) -> None:
         """kill -9, and a new one after a while."""
-        if self.life is not None and not self.life.dead:
-            self.life.kill()
-            self._loop.call_later(seconds, self.start_router)
+        router = self.routers[self.a_router()]
+        if router.life is not None and not router.life.dead:
+            router.life.kill()
+            self._loop.call_later(seconds, self.start_router, router)
 
     def switchover(self) -> None:
         """An operator orders one; refused or failed, it may be."""
-        life = self.life
+        life = self._to_ask()
         if life is None or life.dead or life.switching:
             return
         life.switching = True
@@ -135,8 +156,10 @@ class World:
     async def _check(self, callers: list[Callers]) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
-            if self.life is not None and not self.life.dead:
-                self.life.check()
+            living = [one.life for one in self.routers.values() if one.life is not None and not one.life.dead]
+            for life in living:
+                life.check()
+            if living:
                 for one in callers:
                     one.check()
 
@@ -145,8 +168,9 @@ class World:
     async def run(self, fault_s: float = 40.0) -> float:
         """Everything; returns how long it took after the faults until writes flowed."""
         note_births(self._loop)
-        self.start_router()
-        workload = Workload(self.judge, lambda: self.life, self.chance, cancels=self.chance.draw() < 0.5)
+        for router in self.routers.values():
+            self.start_router(router)
+        workload = Workload(self.judge, self._to_ask, self.chance, cancels=self.chance.draw() < 0.5)
         callers = [workload, *self._further_callers()]
         beside = [self._loop.create_task(one) for one in (self._check(callers), Operators(self).run())]
         try:
@@ -167,7 +191,7 @@ class World:
     def _further_callers(self) -> list[Callers]:
         kinds = {Scenario.KEYED: KeyedCallers, Scenario.TOKENS: SessionCallers}
         return [
-            kind(self.judge, lambda: self.life, SeededChance(self.seed + 4_000_003), cancels=True)
+            kind(self.judge, self._to_ask, SeededChance(self.seed + 4_000_003), cancels=True)
             for scenario, kind in kinds.items() if scenario in self.scenarios
         ]
 
@@ -177,29 +201,31 @@ class World:
         steady_since = began
         while self.judge.broken is None:
             await asyncio.sleep(0.1)
-            now, life = self._loop.time(), self.life
-            lively = life is not None and not life.dead and life.supervisor.state.phase is Phase.STEADY
+            now, lives = self._loop.time(), [one.life for one in self.routers.values()]
+            lively = all(life is not None and not life.dead and life.supervisor.state.phase is Phase.STEADY
+                         for life in lives)
             if not lively or now - workload.committed_at > 1.5:
                 steady_since = now
             elif now - steady_since >= FLOWS_S:
                 return steady_since - began
             if now - began > LIVELY_S:
-                state = life.supervisor.state if life is not None else None
-                self.judge.fail(f"writes do not flow {LIVELY_S:g} s after everything healed: "
-                                f"{state.phase.name if state else 'no router'} "
-                                f"{state.detail if state else ''}; {self.servers!r}")
+                states = [life.supervisor.state if life is not None else None for life in lives]
+                told = [f"{state.phase.name} {state.detail}" if state else "no router" for state in states]
+                self.judge.fail(f"writes do not flow {LIVELY_S:g} s after everything healed: {', '.join(told)}; "
+                                f"{self.servers!r}")
         return -1.0
 
     async def _end(self) -> None:
-        life = self.life
-        assert life is not None
-        life.check_at_rest()
-        primary = life.supervisor.state.primary
-        self.judge.final(self.servers.nodes[primary] if primary is not None else None)
+        lives = [one.life for one in self.routers.values() if one.life is not None]
+        for life in lives:
+            life.check_at_rest()
+            primary = life.supervisor.state.primary
+            self.judge.final(self.servers.nodes[primary] if primary is not None else None)
         if self.judge.promotions and any(harmless.issuperset(self.faults.kinds) for harmless in HARMLESS):
             self.judge.fail(f"{self.judge.promotions} promotions, though nothing happened that needs one")
-        await life.shut_down()
-        life.check()
+        for life in lives:
+            await life.shut_down()
+            life.check()
 
 
 def simulate(

@@ -231,6 +231,8 @@ class FakeSurgeon:
 
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         server = await self._act("fence", standby, deadline)
+        if not server.in_recovery:
+            raise AttemptFailed(Fault(FaultKind.CLOSED, Stage.EXECUTE, message="it is not a standby"))
         server.fenced = True
         return self._result(server)
 
