@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO_FILES := $(wildcard protos/pointsman/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test simulate mutants bench chaos lint protos clean
+.PHONY: help setup run test fuzz simulate mutants bench chaos lint protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ test: setup ## run all tests, in two parts: what may share the machine, then wha
 simulate: setup ## failover on virtual time, from seeds: SEEDS=5000 JOBS=2 [FIRST=1] [JSON=file], or SEED=7 VERBOSE=1
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose),--seeds $(or $(SEEDS),200) \
 		--first $(or $(FIRST),1) --jobs $(or $(JOBS),1) $(if $(JSON),--json $(JSON)))
+
+fuzz: setup ## a router is sent requests, and bytes, that nobody would write: N=100000 [SEED=7]
+	@FUZZ_REQUESTS=$(or $(N),100000) FUZZ_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -q -s tests/hardening/test_fuzz.py
 
 mutants: setup ## plant known kinds of bugs, one after the other, and see which test notices: NAMES="..." [JSON=file]
 	@$(BIN)/python -m tests.mutants $(NAMES) $(if $(JSON),--json $(JSON))

@@ -24,8 +24,8 @@ hypothesis.settings.load_profile("pointsman")
 _FLOORS = (
     *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "simulation", "mutants"),
     *("contracts", "api"),
-    *("sdk", "telemetry", "topology", "cli", "deploy", "bench", "postgres", "devcluster", "isolation", "stories"),
-    *("workers", "failover", "chaos"),
+    *("sdk", "telemetry", "topology", "cli", "deploy", "bench", "postgres", "devcluster", "isolation", "hardening"),
+    *("stories", "workers", "failover", "chaos"),
 )
 
 # Hypothesis' own clocks (200 ms an example, so many examples in so long) judge the machine, not the code.
@@ -36,7 +36,7 @@ settings.load_profile("pointsman")
 # breaks about one run of some hundred such tests in five, so what fails there is asked once more, and `make test` names
 # it ("RERUN") even when it then passes. Decisions and whatever runs on virtual time get no second chance: there the
 # same code gives the same answer.
-_TIMED = frozenset({"postgres", "devcluster", "isolation", "stories", "workers", "failover", "chaos"})
+_TIMED = frozenset({"postgres", "devcluster", "isolation", "hardening", "stories", "workers", "failover", "chaos"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

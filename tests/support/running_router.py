@@ -32,7 +32,8 @@ START_S = 15.0
 END_S = 30.0
 ADMIN_TOKEN = "operator-token-of-the-tests"
 
-_SERVE = "import sys; from pathlib import Path; from router.app import serve; sys.exit(serve(Path(sys.argv[1])))"
+SERVE = ("-c", "import sys; from pathlib import Path; from router.app import serve; sys.exit(serve(Path(sys.argv[1])))")
+"""Arguments of Python that run `serve` with the configuration's path as the next one."""
 
 Config = dict[str, Any]
 Edit = Callable[[Config], object]
@@ -50,6 +51,7 @@ class RunningRouter:
     config: Path
     tokens: dict[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
+    program: tuple[str, ...] = SERVE
 
     def connect(self, tenant: str = "acme", **kwargs: Any) -> pointsman.Client:
         """An SDK client of a tenant."""
@@ -116,7 +118,7 @@ class RunningRouter:
         """Start it again on the same configuration after its death; blocks until it serves. The old log is kept."""
         self.process.wait(END_S)
         self.log.rename(self.log.with_suffix(f".{self.process.pid}.log"))
-        self.process = launch(self.config.parent, self.prefix)
+        self.process = launch(self.config.parent, self.prefix, self.program)
         again = _ready(self.config.parent, self.process, self.tokens)
         self.address, self.admin = again.address, again.admin
 
@@ -191,19 +193,21 @@ def tenant(name: str, **more: Any) -> Config:
 
 
 @contextmanager
-def started_router(cluster: DevCluster, *, prefix: tuple[str, ...] = (), **options: Any) -> Iterator[RunningRouter]:
+def started_router(
+    cluster: DevCluster, *, prefix: tuple[str, ...] = (), program: tuple[str, ...] = SERVE, **options: Any
+) -> Iterator[RunningRouter]:
     """Start `serve` for a cluster and stop it afterwards, whatever happens. Blocks; for fixtures of a session.
 
-    prefix: words before the command, such as `ip netns exec NAME`.
+    prefix: words before the command, such as `ip netns exec NAME`. program: what Python runs instead of SERVE.
     """
     with tempfile.TemporaryDirectory(prefix="pointsman-router-") as name:
         directory = Path(name)
         tokens = write_config(directory, cluster, **options)
-        process = launch(directory, prefix)
+        process = launch(directory, prefix, program)
         router: RunningRouter | None = None
         try:
             router = _ready(directory, process, tokens)
-            router.prefix = prefix
+            router.prefix, router.program = prefix, program
             yield router
         finally:
             _end(router.process if router is not None else process)
@@ -219,10 +223,12 @@ async def running_router(cluster: DevCluster, **options: Any) -> AsyncIterator[R
         await asyncio.to_thread(stack.close)
 
 
-def launch(directory: Path, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+def launch(
+    directory: Path, prefix: tuple[str, ...] = (), program: tuple[str, ...] = SERVE
+) -> subprocess.Popen[bytes]:
     """Start `serve` with directory/pointsman.yaml; it writes to router.log beside it."""
     with (directory / "router.log").open("wb") as sink:
-        command = [*prefix, sys.executable, "-c", _SERVE, str(directory / "pointsman.yaml")]
+        command = [*prefix, sys.executable, *program, str(directory / "pointsman.yaml")]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
 
 
