@@ -100,6 +100,9 @@ class ControlConnection:
             raise AttemptFailed(
                 Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, message=faults.first_line(error))
             ) from error
+        if not results:
+            self.close()
+            raise AttemptFailed(Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, message="no answer to a question"))
         return _rows(results[-1])
 
 

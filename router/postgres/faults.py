@@ -27,6 +27,8 @@ _FIELDS = {
     "routine": DiagnosticField.SOURCE_FUNCTION,
 }
 _FATAL = (b"FATAL", b"PANIC")
+_MOST_DIGITS = 10
+"""Of a place in a statement."""
 _SYNC_WAIT = b"SyncRepWaitForLSN"
 
 
@@ -44,7 +46,7 @@ def pg_error(result: PGresult) -> PgError:
     position = _text(result.error_field(DiagnosticField.STATEMENT_POSITION))
     return PgError(
         severity=_text(severity(result)),
-        position=int(position) if position.isdigit() else 0,
+        position=int(position) if position.isdecimal() and len(position) <= _MOST_DIGITS else 0,
         **{name: _text(result.error_field(field)) for name, field in _FIELDS.items()},
     )
 
@@ -117,5 +119,7 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().split("\n", 1)[0]
 
 
+SENSELESS = (ValueError, LookupError, TypeError, AssertionError)
+"""What reading an answer raises that no sound server gives: no row, other columns, no number, broken text."""
 CLIENT_ERRORS = (psycopg.Error, OSError, TimeoutError)
 """What psycopg's connect and wait functions raise."""

@@ -181,6 +181,10 @@ class Opener:
         except faults.CLIENT_ERRORS as error:
             await self._tell_failure(error)
             raise
+        except faults.SENSELESS as error:
+            senseless = psycopg.OperationalError(f"an answer that makes no sense: {type(error).__name__}")
+            await self._tell_failure(senseless)
+            raise senseless from error
         finally:
             self.connecting -= 1
         age = self._tenant.pool.lifetime_s * (1 - _LIFETIME_JITTER * self._chance.draw())

@@ -13,6 +13,7 @@ from router.model.observation import AttemptFailed, FaultKind, ProbeOutcome, Pro
 from router.model.topology import Cluster, Endpoint
 from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection
+from router.postgres.faults import SENSELESS
 from router.postgres.greeting import ask_at_the_door
 from router.postgres.role_query import ROLE_QUERY, read_claim
 from router.postgres.timeline_history import TimelineHistory
@@ -120,6 +121,9 @@ class PostgresProber:
         except AttemptFailed as error:
             connection.close()
             return _Answer(_outcome(error), message=error.fault.message)
+        except SENSELESS as error:
+            connection.close()
+            return _Answer(ProbeOutcome.FAILED, message=f"an answer that makes no sense: {type(error).__name__}")
         except BaseException:
             connection.close()
             raise

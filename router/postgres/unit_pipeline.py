@@ -44,6 +44,7 @@ _Expected = tuple[int, bytes | None]
 """An answer that is to come: of which step of its unit, and the name of the prepared statement it depends on."""
 _PREPARE, _CLOSE, _UNDO, _END = -1, -2, -3, -4
 _END_OF_UNIT: _Expected = (_END, None)
+_OUT_OF_STEP = "answers are out of step"
 
 
 class UnitPipeline:
@@ -198,6 +199,12 @@ class UnitPipeline:
                 self._flush()
         except psycopg.Error as error:
             self._lose(faults.first_line(error))
+        except faults.SENSELESS as error:
+            self._lose_senseless(error)
+
+    def _lose_senseless(self, error: Exception) -> None:
+        """What the server says cannot be read: nothing that it says from here on counts."""
+        self._lose(f"an answer that makes no sense: {type(error).__name__}", FaultKind.PROTOCOL)
 
     def _take_results(self) -> None:
         """The hot loop. A call of libpq costs as much as the rest, so it is asked only what is not known already."""
@@ -209,21 +216,28 @@ class UnitPipeline:
                 if expected[0] is not _END_OF_UNIT:
                     expected.popleft()
                 elif units[0].fault is None or self._pgconn.status != ConnStatus.OK:
-                    self._lose("answers are out of step", FaultKind.PROTOCOL)
+                    self._lose(_OUT_OF_STEP, FaultKind.PROTOCOL)
                 continue
             status = result.status
             if status == _SYNC:
-                expected.popleft()
+                if expected.popleft() is not _END_OF_UNIT:
+                    self._lose(_OUT_OF_STEP, FaultKind.PROTOCOL)
+                    return
                 self._finish(units.popleft())
             elif status == _TUPLES:
+                if expected.popleft()[0] < 0:
+                    self._lose(_OUT_OF_STEP, FaultKind.PROTOCOL)
+                    return
                 tag, count = known_tags.get(result.command_status) or read_tag(result)
                 units[0].results.append(StatementResult(result, tag, count))
-                expected.popleft()
                 get_result()  # the None that ends a command: there already, and never waited for
             elif status == _COMMAND:
-                if expected.popleft()[0] >= 0:
+                if (step := expected.popleft()[0]) >= 0:
                     tag, count = known_tags.get(result.command_status) or read_tag(result)
                     units[0].results.append(StatementResult(None, tag, count))
+                elif step == _END:
+                    self._lose(_OUT_OF_STEP, FaultKind.PROTOCOL)
+                    return
                 get_result()
             elif not self._take_rare(result, status):
                 return
@@ -291,6 +305,8 @@ class UnitPipeline:
             self._take_results()
         except psycopg.Error as error:
             self._lose(faults.first_line(error))
+        except faults.SENSELESS as error:
+            self._lose_senseless(error)
 
     def _on_notice(self, result: PGresult) -> None:
         if not self._units:
