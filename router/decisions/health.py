@@ -181,6 +181,7 @@ def _faulted(state: EndpointHealth, fault: Fault, now: float) -> EndpointHealth:
             | FaultKind.LOCAL_COMMIT
             | FaultKind.KEY_BUSY
             | FaultKind.PROTOCOL
+            | FaultKind.TOO_LARGE
             | FaultKind.CLOSED
         ):
             return state

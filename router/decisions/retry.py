@@ -105,6 +105,8 @@ def classify(fault: Fault, facts: Replayability) -> Verdict:
             return _unlent(fault, facts, standing)
         case FaultKind.PROTOCOL:
             return _garbled(facts, standing)
+        case FaultKind.TOO_LARGE:
+            return Verdict(Action.FAIL, Code.FAILED_PRECONDITION, RefuseReason.RESULT_TOO_LARGE, _EXECUTED[standing])
         case FaultKind.SILENT:
             return Verdict(Action.FAIL, Code.DEADLINE_EXCEEDED, RefuseReason.DEADLINE, _EXECUTED[standing])
         case FaultKind.CANCELLED:
@@ -277,6 +279,8 @@ _MESSAGES: Mapping[RefuseReason, str] = {
     RefuseReason.KEY_BUSY: "another request with this idempotency key is under way, or waits for its standby: whether "
     "it will be done is not known yet; send it again with the same key",
     RefuseReason.PROTOCOL: "the server's answer could not be understood; the connection was closed",
+    RefuseReason.RESULT_TOO_LARGE: "the result is far larger than an answer can be, and was not read to its end: use "
+    "StreamQuery, or LIMIT",
     RefuseReason.DEADLINE: "the deadline passed before the server answered",
     RefuseReason.CANCELLED: "the request was cancelled",
 }

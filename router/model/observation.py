@@ -49,6 +49,8 @@ class FaultKind(Enum):
     KEY_BUSY = "key_busy"
     """The transaction that holds the request's idempotency key is still open."""
     PROTOCOL = "protocol"
+    TOO_LARGE = "too_large"
+    """More came than an answer may hold; the connection was closed in the middle of it."""
     CLOSED = "closed"
     """The pool was closed or drained under the request."""
 

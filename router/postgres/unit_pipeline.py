@@ -23,6 +23,7 @@ from router.model.request import Statement
 from router.model.result import PgNotice, StatementResult
 from router.ports import Unit
 from router.postgres import faults
+from router.postgres.answer_size import MOST_BYTES, AnswerSize
 from router.postgres.command_tags import known_tags, read_tag
 from router.postgres.pipeline_sync import queue_sync_on
 from router.postgres.prepared import PreparedStatements, is_control
@@ -85,6 +86,7 @@ class UnitPipeline:
         self._notices_before = pgconn.notice_handler
         pgconn.notice_handler = self._on_notice
         self._row_mode = RowMode(pgconn, self._on_readable)
+        self._size = AnswerSize(self._fd)
         self._loop.add_reader(self._fd, self._on_readable)
 
     def _end(self, reason: CloseReason, kind: FaultKind, message: str, sqlstate: str = "") -> None:
@@ -195,12 +197,19 @@ class UnitPipeline:
                 return
             self._pgconn.consume_input()
             self._take_results()
-            if self._writing:
+            if self._units and self._size.too_large(self._units[0]):
+                self._refuse_answer(self._units[0])
+            elif self._writing:
                 self._flush()
         except psycopg.Error as error:
             self._lose(faults.first_line(error))
         except faults.SENSELESS as error:
             self._lose_senseless(error)
+
+    def _refuse_answer(self, unit: Unit) -> None:
+        """It will not fit into a message, and what is still to come would fill the memory of everybody."""
+        unit.fault = self._fault(FaultKind.TOO_LARGE, self._stage(unit), f"an answer of more than {MOST_BYTES} bytes")
+        self._end(CloseReason.ABANDONED, FaultKind.CLOSED, "the connection was closed: an answer was too large")
 
     def _lose_senseless(self, error: Exception) -> None:
         """What the server says cannot be read: nothing that it says from here on counts."""

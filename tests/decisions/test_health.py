@@ -62,6 +62,7 @@ TABLE = [
     (fault(FaultKind.LOCAL_COMMIT), STATES),
     (fault(FaultKind.KEY_BUSY), STATES),
     (fault(FaultKind.PROTOCOL), STATES),
+    (fault(FaultKind.TOO_LARGE), STATES),
     (fault(FaultKind.CLOSED), STATES),
     (Standing.PRIMARY, (U, P, S, D, P, P)),
     (Standing.STANDBY, (U, P, S, D, B, B)),

@@ -135,6 +135,15 @@ CASES: dict[str, Case] = {
     "garbled batch": (
         of(FaultKind.PROTOCOL, Stage.EXECUTE), BATCH, SAME, C.INTERNAL, R.PROTOCOL, X.ROLLED_BACK, Y.ROLLED_BACK),
     "garbled write": (of(FaultKind.PROTOCOL, Stage.COMMIT), WRITE, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    # more than an answer can hold
+    "too large a read": (
+        of(FaultKind.TOO_LARGE, Stage.EXECUTE), READ, FAIL, C.FAILED_PRECONDITION, R.RESULT_TOO_LARGE, X.ROLLED_BACK,
+        None),
+    "too large a write": (
+        of(FaultKind.TOO_LARGE, Stage.COMMIT), WRITE, FAIL, C.FAILED_PRECONDITION, R.RESULT_TOO_LARGE, X.MAYBE, None),
+    "too large a batch": (
+        of(FaultKind.TOO_LARGE, Stage.EXECUTE), BATCH, FAIL, C.FAILED_PRECONDITION, R.RESULT_TOO_LARGE, X.ROLLED_BACK,
+        None),
     # replies that say where the server stands
     "read only, write": (
         replied("25006", Stage.COMMIT), WRITE, HOLD, C.UNAVAILABLE, R.NOT_PRIMARY, X.ROLLED_BACK, Y.NOT_PRIMARY),

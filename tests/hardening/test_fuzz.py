@@ -18,7 +18,7 @@ from tests.support.running_router import ADMIN_TOKEN, RunningRouter
 
 pytestmark = [pytest.mark.pg, pytest.mark.timeout(3600)]
 
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "2000"))
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "1500"))
 SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 MEMORY_MORE_BYTES = 64 << 20
 """After the first tenth. Caches of statements and options, and what malloc keeps, come to rest below it."""

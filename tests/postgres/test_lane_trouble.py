@@ -122,6 +122,16 @@ async def test_copy_ends_the_lane_and_only_its_own_caller_is_blamed(lane: Lane, 
     assert not lane.usable
 
 
+async def test_an_answer_that_is_far_too_large_ends_its_lane_and_only_its_own_caller_is_blamed(lane: Lane) -> None:
+    huge = "select repeat('x', 1000) from generate_series(1, 100000)"
+    before, culprit, behind = submit(lane, "select 1"), submit(lane, huge), submit(lane, "select 2", commits=False)
+    await asyncio.wait_for(asyncio.gather(before, culprit, behind), 10)
+    assert values(await before) == [b"1"]
+    assert fault_of(await culprit).kind is FaultKind.TOO_LARGE
+    assert fault_of(await behind).kind is FaultKind.CLOSED, "no evidence against the server"
+    assert not lane.usable
+
+
 async def test_a_callers_broken_callback_is_its_own(lane: Lane) -> None:
     loop = asyncio.get_running_loop()
     told: list[dict[str, Any]] = []
