@@ -208,7 +208,7 @@ def serve(path: Path, workers: int | None = None) -> int:
     workers: instead of the configuration's server.workers.
     """
     try:
-        config = loading.load(path)
+        config = loading.load_leniently(path)
     except ConfigProblems as problems:
         for line in problems.lines():
             print(line, file=sys.stderr)

@@ -33,13 +33,14 @@ from router.model.identity import ClusterName, TopologyNumber
 from router.model.journal import JournalFailed
 from router.model.reasons import RefuseReason
 from router.model.state import ClusterState
-from router.model.topology import Cluster, FailoverMode, Topology
+from router.model.topology import Cluster, FailoverMode, TenantChanges, Topology
 from router.model.views import Load, ServerView
 from router.ports import Chance, Clock
 from router.postgres.edges import PostgresEdges
 from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.state_collector import RouterView
+from router.tenant_store import TenantStore
 
 
 class Follower(Protocol):
@@ -55,6 +56,10 @@ class Follower(Protocol):
 
     def apply(self, fresh: LoadedConfig) -> None:
         """A new configuration is in force; its clusters have been added, those that are gone not yet removed."""
+        ...
+
+    def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
+        """A configuration is in force that differs in these tenants only."""
         ...
 
 
@@ -74,7 +79,8 @@ class ControlPlane:
         """load and everywhere: see Overview and ClusterSupervisor. RouterError when what must not be forgotten cannot
         be kept."""
         self._config = config
-        self.live = LiveConfiguration(config, clock, events, self._apply, self._objection)
+        self.live = LiveConfiguration(config, clock, events, self._apply, self._change, self._objection)
+        self.tenants = TenantStore(self.live)
         self._clock, self._chance, self._events = clock, chance, events
         self._follower = follower
         self._everywhere = everywhere
@@ -116,7 +122,7 @@ class ControlPlane:
     def admin_parts(self, workers: Workers) -> AdminParts:
         """What stands behind the operators' port."""
         return AdminParts(
-            self.overview, self.operator, self.live, workers, self.server_view, self._clock, self._events,
+            self.overview, self.operator, self.live, self.tenants, workers, self.server_view, self._clock, self._events,
             self._operators,
             None if self._audit_log is None else Audit(self._audit_log, self._config.server.audit.scope),
         )
@@ -153,6 +159,11 @@ class ControlPlane:
             self._follower.remove_cluster(name)
             self._doctors.forget(name)
             self._spawn(self.supervisors.remove(name).stop())
+
+    def _change(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
+        self._config = fresh
+        self._directory.change(changes)
+        self._follower.change_tenants(fresh, changes)
 
     def _objection(self, fresh: LoadedConfig) -> str:
         if self._journal is None and _promotes(fresh.topology):

@@ -29,7 +29,9 @@ from router.engine.positions import Positions
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
 from router.model.identity import ClusterName
+from router.model.policy import HoldPolicy
 from router.model.state import ClusterState
+from router.model.topology import Tenant, TenantChanges
 from router.ports import Chance, Clock, EventSink
 from router.postgres.endpoint_pool import PsycopgPoolFactory
 from router.postgres.row_loader import PsycopgRowLoader
@@ -66,7 +68,7 @@ class DataPlane:
         )
         self.budgets.serve_lanes(self.pools)
         self.directory = Directory(config.topology)
-        self._tenants = Tenants(config.retry, clock)
+        self._tenants = Tenants(config.retry, clock, self._pause_s)
         register = Register(clock, events)
         placement = Placement(self.clusters, clock, chance, Positions(self.pools, clock))
         attempts = Attempts(self.clusters, config.retry, clock, chance, events)
@@ -130,10 +132,22 @@ class DataPlane:
         for name, cluster in new.clusters.items():
             self.clusters[name].room.set_policy(cluster.policy.hold)
         self.directory.apply(new)
-        gone = set(old.tenants) - set(new.tenants)
-        self.pools.forget_tenants(gone)
-        self._tenants.forget(gone)
+        changes = TenantChanges.between(old.tenants, new.tenants)
+        self.pools.take(changes)
+        self._tenants.take(changes)
         self.pools.forget_servers(changed)
+
+    def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
+        """Take a configuration that differs in these tenants only; nothing of the others is touched."""
+        self._config = fresh
+        self.directory.change(changes)
+        self.pools.take(changes)
+        self._tenants.take(changes)
+
+    def _pause_s(self, tenant: Tenant) -> float:
+        """A request waits for the end of a pause as long as for that of a failover."""
+        cluster = self._config.topology.clusters.get(tenant.cluster)
+        return (cluster.policy.hold if cluster is not None else HoldPolicy()).window_s
 
     async def first_look(self) -> None:
         """Wait until every cluster has a primary, for a while: the first callers should not be held."""

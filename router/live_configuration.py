@@ -1,7 +1,8 @@
 """The configuration while the router runs: watched, read again, judged as a whole, compared, and only then applied.
 
 However a change arrives (a file that was edited, SIGHUP, an operator's order), it goes one way, one at a time. What
-cannot be used changes nothing: the running configuration stays, and the status says why and since when.
+cannot be used changes nothing: the running configuration stays, and the status says why and since when. Of tenants in
+files of their own, each stays or changes by itself, and only what has changed is read, judged and told to workers.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from router.config import loading
-from router.config.differences import diff
+from router.config import loading, problems
+from router.config.differences import diff, tenant_differences
 from router.config.file_stamps import FilesWatched, Stamp, stamp_of
 from router.config.loading import LoadedConfig
 from router.config.problems import ConfigProblems
+from router.config.tenant_book import TenantBook
 from router.model.events import ConfigChanged
-from router.model.views import ConfigDiff, ConfigEffect, ConfigView, ReloadResult
+from router.model.topology import TenantChanges, Topology
+from router.model.views import ConfigChange, ConfigDiff, ConfigEffect, ConfigView, ReloadResult
 from router.ports import Clock, EventSink
 
 SETTLED_S = 0.2
@@ -34,30 +38,44 @@ class LiveConfiguration:
         clock: Clock,
         events: EventSink,
         apply: Callable[[LoadedConfig], None],
+        change: Callable[[LoadedConfig, TenantChanges], None],
         objection: Callable[[LoadedConfig], str],
     ) -> None:
-        """apply: brings a configuration into force. objection: why this router cannot run it; empty: it can."""
+        """apply: brings a configuration into force; change: one that differs in some tenants only. objection: why this
+        router cannot run it; empty: it can."""
         self._config = config
         self._clock = clock
         self._events = events
         self._apply = apply
+        self._change = change
         self._objection = objection
         self._problems: tuple[str, ...] = ()
-        self._refused_at = 0.0
-        self._applied_at = clock.now()
-        self._turn = asyncio.Lock()
+        """Of the main file."""
+        self._refused: tuple[str, ...] = ()
+        """Of tenants' own files."""
+        self._refused_at = self._applied_at = clock.now()
+        self.turn = asyncio.Lock()
+        """Whoever reads or changes the configuration has it."""
         self._reads = 0
-        self._files = FilesWatched(config.files)
+        self._files = FilesWatched({})
+        self._follow(config.files)
         self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def book(self) -> TenantBook | None:
+        """The folder of tenants, to be used in one's turn."""
+        return self._config.book
 
     def view(self) -> ConfigView:
         """As operators see it."""
         now = self._clock.now()
-        refused_s = now - self._refused_at if self._problems else 0.0
-        return ConfigView(str(self._config.source), now - self._applied_at, self._problems, refused_s)
+        told = (*self._problems, *self._refused)
+        refused_s = max(now - self._refused_at, 1e-9) if told else 0.0
+        return ConfigView(str(self._config.source), now - self._applied_at, told, refused_s)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; what was left out when the router started is told."""
+        self._tell_refused()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
@@ -68,49 +86,107 @@ class LiveConfiguration:
                 await self._watching
 
     async def reload(self) -> ReloadResult:
-        """Read the files again; with any mistake in them nothing changes."""
-        async with self._turn:
+        """Read the files again; with any mistake in the main one nothing changes."""
+        async with self.turn:
             return await self._reload()
 
     async def diff(self, document: str) -> ConfigDiff:
-        """What a configuration file's text would change here; empty: the file as it stands."""
-        try:
-            fresh = await asyncio.to_thread(self._read, document)
-        except ConfigProblems as problems:
-            return ConfigDiff(problems=problems.lines())
-        objection = self._objection(fresh)
-        return ConfigDiff(diff(self._config, fresh), (objection,) if objection else ())
-
-    def _read(self, document: str = "") -> LoadedConfig:
+        """What a configuration file's text would change here, with tenants' own files as they stand; empty: the file as
+        it stands."""
         source = self._config.source
-        return loading.load_text(document, source) if document else loading.load(source)
+        try:
+            fresh = await asyncio.to_thread(
+                lambda: loading.load_text_leniently(document, source) if document else loading.load_leniently(source)
+            )
+        except ConfigProblems as found:
+            return ConfigDiff(problems=found.lines())
+        objection = self._objection(fresh)
+        told = () if fresh.book is None else problems.lines(source, fresh.book.problems)
+        return ConfigDiff(diff(self._config, fresh), (objection, *told) if objection else told)
+
+    # --- the whole -----------------------------------------------------------------------------------------------
 
     async def _reload(self) -> ReloadResult:
         self._reads += 1
         try:
-            fresh = await asyncio.to_thread(self._read)
-        except ConfigProblems as problems:
-            return self._refuse(problems.lines(), problems.files)
+            fresh = await asyncio.to_thread(_read, self._config)
+        except ConfigProblems as found:
+            return self._refuse(found.lines(), found.files)
         objection = self._objection(fresh)
         if objection:
             return self._refuse((objection,), fresh.files)
         changes = diff(self._config, fresh)
+        before, self._config = self._config, fresh
         self._problems = ()
-        self._applied_at = self._clock.now()
-        self._files.follow(fresh.files)
-        self._config = fresh
-        self._apply(fresh)
-        self._events.emit(ConfigChanged(applied=True, changes=tuple(map(str, changes))))
+        self._follow(fresh.files)
+        if _without_tenants(before) == _without_tenants(fresh):
+            self._change(fresh, TenantChanges.between(before.topology.tenants, fresh.topology.tenants))
+        else:
+            self._apply(fresh)
+        self._tell(changes)
         later = [f"after a restart: {one}" for one in changes if one.effect is ConfigEffect.RESTART]
-        return ReloadResult(applied=True, changes=(*map(str, changes), *later))
+        return ReloadResult(
+            applied=not self._refused, changes=(*map(str, changes), *later), problems=self._refused
+        )
 
-    def _refuse(self, problems: tuple[str, ...], files: Mapping[str, Stamp]) -> ReloadResult:
-        if not self._problems:
+    def _refuse(self, found: tuple[str, ...], files: Mapping[str, Stamp]) -> ReloadResult:
+        if not self.view().problems:
             self._refused_at = self._clock.now()
-        self._problems = problems
-        self._files.follow(files)
-        self._events.emit(ConfigChanged(applied=False, changes=(), problems=problems))
-        return ReloadResult(applied=False, problems=problems)
+        self._problems = found
+        self._follow(files)
+        self._events.emit(ConfigChanged(applied=False, changes=(), problems=found))
+        return ReloadResult(applied=False, problems=found)
+
+    def _follow(self, files: Mapping[str, Stamp]) -> None:
+        main = dict(files)
+        first = {str(self._config.source): main.get(str(self._config.source))}
+        self._files.follow(first | (self.book.files() if self.book is not None else {}) | main)
+
+    def _tell(self, changes: tuple[ConfigChange, ...]) -> None:
+        self._applied_at = self._clock.now()
+        self._events.emit(ConfigChanged(applied=True, changes=tuple(map(str, changes))))
+        self._tell_refused()
+
+    def _tell_refused(self) -> None:
+        """Tenants' files with mistakes, once each."""
+        told, had = set(self._refused), bool(self.view().problems)
+        self._refused = () if self.book is None else problems.lines(self._config.source, self.book.problems)
+        new = tuple(one for one in self._refused if one not in told)
+        if new:
+            if not had:
+                self._refused_at = self._clock.now()
+            self._events.emit(ConfigChanged(applied=False, changes=(), problems=new))
+
+    # --- some tenants --------------------------------------------------------------------------------------------
+
+    def take(self, changes: TenantChanges) -> tuple[ConfigChange, ...]:
+        """Bring tenants that the book has taken into force. In one's turn."""
+        self._reads += 1
+        before = self._config.topology
+        after = changes.of(before.tenants)
+        names = (*(one.name for one in changes.changed), *changes.removed)
+        told = tenant_differences(before.tenants, after, names)
+        if changes:
+            self._config = replace(self._config, topology=Topology(before.clusters, after))
+            self._change(self._config, changes)
+            self._tell(told)
+        else:
+            self._tell_refused()
+        if self.book is not None:
+            for name in names:
+                self._files.note(self.book.files_of(name))
+        return told
+
+    async def _take_folder(self, book: TenantBook, path: str) -> None:
+        users = book.users_of(path) if path != str(book.frame.folder) else []
+        if users:
+            changes = await asyncio.to_thread(book.update, users)
+        else:
+            changes = await asyncio.to_thread(lambda: book.look(secrets=False, settled_s=SETTLED_S))
+        self.take(changes)
+        self._follow(self._config.files)
+
+    # --- the watch -----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
@@ -121,13 +197,16 @@ class LiveConfiguration:
             if changed is None:
                 continue
             await self._settle(changed)
-            async with self._turn:
+            async with self.turn:
                 if reads == self._reads:  # else somebody's order was faster
-                    await self._reload_or_tell()
+                    await self._take_or_tell(changed)
 
-    async def _reload_or_tell(self) -> None:
+    async def _take_or_tell(self, path: str) -> None:
         try:
-            await self._reload()
+            if self.book is not None and path not in self._config.files and not self._problems:
+                await self._take_folder(self.book, path)
+            else:
+                await self._reload()
         except Exception as error:  # a mistake of our own must not end the watch
             self._refuse((f"{self._config.source}: cannot be applied: {type(error).__name__}",), self._config.files)
 
@@ -139,3 +218,24 @@ class LiveConfiguration:
             if now == before:
                 return
             before = now
+
+
+def _read(current: LoadedConfig) -> LoadedConfig:
+    """What the files say now. ConfigProblems; blocking."""
+    fresh = loading.load_main(current.source)
+    book, former = fresh.book, current.book
+    if book is None:
+        return fresh
+    if former is not None and former.frame == book.frame:
+        former.frame = book.frame
+        tenants = former.look().of(current.topology.tenants)
+        return replace(fresh, topology=Topology(fresh.topology.clusters, tenants), book=former)
+    book.look()
+    lost = book.inherit(former) if former is not None else ()
+    if lost:
+        raise ConfigProblems(current.source, lost, fresh.files)
+    return replace(fresh, topology=Topology(fresh.topology.clusters, book.tenants))
+
+
+def _without_tenants(config: LoadedConfig) -> LoadedConfig:
+    return replace(config, topology=replace(config.topology, tenants={}))

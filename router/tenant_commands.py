@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from router.console import tenant_order_commands
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
     from router.model.topology import Tenant, Topology
 
-app = typer.Typer(help="Make and check what a tenant needs in PostgreSQL.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make, change, pause and remove tenants while the router runs; make and check what they need in PostgreSQL.",
+    no_args_is_help=True,
+)
+tenant_order_commands.add_to(app)
 
 _T = TypeVar("_T")
 

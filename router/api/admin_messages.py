@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pointsman.v1 import admin_service_pb2 as pb
 from pointsman.v1 import types_pb2
 
@@ -11,6 +13,7 @@ from router.model.identity import lsn_to_text
 from router.model.topology import Role
 from router.model.views import (
     ClusterView,
+    ConfigChange,
     ConfigDiff,
     ConfigEffect,
     EndpointView,
@@ -48,6 +51,7 @@ def tenant_message(view: TenantView) -> pb.TenantState:
         failed=view.failed,
         refused=view.refused,
         cancelled=view.cancelled,
+        paused=view.paused,
     )
 
 
@@ -178,5 +182,9 @@ def restart_message(view: RestartProgress) -> pb.RestartWorkersResponse:
 
 def diff_message(diff: ConfigDiff) -> pb.DiffConfigResponse:
     """The answer of DiffConfig."""
-    changes = [pb.ConfigChange(place=one.place, change=one.change, effect=EFFECTS[one.effect]) for one in diff.changes]
-    return pb.DiffConfigResponse(changes=changes, problems=diff.problems)
+    return pb.DiffConfigResponse(changes=change_messages(diff.changes), problems=diff.problems)
+
+
+def change_messages(changes: Iterable[ConfigChange]) -> list[pb.ConfigChange]:
+    """Differences of configurations."""
+    return [pb.ConfigChange(place=one.place, change=one.change, effect=EFFECTS[one.effect]) for one in changes]

@@ -10,10 +10,9 @@ from typing import TypeVar
 from pointsman.v1 import admin_service_pb2 as pb
 
 from router.api import admin_messages as messages
-from router.api.admin_identity import OperatorIdentity
-from router.api.calls import Call
 from router.api.drain import Drain
 from router.api.surface import Configuration, Operator, Overview, Workers
+from router.api.tenant_orders import AdminCall, TenantOrders
 from router.model.errors import bad_request
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.reasons import RefuseReason
@@ -24,7 +23,6 @@ MAX_PAGE = 1000
 DEFAULT_SWITCHOVER_S = 10.0
 MAX_WEIGHT = 1_000_000
 
-AdminCall = Call[OperatorIdentity]
 T = TypeVar("T")
 
 
@@ -36,6 +34,7 @@ class AdminService:
         overview: Overview,
         operator: Operator,
         configuration: Configuration,
+        tenants: TenantOrders,
         workers: Workers,
         server_view: Callable[[], ServerView],
         drain: Drain,
@@ -44,6 +43,12 @@ class AdminService:
         self._operator = operator
         self._configuration = configuration
         self._workers = workers
+        self.get_tenant = tenants.show
+        self.create_tenant = tenants.create
+        self.change_tenant = tenants.change
+        self.pause_tenant = tenants.pause
+        self.resume_tenant = tenants.resume
+        self.remove_tenant = tenants.remove
         self._server_view = server_view
         self._drain = drain
 

@@ -22,6 +22,8 @@ from router.model.topology import Tenant
 
 CALLER: ContextVar[str] = ContextVar("caller", default="")
 """Who the RPC of this task is of; tasks that it starts inherit it."""
+ABOUT: ContextVar[str] = ContextVar("about", default="")
+"""The tenant that an operator's order of this task is about."""
 
 
 class Audit:
@@ -44,7 +46,7 @@ class Audit:
 
     def rpc(self, what: str, error: RouterError | None, peer: str, tenant: TenantName | None) -> None:
         """An operator's order, or a call that was refused before it was anybody's request."""
-        entry = AuditEntry(what, "ok", CALLER.get(), tenant or "", peer)
+        entry = AuditEntry(what, "ok", CALLER.get(), tenant or ABOUT.get(), peer)
         self._end(entry, error)
 
     @contextmanager

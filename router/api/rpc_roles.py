@@ -34,6 +34,12 @@ NEEDED: Mapping[str, CallerRole] = {
     "pointsman.v1.AdminService.Switchover": _ADMIN,
     "pointsman.v1.AdminService.ReloadConfig": _ADMIN,
     "pointsman.v1.AdminService.DiffConfig": _ADMIN,
+    "pointsman.v1.AdminService.GetTenant": _ADMIN,
+    "pointsman.v1.AdminService.CreateTenant": _ADMIN,
+    "pointsman.v1.AdminService.ChangeTenant": _ADMIN,
+    "pointsman.v1.AdminService.PauseTenant": _ADMIN,
+    "pointsman.v1.AdminService.ResumeTenant": _ADMIN,
+    "pointsman.v1.AdminService.RemoveTenant": _ADMIN,
     "pointsman.v1.AdminService.RestartWorkers": _ADMIN,
 }
 

@@ -29,7 +29,18 @@ from router.api.peer_certificate import PeerCertificates
 from router.api.proving import Proving, Registry
 from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
-from router.api.surface import Configuration, Copies, Executor, Operator, Outcomes, Overview, Sessions, Workers
+from router.api.surface import (
+    Configuration,
+    Copies,
+    Executor,
+    Operator,
+    Outcomes,
+    Overview,
+    Sessions,
+    TenantStore,
+    Workers,
+)
+from router.api.tenant_orders import TenantOrders
 from router.api.transaction_service import TransactionService
 from router.api.transport import server_options
 from router.model.errors import RouterError
@@ -100,6 +111,7 @@ class AdminParts:
     overview: Overview
     operator: Operator
     configuration: Configuration
+    tenants: TenantStore
     workers: Workers
     server_view: Callable[[], ServerView]
     clock: Clock
@@ -230,7 +242,13 @@ class AdminServer:
             audit_all=True,
         )
         service = AdminService(
-            parts.overview, parts.operator, parts.configuration, parts.workers, parts.server_view, drain
+            parts.overview,
+            parts.operator,
+            parts.configuration,
+            TenantOrders(parts.tenants, parts.workers),
+            parts.workers,
+            parts.server_view,
+            drain,
         )
         self._server.add_generic_rpc_handlers((gate.service(ADMIN_SERVICE, service),))
 

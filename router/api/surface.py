@@ -32,6 +32,8 @@ from router.model.views import (
     ReloadResult,
     RestartProgress,
     SwitchoverProgress,
+    TenantDocument,
+    TenantOrdered,
     TenantView,
     WaiterView,
     WorkerView,
@@ -204,6 +206,20 @@ class Configuration(Protocol):
     async def diff(self, document: str) -> ConfigDiff:
         """What a configuration file's text would change; empty: the file as it stands."""
         ...
+
+
+class TenantStore(Protocol):
+    """Tenants in files of their own. version: the one that was seen, empty for whatever there is."""
+
+    async def show(self, name: str) -> TenantDocument: ...
+
+    async def create(self, name: str, document: str) -> TenantOrdered: ...
+
+    async def change(self, name: str, document: str, version: str) -> TenantOrdered: ...
+
+    async def pause(self, name: str, version: str, *, paused: bool) -> TenantOrdered: ...
+
+    async def remove(self, name: str, version: str) -> TenantOrdered: ...
 
 
 class Workers(Protocol):

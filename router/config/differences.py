@@ -3,13 +3,14 @@ never shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 
 from pydantic import BaseModel
 
 from router.config.loading import LoadedConfig
+from router.model.identity import TenantName
 from router.model.topology import Cluster, Endpoint, Secret, Tenant
 from router.model.views import ConfigChange, ConfigEffect
 
@@ -28,6 +29,17 @@ def diff(old: LoadedConfig, new: LoadedConfig) -> tuple[ConfigChange, ...]:
     return tuple(
         ConfigChange(".".join(path), change, effect_of(path, change))
         for path, change in _changes((), _parts(old), _parts(new))
+    )
+
+
+def tenant_differences(
+    old: Mapping[TenantName, Tenant], new: Mapping[TenantName, Tenant], names: Iterable[TenantName]
+) -> tuple[ConfigChange, ...]:
+    """The same of some tenants only."""
+    before, after = ({name: tenants[name] for name in names if name in tenants} for tenants in (old, new))
+    return tuple(
+        ConfigChange(".".join(path), change, effect_of(path, change))
+        for path, change in _changes(("tenants",), before, after)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -25,6 +25,9 @@ class Document:
     settled: set[Place] = field(default_factory=set)
     """Places that were wrong and have been repaired: whatever follows from them is not told again."""
 
+    sources: dict[str, str] = field(default_factory=dict)
+    """Files of tenants that stand in files of their own, by name."""
+
     def line(self, place: Place) -> int:
         """The line of a place, or of the nearest section around it that stands in the file; 0 when none does."""
         for end in range(len(place), -1, -1):
@@ -42,19 +45,31 @@ class Document:
         """Note a problem, unless its place, or a section around it, is settled."""
         if any(place[:end] in self.settled for end in range(1, len(place) + 1)):
             return
-        self.problems.append(Problem(self.line(place), place_text(place), message))
+        source = self.sources.get(str(place[1]), "") if len(place) > 1 and place[0] == "tenants" else ""
+        self.problems.append(Problem(self.line(place), place_text(place[2:] if source else place), message, source))
+
+    def add_tenant(self, name: str, tenant: Document, source: str) -> None:
+        """Take in a tenant's section that stands in a file of its own."""
+        self.values["tenants"][name] = tenant.values
+        self.sources[name] = source
+        self.lines.update({("tenants", name, *place): line for place, line in tenant.lines.items()})
+        for problem in tenant.problems:
+            self.problems.append(replace(problem, source=source))
 
 
-def parse(text: str) -> Document:
-    """Read YAML. Mistakes of form are in the document's problems; this raises nothing."""
+def parse(text: str, needs: str = "clusters and tenants", example: str = "clusters") -> Document:
+    """Read YAML. Mistakes of form are in the document's problems; this raises nothing.
+
+    needs, example: keys that an empty file, and one without any, is told of.
+    """
     document = Document()
     try:
         loader = _LOADER(text)
         node = loader.get_single_node()
         if node is None:
-            document.problems.append(Problem(0, "", "the file is empty: it needs at least clusters and tenants"))
+            document.problems.append(Problem(0, "", f"the file is empty: it needs at least {needs}"))
         elif not isinstance(node, yaml.MappingNode):
-            document.problems.append(Problem(1, "", "must hold sections (key: value lines), such as clusters:"))
+            document.problems.append(Problem(1, "", f"must hold sections (key: value lines), such as {example}:"))
         else:
             values = _Builder(loader, document).build(node, ())
             document.values = values if isinstance(values, dict) else {}

@@ -7,6 +7,7 @@ of a link, and not for a file that is not there yet.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 
@@ -30,28 +31,32 @@ class FilesWatched:
     """Files, as they were when they were read."""
 
     def __init__(self, files: Mapping[str, Stamp]) -> None:
-        self._files: Mapping[str, Stamp] = {}
+        self._files: dict[str, Stamp] = {}
         self._turn: Iterator[str] = iter(())
         self.follow(files)
 
     def follow(self, files: Mapping[str, Stamp]) -> None:
         """They have been read again. Each with its stamp from before it was read; the most important ones first."""
-        self._files = files
+        self._files = dict(files)
         self._turn = iter(())
 
+    def note(self, files: Mapping[str, Stamp]) -> None:
+        """Some of them have been read again, or are new."""
+        self._files |= files
+
     def changed(self) -> str | None:
-        """One that has changed. Looks at the first one always, at the others in turn; does blocking file I/O."""
-        first = next(iter(self._files), None)
-        if first is not None and self._differs(first):
-            return first
+        """One that has changed. Looks at the first two always, at the others in turn; does blocking file I/O."""
+        for path in itertools.islice(list(self._files), 2):
+            if self._differs(path):
+                return path
         for _ in range(min(_A_LOOK, len(self._files))):
             one = next(self._turn, None)
             if one is None:
-                self._turn = iter(self._files)
+                self._turn = iter(list(self._files))
                 one = next(self._turn)
             if self._differs(one):
                 return one
         return None
 
     def _differs(self, path: str) -> bool:
-        return stamp_of(path) != self._files[path]
+        return path in self._files and stamp_of(path) != self._files[path]

@@ -30,6 +30,8 @@ class Problem:
     line: int
     path: str
     message: str
+    source: str = ""
+    """The file, where it is not the main one."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -49,7 +51,10 @@ class ConfigProblems(Exception):
 
     def lines(self) -> tuple[str, ...]:
         """Each problem as "file:line: path: message"."""
-        return tuple(
-            f"{self.source}:{problem.line}: {problem}" if problem.line else f"{self.source}: {problem}"
-            for problem in self.problems
-        )
+        return lines(self.source, self.problems)
+
+
+def lines(source: Path, problems: Iterable[Problem]) -> tuple[str, ...]:
+    """Each problem as "file:line: path: message". source: the file of those that name none."""
+    named = ((one.source or str(source), one) for one in problems)
+    return tuple(f"{file}:{one.line}: {one}" if one.line else f"{file}: {one}" for file, one in named)

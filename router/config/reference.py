@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from router.config.json_schema import Schema, resolve, schema
 
@@ -51,13 +51,22 @@ def _lines(place: str, part: Schema) -> Iterator[str]:
             sections.append((f"{path}.NAME", inner))
         else:
             rows.append(_row(name, field, raw, name in required))
+    if place:
+        yield from _table(rows)
+    for path, section in sections:
+        yield from _lines(path, section)
+    if rows and not place:
+        yield "#### Beside the sections"
+        yield ""
+        yield from _table(rows)
+
+
+def _table(rows: Sequence[str]) -> Iterator[str]:
     if rows:
         yield "| key | type | default | meaning |"
         yield "|---|---|---|---|"
         yield from rows
         yield ""
-    for path, section in sections:
-        yield from _lines(path, section)
 
 
 def _named_entries(field: Schema) -> Schema | None:

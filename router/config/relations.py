@@ -28,8 +28,10 @@ def _all(document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:
     yield from _listeners(config.server, document)
     if not document.values.get("clusters"):
         yield ("clusters",), "must name at least one cluster"
-    if not document.values.get("tenants"):
-        yield ("tenants",), "must name at least one tenant"
+    if not document.values.get("tenants") and not document.values.get("tenants_dir"):
+        yield ("tenants",), "must name at least one tenant (or set tenants_dir, to have them in files of their own)"
+    elif document.values.get("tenants") and document.values.get("tenants_dir"):
+        yield ("tenants_dir",), "cannot stand beside tenants: move each of them into a file NAME.yaml in that folder"
     if not config.admin.tokens and not config.admin.callers:
         yield ("admin", "tokens"), "must hold at least one token: nobody could operate the router otherwise"
     yield from _certificates_are_asked_for(config, document)

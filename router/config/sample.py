@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, object] = {
     "admin.callers": ["{spiffe: spiffe://example.net/operators/night-shift}"],
     "tenants.NAME.callers": ["{spiffe: spiffe://example.net/acme/web}", "{subject: acme-reports, role: reader}"],
     "tenants.NAME.weights": {"pg1": 50},
+    "tenants_dir": "tenants",
     "tenants.NAME.role": "acme_rows",
     "tenants.NAME.statements": {"order_by_id": "SELECT * FROM orders WHERE id = $1"},
 }
@@ -42,6 +43,7 @@ _STAYS_COMMENTED = (
     "server",
     "clusters.NAME.endpoints.NAME.zone",
     "clusters.NAME.endpoints.NAME.tls",
+    "tenants_dir",
     "tenants.NAME.weights",
     "tenants.NAME.role",
     "tenants.NAME.statements",

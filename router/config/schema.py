@@ -187,6 +187,8 @@ class TenantSection:
     others use, too; any SQL, for tenants that are half trusted. registered: a login that others may share, behind
     row-level security (current_setting('pointsman.tenant') is its name) or a role; only its registered statements
     run."""
+    paused: bool = False
+    """Its requests wait, as in a failover, until it is resumed; transactions that are open go on."""
     role: Text | None = None
     """Role that each of its connections takes in place of the login's own rights (registered only)."""
     statements: dict[Name, Text] = field(default_factory=dict)
@@ -210,5 +212,9 @@ class FileConfig(_Section):
     """Repeating what provably left no effect."""
     clusters: dict[Name, ClusterSection]
     """Clusters of PostgreSQL servers, by name."""
-    tenants: dict[Name, TenantSection]
-    """Tenants, by name."""
+    tenants: dict[Name, TenantSection] = Field(default_factory=dict)
+    """Tenants, by name. For many, or for some that come and go, see tenants_dir."""
+    tenants_dir: Text | None = None
+    """In place of tenants: a folder with one file for each, NAME.yaml, holding what would stand here below its name.
+    Relative to this file, as are the secrets that it refers to. Files may come, change and go while the router runs,
+    by hand or by `pointsman tenant create` and the like; one with mistakes leaves its tenant as it was."""

@@ -6,6 +6,7 @@ from router.engine.calls import Call, Register
 from router.engine.tenants import TenantRuntime
 from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
+from router.model.request import OnFailover
 from router.ports import Clock
 
 
@@ -29,9 +30,13 @@ class Admitting:
             )
 
     async def enter(self, runtime: TenantRuntime, call: Call) -> None:
-        """Wait for a place. RouterError RESOURCE_EXHAUSTED when there is none in time."""
+        """Wait for a place. RouterError RESOURCE_EXHAUSTED when there is none in time, TENANT_PAUSED."""
         if not runtime.admission.try_enter():
-            await runtime.admission.enter(call.request.deadline, call.request.options.priority)
+            request, options = call.request, call.request.options
+            while runtime.admission.tenant.paused:
+                patient = options.on_failover is OnFailover.WAIT
+                await runtime.pause.over(runtime.tenant, request.deadline, patient=patient)
+            await runtime.admission.enter(request.deadline, options.priority)
             call.queued_s = self._clock.now() - call.started
         self._register.admit(call)
         runtime.budget.earn(self._clock.now())

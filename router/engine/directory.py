@@ -9,7 +9,7 @@ from router.model.callers import Admission, CallerGrant, CallerId, CallerRole, E
 from router.model.errors import Code, RouterError
 from router.model.identity import TenantName
 from router.model.reasons import RefuseReason
-from router.model.topology import Tenant, Topology
+from router.model.topology import Tenant, TenantChanges, Topology
 
 Grants = Mapping[TenantName, Admission[Tenant]]
 
@@ -35,6 +35,20 @@ class Directory:
                 grants.setdefault(grant.id, {})[tenant.name] = Admission(tenant, grant.role, grant.id)
         self._tenants = dict(topology.tenants)
         self._grants = grants
+
+    def change(self, changes: TenantChanges) -> None:
+        """Take changed tenants and let go of removed ones; what is not of theirs is not looked at."""
+        for name in (*changes.removed, *(one.name for one in changes.changed)):
+            former = self._tenants.pop(name, None)
+            for grant in _callers(former) if former is not None else ():
+                held = self._grants.get(grant.id, {})
+                held.pop(name, None)
+                if not held:
+                    self._grants.pop(grant.id, None)
+        for tenant in changes.changed:
+            self._tenants[tenant.name] = tenant
+            for grant in _callers(tenant):
+                self._grants.setdefault(grant.id, {})[tenant.name] = Admission(tenant, grant.role, grant.id)
 
     def knows(self, who: CallerId) -> bool:
         """Whether an identity may act for any tenant."""

@@ -17,7 +17,7 @@ from router.model.identity import ClusterName, EndpointName, Generation, TenantN
 from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.state import ClusterState
-from router.model.topology import Cluster, Role, Tenant
+from router.model.topology import Cluster, Role, Tenant, TenantChanges
 from router.ports import Clock, PoolFactory
 
 _SWEEP_S = 1.0
@@ -43,6 +43,8 @@ class Pools:
         self._cluster_of = cluster_of
         self._pools: dict[PoolKey, LanePool] = {}
         self._owners: dict[PoolKey, Tenant] = {}
+        self._newest: dict[TenantName, Tenant] = {}
+        """Of those that have changed: a call that was admitted before must not open connections as it was."""
         self._states: dict[ClusterName, ClusterState] = {}
         self._retired: dict[LanePool, EndpointName] = {}
         """Out of use, but something still runs on them."""
@@ -56,10 +58,11 @@ class Pools:
         """The pool for a route, made when there is none."""
         key = PoolKey(tenant.name, endpoint, access)
         pool = self._pools.get(key)
-        if pool is not None:
-            owner = self._owners[key]
-            if owner is tenant:
-                return pool
+        owner = self._owners.get(key)
+        if pool is not None and owner is tenant:
+            return pool
+        tenant = self._newest.get(tenant.name, tenant)
+        if pool is not None and owner is not None:
             if owner.same_connections(tenant):  # what else has changed needs no new ones
                 self._owners[key] = tenant
                 return pool
@@ -147,6 +150,18 @@ class Pools:
         if idle:
             unused_s, pool = max(idle, key=lambda one: one[0])
             pool.give_back_idle(unused_s)
+
+    def take(self, changes: TenantChanges) -> None:
+        """Close the pools of tenants that are gone, or whose connections are not as good as new ones."""
+        for tenant in changes.changed:
+            self._newest[tenant.name] = tenant
+        for key, owner in list(self._owners.items()):
+            if key.tenant in self._newest and not owner.same_connections(self._newest[key.tenant]):
+                self._retire(key)
+        gone = set(changes.removed)
+        for name in gone:
+            self._newest.pop(name, None)
+        self.forget_tenants(gone)
 
     def forget_tenants(self, gone: set[TenantName]) -> None:
         """Close the pools of tenants that were removed from the configuration."""

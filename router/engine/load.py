@@ -49,7 +49,7 @@ class LoadMeter:
                 TenantLoad(
                     in_flight=runtime.admission.in_flight + runtime.transactions if runtime else 0,
                     held=cluster.room.held_of(name) if cluster else 0,
-                    queued=runtime.admission.queued if runtime else 0,
+                    queued=runtime.admission.queued + runtime.pause.waiting if runtime else 0,
                     served=counts[Outcome.SERVED],
                     failed=counts[Outcome.FAILED],
                     refused=counts[Outcome.REFUSED],

@@ -47,7 +47,13 @@ class Overview:
         """Every configured tenant, by name."""
         loads = self._load().tenants
         return [
-            TenantView(tenant.name, tenant.cluster, tenant.database, **loads.get(tenant.name, NO_TENANT_LOAD).counts())
+            TenantView(
+                tenant.name,
+                tenant.cluster,
+                tenant.database,
+                paused=tenant.paused,
+                **loads.get(tenant.name, NO_TENANT_LOAD).counts(),
+            )
             for tenant in sorted(self._directory, key=lambda one: one.name)
         ]
 

@@ -27,6 +27,7 @@ from router.model.reasons import RefuseReason
 from router.model.request import (
     Access,
     Method,
+    OnFailover,
     Options,
     ReadFrom,
     Request,
@@ -335,8 +336,8 @@ class Sessions:
     ) -> Session:
         """Begin a session. after: what it must see at least, where it reads from replicas. RouterError
         RESOURCE_EXHAUSTED beyond the tenant's max_transactions."""
-        runtime = self._tenants.of(tenant)
-        limit = tenant.policy.max_transactions
+        runtime = await self._resumed(tenant, deadline, options)
+        limit = runtime.tenant.policy.max_transactions
         refusal = None
         if self._draining:
             refusal = RouterError(
@@ -360,6 +361,19 @@ class Sessions:
         call.task = None
         self.register.admit(call)
         return Session(self, runtime, call, mode)
+
+
+    async def _resumed(self, tenant: Tenant, deadline: float, options: Options) -> TenantRuntime:
+        """The tenant's runtime, once it is not paused."""
+        runtime = self._tenants.of(tenant)
+        while runtime.tenant.paused and not self._draining:
+            try:
+                await runtime.pause.over(tenant, deadline, patient=options.on_failover is OnFailover.WAIT)
+            except RouterError as error:
+                self.register.refused(tenant.name, Method.TRANSACT, error)
+                raise
+            runtime = self._tenants.of(tenant)
+        return runtime
 
 
 def _identifier(name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from router.decisions.balancing import BALANCERS
 from router.decisions.fairness import Admit, admit
@@ -14,14 +15,15 @@ from router.decisions.request_rate import RequestRate
 from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
 from router.engine.expiry import Expired, wait_until
+from router.engine.pausing import Pause
 from router.engine.registered import texts_of
 from router.engine.waiting_line import WaitingLine
 from router.model.errors import Code, RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.policy import RetryPolicy
+from router.model.policy import HoldPolicy, RetryPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Access, Options, Priority
-from router.model.topology import Tenant
+from router.model.topology import Tenant, TenantChanges
 from router.ports import Clock
 
 
@@ -61,8 +63,8 @@ class Admission:
             self._rate = rate_of(tenant, self._clock.now())
 
     def try_enter(self) -> bool:
-        """Enter at once when there is room, nobody waits, and the tenant's rate allows it."""
-        if self.queued or self.in_flight >= self.tenant.policy.max_in_flight:
+        """Enter at once when there is room, nobody waits, and the tenant's rate allows it; never during a pause."""
+        if self.tenant.paused or self.queued or self.in_flight >= self.tenant.policy.max_in_flight:
             return False
         if self._rate is not None and self._rate.take(self._clock.now()):
             return False
@@ -109,6 +111,10 @@ class Admission:
     def leave(self) -> None:
         """A request ended: the next one takes its place."""
         self.in_flight -= 1
+        self.let_in()
+
+    def let_in(self) -> None:
+        """Whoever waits and has room does not wait any more."""
         if not self.queued:
             return
         now = self._clock.now()
@@ -169,9 +175,10 @@ def rate_of(tenant: Tenant, now: float) -> RequestRate | None:
 class TenantRuntime:
     """One tenant in use."""
 
-    def __init__(self, tenant: Tenant, budget: RetryBudget, admission: Admission) -> None:
+    def __init__(self, tenant: Tenant, budget: RetryBudget, admission: Admission, pause: Pause) -> None:
         self.tenant = tenant
         self.admission = admission
+        self.pause = pause
         self.book = RouteBook()
         self.balancer = BALANCERS[tenant.policy.balancer]()
         self.in_flight: Counter[EndpointName] = Counter()
@@ -212,26 +219,51 @@ class TenantRuntime:
 class Tenants:
     """Runtimes by tenant; a changed configuration keeps the counts and takes the new limits."""
 
-    def __init__(self, retry: RetryPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        retry: RetryPolicy,
+        clock: Clock,
+        pause_s: Callable[[Tenant], float] = lambda _: HoldPolicy.window_s,
+    ) -> None:
+        """pause_s: how long a request of a tenant waits for the end of a pause."""
         self._retry = retry
         self._clock = clock
+        self._pause_s = pause_s
         self._runtimes: dict[TenantName, TenantRuntime] = {}
+        self._newest: dict[TenantName, Tenant] = {}
+        """Of those that have changed: a call that was admitted before must not bring the former one back."""
         self._shared: dict[ClusterName, RetryBudget] = {}
 
     def of(self, tenant: Tenant) -> TenantRuntime:
         """The runtime of a tenant, made on first use."""
         runtime = self._runtimes.get(tenant.name)
+        if runtime is not None and runtime.tenant is tenant:
+            return runtime
+        tenant = self._newest.get(tenant.name, tenant)
         if runtime is None:
-            admission = Admission(tenant, self._clock)
-            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._budget(tenant), admission)
+            admission, pause = Admission(tenant, self._clock), Pause(self._pause_s(tenant))
+            runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._budget(tenant), admission, pause)
         elif runtime.tenant is not tenant:
             before, same = runtime, runtime.tenant.cluster == tenant.cluster
-            runtime = TenantRuntime(tenant, before.budget if same else self._budget(tenant), before.admission)
+            budget = before.budget if same else self._budget(tenant)
+            runtime = TenantRuntime(tenant, budget, before.admission, before.pause)
             runtime.admission.apply(tenant)
+            runtime.pause.window_s = self._pause_s(tenant)
             runtime.in_flight = before.in_flight
             runtime.uses_keys = before.uses_keys
             self._runtimes[tenant.name] = runtime
         return runtime
+
+    def take(self, changes: TenantChanges) -> None:
+        """Tenants have changed or gone; who waits and now may go on does."""
+        for tenant in changes.changed:
+            self._newest[tenant.name] = tenant
+            if tenant.name in self._runtimes:
+                runtime = self.of(tenant)
+                runtime.admission.let_in()
+                if not tenant.paused:
+                    runtime.pause.end()
+        self.forget(set(changes.removed))
 
     def _budget(self, tenant: Tenant) -> RetryBudget:
         """A tenant's own below its cluster's: many tenants with few requests each are one load to a server."""
@@ -257,4 +289,7 @@ class Tenants:
     def forget(self, names: set[TenantName]) -> None:
         """Tenants that were removed from the configuration."""
         for name in names:
-            self._runtimes.pop(name, None)
+            self._newest.pop(name, None)
+            runtime = self._runtimes.pop(name, None)
+            if runtime is not None:
+                runtime.pause.turn_away()

@@ -96,6 +96,11 @@ class RefuseReason(Enum):
     SWITCHOVER_REFUSED = "switchover_refused"
     UNKNOWN_NAME = "unknown_name"
     CONFIG_INVALID = "config_invalid"
+    TENANT_PAUSED = "tenant_paused"
+    """An operator has paused the tenant, and the request did not want to wait, or waited too long."""
+    TENANT_EXISTS = "tenant_exists"
+    VERSION_CHANGED = "version_changed"
+    """Somebody else has changed what was to be changed."""
     INTERNAL = "internal"
 
 

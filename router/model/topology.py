@@ -130,6 +130,8 @@ class Tenant:
     """REGISTERED only: the SQL it may run, by name."""
     pool: PoolPolicy = PoolPolicy()
     policy: TenantPolicy = TenantPolicy()
+    paused: bool = False
+    """Its requests wait until it is resumed."""
 
     def same_connections(self, other: Tenant) -> bool:
         """Whether connections of the other one are as good: what differs is not how they were opened or are kept."""
@@ -147,3 +149,28 @@ class Topology:
 
     clusters: Mapping[ClusterName, Cluster]
     tenants: Mapping[TenantName, Tenant]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantChanges:
+    """Tenants that come, change or go while all else stays."""
+
+    changed: tuple[Tenant, ...] = ()
+    """New ones among them."""
+    removed: tuple[TenantName, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.removed)
+
+    @classmethod
+    def between(cls, before: Mapping[TenantName, Tenant], after: Mapping[TenantName, Tenant]) -> TenantChanges:
+        """What became of the one to make the other."""
+        changed = (one for name, one in after.items() if before.get(name) != one)
+        return cls(tuple(changed), tuple(name for name in before if name not in after))
+
+    def of(self, tenants: Mapping[TenantName, Tenant]) -> dict[TenantName, Tenant]:
+        """The tenants after the changes."""
+        after = dict(tenants)
+        for name in self.removed:
+            after.pop(name, None)
+        return after | {one.name: one for one in self.changed}

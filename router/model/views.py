@@ -89,6 +89,7 @@ class TenantView:
     failed: int = 0
     refused: int = 0
     cancelled: int = 0
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,3 +291,25 @@ class ReloadResult:
     applied: bool
     changes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantDocument:
+    """A tenant's own file."""
+
+    name: str
+    document: str
+    """As it stands, YAML or JSON."""
+    version: str
+    """Of this content."""
+    problems: tuple[str, ...] = ()
+    """Why it is not in force as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantOrdered:
+    """What an order did to a tenant."""
+
+    version: str
+    """Of its document now; empty when it is gone."""
+    changes: tuple[ConfigChange, ...] = ()

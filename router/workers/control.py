@@ -27,6 +27,7 @@ from router.model.identity import ClusterName
 from router.model.ledger import Grant
 from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
+from router.model.topology import TenantChanges
 from router.model.views import Load, ReloadResult, RestartProgress, WorkerView
 from router.system import SystemChance, SystemClock
 from router.telemetry.event_sink import TelemetrySink
@@ -45,6 +46,7 @@ from router.workers.messages import (
     Grants,
     Published,
     RoomEmpty,
+    TenantsChanged,
     WriteAsked,
 )
 from router.workers.port import ReservedPort, reserve
@@ -167,9 +169,13 @@ class ControlProcess:
         self._roster.tell(self._configuration(fresh))
         self._sharing.apply(fresh.topology)
 
+    def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
+        """Only what has changed travels: ten thousand tenants are megabytes."""
+        self._roster.tell(TenantsChanged(changes))
+
     def _configuration(self, config: LoadedConfig) -> Configuration:
         clusters = config.topology.clusters
-        config = replace(config, files={})  # to be watched here alone
+        config = replace(config, files={}, book=None)  # to be watched here alone
         return Configuration(config, tuple(self._control.supervisors[name].state for name in clusters))
 
     def _grant(self, worker: WorkerId, grants: Sequence[Grant]) -> None:

@@ -36,6 +36,7 @@ from router.model.ledger import Demand, Grant
 from router.model.observation import Fault
 from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
+from router.model.topology import TenantChanges
 from router.model.views import Load
 
 # --- both ways -----------------------------------------------------------------------------------------------------
@@ -167,6 +168,13 @@ class Configuration:
 
     config: loading.LoadedConfig
     states: tuple[ClusterState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantsChanged:
+    """Of the configuration in force only these tenants are others now."""
+
+    changes: TenantChanges
 
 
 @dataclass(frozen=True, slots=True)

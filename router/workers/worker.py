@@ -24,7 +24,7 @@ from router.model.errors import RouterError
 from router.model.identity import ClusterName, TenantName
 from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
-from router.model.topology import Cluster
+from router.model.topology import Cluster, TenantChanges
 from router.system import SystemChance, SystemClock
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.log_setup import process_log, set_up
@@ -47,6 +47,7 @@ from router.workers.messages import (
     RoomEmpty,
     Sent,
     Serving,
+    TenantsChanged,
     WriteAsked,
     shape,
 )
@@ -124,6 +125,8 @@ class WorkerProcess:
                     mirror.publish(state)
             case Configuration():
                 self._take_configuration(message)
+            case TenantsChanged(changes):
+                self._change_tenants(changes)
             case Grants(grants):
                 for grant in grants:
                     self._budgets.on_grant(grant)
@@ -151,6 +154,12 @@ class WorkerProcess:
         for name in set(self._mirrors) - set(config.topology.clusters):
             del self._mirrors[name]
             self._data.remove_cluster(name)
+
+    def _change_tenants(self, changes: TenantChanges) -> None:
+        topology = self._config.topology
+        topology = replace(topology, tenants=changes.of(topology.tenants))
+        self._config = replace(self._config, topology=topology)
+        self._data.change_tenants(self._config, changes)
 
     def _add_cluster(self, cluster: Cluster, state: ClusterState) -> None:
         name = cluster.name

@@ -30,6 +30,7 @@ from tests.api.fake_engine import (
     FakeOperator,
     FakeOverview,
     FakeSessions,
+    FakeTenantStore,
     FakeWorkers,
 )
 from tests.support.builders import Recorder
@@ -60,6 +61,7 @@ class World:
         self.outcomes = FakeOutcomes()
         self.overview = FakeOverview()
         self.operator = FakeOperator()
+        self.tenants = FakeTenantStore()
         self.events = Recorder()
         tenants = (_tenant("acme", TOKEN, "both"), _tenant("umbrella", "umbrella-token", "both"))
         topology = Topology({}, {tenant.name: tenant for tenant in tenants})
@@ -85,6 +87,7 @@ class World:
                 self.overview,
                 self.operator,
                 FakeConfiguration(),
+                self.tenants,
                 self.workers,
                 lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, CONFIG),
                 SystemClock(),

@@ -35,6 +35,8 @@ from router.model.views import (
     ReloadResult,
     RestartProgress,
     SwitchoverProgress,
+    TenantDocument,
+    TenantOrdered,
     TenantView,
     WaiterView,
     WaitPhase,
@@ -437,6 +439,34 @@ class FakeConfiguration:
         if document:
             return ConfigDiff((ConfigChange("tenants.acme", document, ConfigEffect.DRAINS),))
         return ConfigDiff(problems=("line 3: no such cluster",))
+
+
+class FakeTenantStore:
+    """Has one tenant, acme, of version v1."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[object, ...]] = []
+
+    async def show(self, name: str) -> TenantDocument:
+        if name != "acme":
+            raise RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"there is no tenant {name!r}")
+        return TenantDocument(name, "cluster: main\n", "v1", ("acme.yaml:1: wrong",))
+
+    def _done(self, *order: object) -> TenantOrdered:
+        self.log.append(order)
+        return TenantOrdered("v2", (ConfigChange("tenants.acme", str(order[0]), ConfigEffect.AT_ONCE),))
+
+    async def create(self, name: str, document: str) -> TenantOrdered:
+        return self._done("create", name, document)
+
+    async def change(self, name: str, document: str, version: str) -> TenantOrdered:
+        return self._done("change", name, document, version)
+
+    async def pause(self, name: str, version: str, *, paused: bool) -> TenantOrdered:
+        return self._done("pause" if paused else "resume", name, version)
+
+    async def remove(self, name: str, version: str) -> TenantOrdered:
+        return self._done("remove", name, version)
 
 
 class FakeWorkers:

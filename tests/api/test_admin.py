@@ -109,6 +109,29 @@ async def test_orders_reach_the_engine(world: World) -> None:
     assert (reloaded.applied, list(reloaded.problems)) == (False, ["line 3: no such cluster"])
 
 
+async def test_tenants_are_made_changed_paused_and_removed(world: World) -> None:
+    shown = await world.admin.GetTenant(pb.GetTenantRequest(tenant="acme"), metadata=ADMIN_AUTH)
+    assert (shown.document, shown.version, list(shown.problems)) == ("cluster: main\n", "v1", ["acme.yaml:1: wrong"])
+    orders = {
+        "CreateTenant": pb.CreateTenantRequest(tenant="acme", document="d"),
+        "ChangeTenant": pb.ChangeTenantRequest(tenant="acme", document="d", version="v1"),
+        "PauseTenant": pb.PauseTenantRequest(tenant="acme"),
+        "ResumeTenant": pb.ResumeTenantRequest(tenant="acme", version="v1"),
+        "RemoveTenant": pb.RemoveTenantRequest(tenant="acme"),
+    }
+    for method, order in orders.items():
+        done = await getattr(world.admin, method)(order, metadata=ADMIN_AUTH)
+        assert (len(done.changes), len(done.behind)) == (1, 1), "a worker is silent, and that is told"
+        assert method == "RemoveTenant" or done.version == "v2"
+    assert world.tenants.log == [
+        ("create", "acme", "d"),
+        ("change", "acme", "d", "v1"),
+        ("pause", "acme", ""),
+        ("resume", "acme", "v1"),
+        ("remove", "acme", ""),
+    ]
+
+
 async def test_what_a_configuration_would_change_is_told(world: World) -> None:
     told = await world.admin.DiffConfig(pb.DiffConfigRequest(document="removed"), metadata=ADMIN_AUTH)
     assert list(told.changes) == [

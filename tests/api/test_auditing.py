@@ -112,3 +112,18 @@ def test_what_cannot_be_written_is_counted_and_holds_up_nobody(tmp_path: Path) -
     written = sum(one["what"] == "x" for one in lines)
     assert written + good.dropped == 1000
     assert oct((tmp_path / "audit").stat().st_mode)[-3:] == "600"
+
+
+async def test_an_order_names_the_tenant_that_it_is_about(policy: ServerPolicy, tmp_path: Path) -> None:
+    log = AuditLog(AuditPolicy(str(tmp_path / "audit.jsonl"), AuditScope.ORDERS))
+    world = World(policy, audit=(log, AuditScope.ORDERS))
+    await world.start()
+    try:
+        await world.admin.PauseTenant(admin_pb.PauseTenantRequest(tenant="acme"), metadata=ADMIN_AUTH)
+        await world.admin.ListTenants(admin_pb.ListTenantsRequest(), metadata=ADMIN_AUTH)
+    finally:
+        await world.stop()
+        log.close()
+    lines = [json.loads(one) for one in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [(one["what"].rpartition(".")[2], one.get("tenant", "")) for one in lines] == [
+        ("PauseTenant", "acme"), ("ListTenants", "")]

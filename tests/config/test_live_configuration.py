@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from router.config.loading import LoadedConfig, load
 from router.live_configuration import LiveConfiguration
 from router.model.events import ConfigChanged
+from router.model.topology import TenantChanges
 from router.model.views import ConfigEffect
 from tests.config.test_config_loading import ENVIRON, GOOD
 from tests.support.builders import Recorder
@@ -22,13 +24,13 @@ class HastyClock:
     """A second is a hundredth."""
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time() * 100
+        return time.monotonic() * 100
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / 100)
 
 
-def stumble(_: LoadedConfig) -> None:
+def stumble(_: LoadedConfig, __: TenantChanges) -> None:
     raise ZeroDivisionError
 
 
@@ -42,8 +44,11 @@ class Watched:
         self.objection = ""
         config = load(path)
         self.live = LiveConfiguration(
-            config, HastyClock(), self.events, self.applied.append, lambda _: self.objection
+            config, HastyClock(), self.events, self.applied.append, self.changed, lambda _: self.objection
         )
+
+    def changed(self, config: LoadedConfig, _: TenantChanges) -> None:
+        self.applied.append(config)
 
     @property
     def told(self) -> list[bool]:
@@ -174,11 +179,11 @@ async def test_an_objection_refuses_and_watch_s_0_does_not_look(path: Path) -> N
 
 async def test_a_mistake_of_our_own_does_not_end_the_watch(path: Path) -> None:
     async with watching(path) as watched:
-        watched.live._apply = stumble
+        watched.live._change = stumble
         watched.edit("max_size: 5", "max_size: 6")
         await watched.until(1)
         assert "ZeroDivisionError" in watched.live.view().problems[0]
-        watched.live._apply = watched.applied.append
+        watched.live._change = watched.changed
         watched.edit("max_size: 6", "max_size: 8")
         await watched.until(2)
         assert len(watched.applied) == 1

@@ -219,6 +219,7 @@ class TenantState(google.protobuf.message.Message):
     FAILED_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
     CANCELLED_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
     name: builtins.str
     cluster: builtins.str
     database: builtins.str
@@ -229,6 +230,7 @@ class TenantState(google.protobuf.message.Message):
     failed: builtins.int
     refused: builtins.int
     cancelled: builtins.int
+    paused: builtins.bool
     def __init__(
         self,
         *,
@@ -242,8 +244,9 @@ class TenantState(google.protobuf.message.Message):
         failed: builtins.int = ...,
         refused: builtins.int = ...,
         cancelled: builtins.int = ...,
+        paused: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "cluster", b"cluster", "database", b"database", "failed", b"failed", "held", b"held", "in_flight", b"in_flight", "name", b"name", "queued", b"queued", "refused", b"refused", "served", b"served"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "cluster", b"cluster", "database", b"database", "failed", b"failed", "held", b"held", "in_flight", b"in_flight", "name", b"name", "paused", b"paused", "queued", b"queued", "refused", b"refused", "served", b"served"]) -> None: ...
 
 global___TenantState = TenantState
 
@@ -916,6 +919,268 @@ class DiffConfigResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changes", b"changes", "problems", b"problems"]) -> None: ...
 
 global___DiffConfigResponse = DiffConfigResponse
+
+@typing.final
+class GetTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tenant", b"tenant"]) -> None: ...
+
+global___GetTenantRequest = GetTenantRequest
+
+@typing.final
+class GetTenantResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    PROBLEMS_FIELD_NUMBER: builtins.int
+    document: builtins.str
+    """What its file holds, YAML or JSON; secrets are references."""
+    version: builtins.str
+    """Of this content; who changes it names it."""
+    @property
+    def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Why it is not in force as it stands: then the tenant is as it was before, or not there."""
+
+    def __init__(
+        self,
+        *,
+        document: builtins.str = ...,
+        version: builtins.str = ...,
+        problems: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document", "problems", b"problems", "version", b"version"]) -> None: ...
+
+global___GetTenantResponse = GetTenantResponse
+
+@typing.final
+class CreateTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    document: builtins.str
+    """What would stand below the tenant's name in a configuration file, YAML or JSON."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        document: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document", "tenant", b"tenant"]) -> None: ...
+
+global___CreateTenantRequest = CreateTenantRequest
+
+@typing.final
+class CreateTenantResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConfigChange]: ...
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        changes: collections.abc.Iterable[global___ConfigChange] | None = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "changes", b"changes", "version", b"version"]) -> None: ...
+
+global___CreateTenantResponse = CreateTenantResponse
+
+@typing.final
+class ChangeTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    document: builtins.str
+    """The whole new document."""
+    version: builtins.str
+    """The version that was seen; empty: whatever there is."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        document: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document", "tenant", b"tenant", "version", b"version"]) -> None: ...
+
+global___ChangeTenantRequest = ChangeTenantRequest
+
+@typing.final
+class ChangeTenantResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConfigChange]: ...
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        changes: collections.abc.Iterable[global___ConfigChange] | None = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "changes", b"changes", "version", b"version"]) -> None: ...
+
+global___ChangeTenantResponse = ChangeTenantResponse
+
+@typing.final
+class PauseTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    version: builtins.str
+    """The version that was seen; empty: whatever there is."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tenant", b"tenant", "version", b"version"]) -> None: ...
+
+global___PauseTenantRequest = PauseTenantRequest
+
+@typing.final
+class PauseTenantResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConfigChange]: ...
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        changes: collections.abc.Iterable[global___ConfigChange] | None = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "changes", b"changes", "version", b"version"]) -> None: ...
+
+global___PauseTenantResponse = PauseTenantResponse
+
+@typing.final
+class ResumeTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    version: builtins.str
+    """The version that was seen; empty: whatever there is."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tenant", b"tenant", "version", b"version"]) -> None: ...
+
+global___ResumeTenantRequest = ResumeTenantRequest
+
+@typing.final
+class ResumeTenantResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConfigChange]: ...
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        changes: collections.abc.Iterable[global___ConfigChange] | None = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "changes", b"changes", "version", b"version"]) -> None: ...
+
+global___ResumeTenantResponse = ResumeTenantResponse
+
+@typing.final
+class RemoveTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    version: builtins.str
+    """The version that was seen; empty: whatever there is."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tenant", b"tenant", "version", b"version"]) -> None: ...
+
+global___RemoveTenantRequest = RemoveTenantRequest
+
+@typing.final
+class RemoveTenantResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    BEHIND_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConfigChange]: ...
+    @property
+    def behind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Workers that have not confirmed the order, in words; they take it as soon as they answer again."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[global___ConfigChange] | None = ...,
+        behind: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "changes", b"changes"]) -> None: ...
+
+global___RemoveTenantResponse = RemoveTenantResponse
 
 @typing.final
 class ListWorkersRequest(google.protobuf.message.Message):

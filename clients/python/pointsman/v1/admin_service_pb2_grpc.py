@@ -95,6 +95,36 @@ class AdminServiceStub(object):
                 request_serializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigResponse.FromString,
                 _registered_method=True)
+        self.GetTenant = channel.unary_unary(
+                '/pointsman.v1.AdminService/GetTenant',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.GetTenantRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.GetTenantResponse.FromString,
+                _registered_method=True)
+        self.CreateTenant = channel.unary_unary(
+                '/pointsman.v1.AdminService/CreateTenant',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.CreateTenantRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.CreateTenantResponse.FromString,
+                _registered_method=True)
+        self.ChangeTenant = channel.unary_unary(
+                '/pointsman.v1.AdminService/ChangeTenant',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ChangeTenantRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ChangeTenantResponse.FromString,
+                _registered_method=True)
+        self.PauseTenant = channel.unary_unary(
+                '/pointsman.v1.AdminService/PauseTenant',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.PauseTenantRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.PauseTenantResponse.FromString,
+                _registered_method=True)
+        self.ResumeTenant = channel.unary_unary(
+                '/pointsman.v1.AdminService/ResumeTenant',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ResumeTenantRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ResumeTenantResponse.FromString,
+                _registered_method=True)
+        self.RemoveTenant = channel.unary_unary(
+                '/pointsman.v1.AdminService/RemoveTenant',
+                request_serializer=pointsman_dot_v1_dot_admin__service__pb2.RemoveTenantRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_admin__service__pb2.RemoveTenantResponse.FromString,
+                _registered_method=True)
         self.ListWorkers = channel.unary_unary(
                 '/pointsman.v1.AdminService/ListWorkers',
                 request_serializer=pointsman_dot_v1_dot_admin__service__pb2.ListWorkersRequest.SerializeToString,
@@ -191,6 +221,49 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTenant(self, request, context):
+        """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
+        order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTenant(self, request, context):
+        """ALREADY_EXISTS when there is one of that name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeTenant(self, request, context):
+        """ABORTED when the tenant is no longer as it was seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseTenant(self, request, context):
+        """New requests wait, as in a failover; what runs, and transactions that are open, go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTenant(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveTenant(self, request, context):
+        """Statements that run end, open transactions are rolled back, its connections close; its callers are UNAUTHENTICATED
+        from now on. To let transactions end, pause it first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWorkers(self, request, context):
         """The processes that serve callers.
         """
@@ -268,6 +341,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DiffConfig,
                     request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_admin__service__pb2.DiffConfigResponse.SerializeToString,
+            ),
+            'GetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenant,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.GetTenantRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.GetTenantResponse.SerializeToString,
+            ),
+            'CreateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTenant,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.CreateTenantRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.CreateTenantResponse.SerializeToString,
+            ),
+            'ChangeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeTenant,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ChangeTenantRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.ChangeTenantResponse.SerializeToString,
+            ),
+            'PauseTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTenant,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.PauseTenantRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.PauseTenantResponse.SerializeToString,
+            ),
+            'ResumeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTenant,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.ResumeTenantRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.ResumeTenantResponse.SerializeToString,
+            ),
+            'RemoveTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveTenant,
+                    request_deserializer=pointsman_dot_v1_dot_admin__service__pb2.RemoveTenantRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_admin__service__pb2.RemoveTenantResponse.SerializeToString,
             ),
             'ListWorkers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWorkers,
@@ -605,6 +708,168 @@ class AdminService(object):
             '/pointsman.v1.AdminService/DiffConfig',
             pointsman_dot_v1_dot_admin__service__pb2.DiffConfigRequest.SerializeToString,
             pointsman_dot_v1_dot_admin__service__pb2.DiffConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/GetTenant',
+            pointsman_dot_v1_dot_admin__service__pb2.GetTenantRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.GetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/CreateTenant',
+            pointsman_dot_v1_dot_admin__service__pb2.CreateTenantRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.CreateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/ChangeTenant',
+            pointsman_dot_v1_dot_admin__service__pb2.ChangeTenantRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.ChangeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/PauseTenant',
+            pointsman_dot_v1_dot_admin__service__pb2.PauseTenantRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.PauseTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/ResumeTenant',
+            pointsman_dot_v1_dot_admin__service__pb2.ResumeTenantRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.ResumeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.AdminService/RemoveTenant',
+            pointsman_dot_v1_dot_admin__service__pb2.RemoveTenantRequest.SerializeToString,
+            pointsman_dot_v1_dot_admin__service__pb2.RemoveTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,45 @@ class AdminServiceStub:
     ]
     """What a configuration would change, and how each change comes into force. Applies nothing."""
 
+    GetTenant: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.GetTenantRequest,
+        pointsman.v1.admin_service_pb2.GetTenantResponse,
+    ]
+    """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
+    order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
+    """
+
+    CreateTenant: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.CreateTenantRequest,
+        pointsman.v1.admin_service_pb2.CreateTenantResponse,
+    ]
+    """ALREADY_EXISTS when there is one of that name."""
+
+    ChangeTenant: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.ChangeTenantRequest,
+        pointsman.v1.admin_service_pb2.ChangeTenantResponse,
+    ]
+    """ABORTED when the tenant is no longer as it was seen."""
+
+    PauseTenant: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.PauseTenantRequest,
+        pointsman.v1.admin_service_pb2.PauseTenantResponse,
+    ]
+    """New requests wait, as in a failover; what runs, and transactions that are open, go on."""
+
+    ResumeTenant: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.ResumeTenantRequest,
+        pointsman.v1.admin_service_pb2.ResumeTenantResponse,
+    ]
+
+    RemoveTenant: grpc.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.RemoveTenantRequest,
+        pointsman.v1.admin_service_pb2.RemoveTenantResponse,
+    ]
+    """Statements that run end, open transactions are rolled back, its connections close; its callers are UNAUTHENTICATED
+    from now on. To let transactions end, pause it first.
+    """
+
     ListWorkers: grpc.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.ListWorkersRequest,
         pointsman.v1.admin_service_pb2.ListWorkersResponse,
@@ -173,6 +212,45 @@ class AdminServiceAsyncStub:
         pointsman.v1.admin_service_pb2.DiffConfigResponse,
     ]
     """What a configuration would change, and how each change comes into force. Applies nothing."""
+
+    GetTenant: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.GetTenantRequest,
+        pointsman.v1.admin_service_pb2.GetTenantResponse,
+    ]
+    """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
+    order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
+    """
+
+    CreateTenant: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.CreateTenantRequest,
+        pointsman.v1.admin_service_pb2.CreateTenantResponse,
+    ]
+    """ALREADY_EXISTS when there is one of that name."""
+
+    ChangeTenant: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.ChangeTenantRequest,
+        pointsman.v1.admin_service_pb2.ChangeTenantResponse,
+    ]
+    """ABORTED when the tenant is no longer as it was seen."""
+
+    PauseTenant: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.PauseTenantRequest,
+        pointsman.v1.admin_service_pb2.PauseTenantResponse,
+    ]
+    """New requests wait, as in a failover; what runs, and transactions that are open, go on."""
+
+    ResumeTenant: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.ResumeTenantRequest,
+        pointsman.v1.admin_service_pb2.ResumeTenantResponse,
+    ]
+
+    RemoveTenant: grpc.aio.UnaryUnaryMultiCallable[
+        pointsman.v1.admin_service_pb2.RemoveTenantRequest,
+        pointsman.v1.admin_service_pb2.RemoveTenantResponse,
+    ]
+    """Statements that run end, open transactions are rolled back, its connections close; its callers are UNAUTHENTICATED
+    from now on. To let transactions end, pause it first.
+    """
 
     ListWorkers: grpc.aio.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.ListWorkersRequest,
@@ -282,6 +360,57 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pointsman.v1.admin_service_pb2.DiffConfigResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.DiffConfigResponse]]:
         """What a configuration would change, and how each change comes into force. Applies nothing."""
+
+    @abc.abstractmethod
+    def GetTenant(
+        self,
+        request: pointsman.v1.admin_service_pb2.GetTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.GetTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.GetTenantResponse]]:
+        """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
+        order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
+        """
+
+    @abc.abstractmethod
+    def CreateTenant(
+        self,
+        request: pointsman.v1.admin_service_pb2.CreateTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.CreateTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.CreateTenantResponse]]:
+        """ALREADY_EXISTS when there is one of that name."""
+
+    @abc.abstractmethod
+    def ChangeTenant(
+        self,
+        request: pointsman.v1.admin_service_pb2.ChangeTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.ChangeTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.ChangeTenantResponse]]:
+        """ABORTED when the tenant is no longer as it was seen."""
+
+    @abc.abstractmethod
+    def PauseTenant(
+        self,
+        request: pointsman.v1.admin_service_pb2.PauseTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.PauseTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.PauseTenantResponse]]:
+        """New requests wait, as in a failover; what runs, and transactions that are open, go on."""
+
+    @abc.abstractmethod
+    def ResumeTenant(
+        self,
+        request: pointsman.v1.admin_service_pb2.ResumeTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.ResumeTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.ResumeTenantResponse]]: ...
+
+    @abc.abstractmethod
+    def RemoveTenant(
+        self,
+        request: pointsman.v1.admin_service_pb2.RemoveTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pointsman.v1.admin_service_pb2.RemoveTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.RemoveTenantResponse]]:
+        """Statements that run end, open transactions are rolled back, its connections close; its callers are UNAUTHENTICATED
+        from now on. To let transactions end, pause it first.
+        """
 
     @abc.abstractmethod
     def ListWorkers(

@@ -1,0 +1,316 @@
+"""Tenants in files of their own: what is in force of each file, and what a changed one would make of it.
+
+A file is judged with the main file and with those tenants only that use what it uses, so that one of ten thousand is
+judged in milliseconds by the very same rules as all. One with mistakes leaves its tenant as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from router.config import relations, tenant_files
+from router.config.assembling import Assembly, Shared
+from router.config.document import Document, parse
+from router.config.file_stamps import Stamp, stamp_of
+from router.config.problems import Place, Problem
+from router.config.schema import FileConfig
+from router.config.secret_references import SecretReader
+from router.config.tenant_index import TenantIndex
+from router.config.validation import validate
+from router.model.callers import CallerId
+from router.model.identity import TenantName
+from router.model.topology import Tenant, TenantChanges
+
+_FOLDER = ""
+"""No tenant's name: under it the folder itself is refused."""
+_BATCH = 250
+"""Files judged together: more would take more memory, fewer would judge the main file more often."""
+_SINGLY = 50
+"""Of the files of a batch with mistakes, so many are judged once more alone: a neighbour may have been to blame."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What of the main file tenants are judged with."""
+
+    folder: Path
+    values: Mapping[str, Any]
+    """Without tenants."""
+    lines: Mapping[Place, int] = field(compare=False)
+    base: Path
+    environ: Mapping[str, str] | None
+    """None: the process's own."""
+    jwt: bool
+    owners: Mapping[CallerId, str]
+    """Whose the tokens of the main file are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tenant in force, and the file that it was made of."""
+
+    tenant: Tenant
+    text: bytes
+    stamp: Stamp
+    secrets: tuple[tuple[str, Stamp], ...]
+    """Files that its references led to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file with mistakes."""
+
+    problems: tuple[Problem, ...]
+    stamp: Stamp
+    secrets: tuple[tuple[str, Stamp], ...] = ()
+
+
+Text = tuple[bytes, Stamp]
+"""A file's content, and what it looked like just before it was read."""
+
+
+class TenantBook:
+    """What is in force of each file, and what is not. For one thread at a time; it reads files."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.entries: dict[str, Entry] = {}
+        self.refused: dict[str, Refused] = {}
+        self.folder_stamp: Stamp = None
+        self._index = TenantIndex()
+        self._shared = Shared()
+
+    @property
+    def tenants(self) -> dict[TenantName, Tenant]:
+        """Those in force."""
+        return {one.tenant.name: one.tenant for one in self.entries.values()}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Of files that are not in force as they stand."""
+        return tuple(problem for one in self.refused.values() for problem in one.problems)
+
+    def path(self, name: str) -> Path:
+        """Where a tenant's file is."""
+        return tenant_files.path_of(self.frame.folder, name)
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def look(self, *, secrets: bool = True, settled_s: float = 0.0) -> TenantChanges:
+        """Take what has changed in the folder since it was read. secrets: theirs, too. settled_s: what was written to
+        within this time is left for the next look: it may be half a file.
+
+        With any change, what was refused is judged again: it may have been another file's fault.
+        """
+        self.folder_stamp = stamp_of(self.frame.folder)
+        try:
+            found = tenant_files.listed(self.frame.folder)
+        except OSError as error:
+            why = (error.strerror or "unknown error").lower()
+            problem = Problem(0, "", f"cannot be read: {why}; its tenants stay as they are", str(self.frame.folder))
+            self.refused[_FOLDER] = Refused((problem,), None)
+            return TenantChanges()
+        changed = {name for name, stamp in found.items() if self._differs(name, stamp, secrets=secrets)}
+        newest = time.time_ns() - round(settled_s * 1e9)
+        young = {name for name in changed if settled_s and newest < (found[name] or (0,))[0]}
+        if young:
+            changed -= young
+            self.folder_stamp = None
+        gone = (self.entries.keys() | self.refused.keys()) - found.keys()
+        if changed or gone:
+            changed |= self.refused.keys() & found.keys()
+        return self.update(sorted(changed), sorted(gone))
+
+    def _differs(self, name: str, stamp: Stamp, *, secrets: bool) -> bool:
+        known: Entry | Refused | None = self.refused.get(name) or self.entries.get(name)
+        if known is None or known.stamp != stamp:
+            return True
+        return secrets and any(stamp_of(path) != before for path, before in known.secrets)
+
+    def files(self) -> dict[str, Stamp]:
+        """All that was read, the folder first."""
+        found = {str(self.frame.folder): self.folder_stamp}
+        for known in (self.entries, self.refused):
+            for name in known:
+                found |= self.files_of(name)
+        return found
+
+    def files_of(self, name: str) -> dict[str, Stamp]:
+        """Those of one tenant."""
+        known: Entry | Refused | None = self.refused.get(name) or self.entries.get(name)
+        return {} if known is None or name == _FOLDER else {str(self.path(name)): known.stamp, **dict(known.secrets)}
+
+    def inherit(self, former: TenantBook) -> tuple[Problem, ...]:
+        """Whose file has mistakes stays as it was in a former book; the problems of those that cannot stay."""
+        lost: list[Problem] = []
+        for name in [name for name in self.refused if name in former.entries]:
+            entry = former.entries[name]
+            accepted, refused = self.judge({name: (entry.text, entry.stamp)})
+            if name in accepted:
+                own = self.refused[name]
+                self.put(name, accepted[name])
+                self.refused[name] = own
+            else:
+                lost += refused[name].problems
+        return tuple(lost)
+
+    def users_of(self, path: str) -> list[str]:
+        """Tenants that have a secret in a file."""
+        both: tuple[Mapping[str, Entry | Refused], ...] = (self.entries, self.refused)
+        return [name for known in both for name, one in known.items() if any(path == used for used, _ in one.secrets)]
+
+    def update(self, names: Sequence[str], gone: Iterable[str] = ()) -> TenantChanges:
+        """Take these files as they stand; those with mistakes leave their tenants as they were."""
+        gone = list(gone)
+        before = {name: self.entries[name].tenant for name in (*names, *gone) if name in self.entries}
+        for name in gone:
+            self.forget(name)
+        for start in range(0, len(names), _BATCH):
+            self._take(self._texts(names[start : start + _BATCH]))
+        again = [name for name in names if name in self.refused][:_SINGLY]
+        if again and len(names) > 1:
+            self._take(self._texts(again))  # a file that was judged later may have made room
+        changed = [self.entries[name].tenant for name in names if name in self.entries]
+        return TenantChanges(
+            tuple(one for one in changed if before.get(one.name) != one),
+            tuple(TenantName(name) for name in gone if name in before),
+        )
+
+    def _texts(self, names: Iterable[str]) -> dict[str, Text]:
+        texts: dict[str, Text] = {}
+        for name in names:
+            path = self.path(name)
+            stamp = stamp_of(path)
+            problem = _unreadable(name, stamp)
+            if not problem:
+                try:
+                    texts[name] = path.read_bytes(), stamp
+                except OSError as error:
+                    problem = f"cannot be read: {(error.strerror or 'unknown error').lower()}"
+            if problem:
+                self.refused[name] = Refused((Problem(0, "", problem, str(path)),), stamp)
+        return texts
+
+    def _take(self, texts: Mapping[str, Text]) -> None:
+        accepted, refused = self.judge(texts)
+        if refused and len(texts) > 1:
+            bad = [name for name in texts if name in refused]
+            sound = {name: text for name, text in texts.items() if name not in refused}
+            if not sound:  # nobody can tell whose mistake it is
+                half = len(bad) // 2
+                self._take({name: texts[name] for name in bad[:half]})
+                self._take({name: texts[name] for name in bad[half:]})
+                return
+            self._take(sound)
+            for name in bad[:_SINGLY]:
+                self._take({name: texts[name]})
+            refused = {name: refused[name] for name in bad[_SINGLY:]}
+        for name, entry in accepted.items():
+            self.put(name, entry)
+        self.refused.update(refused)
+
+    def put(self, name: str, entry: Entry) -> None:
+        """A tenant in force."""
+        self.forget(name)
+        self.entries[name] = entry
+        self._index.add(entry.tenant)
+
+    def forget(self, name: str) -> None:
+        """It is gone."""
+        self.refused.pop(name, None)
+        self.refused.pop(_FOLDER, None)
+        entry = self.entries.pop(name, None)
+        if entry is not None:
+            self._index.drop(entry.tenant)
+
+    # --- judging -----------------------------------------------------------------------------------------------
+
+    def judge(self, texts: Mapping[str, Text]) -> tuple[dict[str, Entry], dict[str, Refused]]:
+        """What these files would be with all that is in force. With any mistake none is accepted, and those that are
+        to blame are refused; if that is nobody's alone, all."""
+        held = [self.entries[name].tenant for name in texts if name in self.entries]
+        for tenant in held:
+            self._index.drop(tenant)
+        try:
+            return self._judge(texts)
+        finally:
+            for tenant in held:
+                self._index.add(tenant)
+
+    def _judge(self, texts: Mapping[str, Text]) -> tuple[dict[str, Entry], dict[str, Refused]]:
+        document = self._document(texts)
+        config = None if document.problems else validate(document)
+        tenants: dict[str, Tenant] = {}
+        secrets: dict[str, tuple[tuple[str, Stamp], ...]] = {}
+        if config is not None:
+            relations.check(document, config)
+            tenants = self._assembled(document, config, texts, secrets)
+        if not document.problems:
+            return {
+                name: Entry(tenants[name], text, stamp, secrets[name]) for name, (text, stamp) in texts.items()
+            }, {}
+        problems = document.problems
+        refused: dict[str, Refused] = {}
+        for name, (_, stamp) in texts.items():
+            own = tuple(sorted({one for one in problems if one.source == document.sources.get(name)}))
+            if own:
+                refused[name] = Refused(own, stamp, secrets.get(name, ()))
+        if not refused:  # a neighbour's words tell of it
+            every = tuple(sorted(set(problems)))
+            refused = {name: Refused(every, stamp, secrets.get(name, ())) for name, (_, stamp) in texts.items()}
+        return {}, refused
+
+    def _document(self, texts: Mapping[str, Text]) -> Document:
+        """The main file with these tenants in it, and with those in force that may clash with them."""
+        document = Document({**self.frame.values, "tenants": {}}, dict(self.frame.lines))
+        for name, (text, _) in texts.items():
+            document.add_tenant(name, _parsed(text), str(self.path(name)))
+        for name in self._index.neighbours(document.values["tenants"]):
+            document.add_tenant(name, _parsed(self.entries[name].text), str(self.path(name)))
+        return document
+
+    def _assembled(
+        self,
+        document: Document,
+        config: FileConfig,
+        names: Iterable[str],
+        secrets: dict[str, tuple[tuple[str, Stamp], ...]],
+    ) -> dict[str, Tenant]:
+        environ = os.environ if self.frame.environ is None else self.frame.environ
+        owners: dict[CallerId, str] = {}
+        tenants: dict[str, Tenant] = {}
+        for name in names:
+            section = config.tenants.get(name)
+            if section is None:
+                continue
+            reader = SecretReader(self.frame.base, environ)
+            parts = Assembly(
+                document, reader, jwt=self.frame.jwt, owners=owners, elsewhere=self._owner, shared=self._shared
+            )
+            tenants[name] = parts.tenant(name, section)
+            secrets[name] = tuple(reader.files.items())
+        return tenants
+
+    def _owner(self, token: CallerId) -> str | None:
+        tenant = self._index.owner(token)
+        return f"tenant {tenant}" if tenant is not None else self.frame.owners.get(token)
+
+
+def _unreadable(name: str, stamp: Stamp) -> str:
+    if not tenant_files.usable(name):
+        return "is no usable name for a tenant: letters, digits, '_', '-' and '.', at most 63"
+    if stamp is not None and stamp[1] > tenant_files.MOST_BYTES:
+        return f"is larger than {tenant_files.MOST_BYTES} bytes: is it a tenant's file?"
+    return ""
+
+
+def _parsed(text: bytes) -> Document:
+    try:
+        return parse(text.decode("utf-8-sig"), "cluster, database and login", "login")
+    except UnicodeDecodeError:
+        return Document(problems=[Problem(0, "", "is not UTF-8 text")])

@@ -1,0 +1,159 @@
+"""Tenants as operators make, change, pause and remove them at run time: each order is one file, written as a whole.
+
+An order is judged with all that is in force before anything is written, and in force when it is answered. Who changes
+names the version that was seen, so that nobody undoes what somebody else has just done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from router.config import problems, tenant_files
+from router.config.paused_text import with_paused
+from router.config.tenant_book import TenantBook
+from router.live_configuration import LiveConfiguration
+from router.model.errors import Code, RouterError, bad_request
+from router.model.reasons import RefuseReason
+from router.model.topology import TenantChanges
+from router.model.views import TenantDocument, TenantOrdered
+
+_T = TypeVar("_T")
+_Edit = Callable[[bytes | None], bytes | None]
+"""From a file's content to what it shall be; None: no file."""
+
+
+class TenantStore:
+    """api.surface.TenantStore. All raise RouterError."""
+
+    def __init__(self, live: LiveConfiguration) -> None:
+        self._live = live
+
+    async def show(self, name: str) -> TenantDocument:
+        """A tenant's file as it stands."""
+        async with self._live.turn:
+            book = self._book()
+            text = await asyncio.to_thread(_read, book.path(_checked(name)))
+            if text is None:
+                raise _unknown(name)
+            refused = book.refused.get(name)
+            told = problems.lines(book.frame.folder, refused.problems) if refused is not None else ()
+            return TenantDocument(name, text.decode("utf-8", "replace"), tenant_files.version_of(text), told)
+
+    async def create(self, name: str, document: str) -> TenantOrdered:
+        """Make a tenant."""
+
+        def edit(now: bytes | None) -> bytes:
+            if now is not None:
+                raise RouterError(
+                    Code.ALREADY_EXISTS, RefuseReason.TENANT_EXISTS, f"tenant {name} exists: change it instead"
+                )
+            return document.encode()
+
+        return await self._order(name, edit, "")
+
+    async def change(self, name: str, document: str, version: str) -> TenantOrdered:
+        """Give a tenant another document."""
+        return await self._order(name, lambda now: _there(name, now) and document.encode(), version)
+
+    async def pause(self, name: str, version: str, *, paused: bool) -> TenantOrdered:
+        """Pause a tenant, or resume it; nothing else of its document changes."""
+        return await self._order(name, lambda now: with_paused(_there(name, now), paused=paused), version)
+
+    async def remove(self, name: str, version: str) -> TenantOrdered:
+        """Take a tenant away: what it has running ends, then its connections close."""
+
+        def edit(now: bytes | None) -> None:
+            _there(name, now)
+
+        return await self._order(name, edit, version)
+
+    async def _order(self, name: str, edit: _Edit, version: str) -> TenantOrdered:
+        async with self._live.turn:
+            book = self._book()
+            changes, text = await asyncio.to_thread(_carry_out, book, _checked(name), edit, version)
+            told = self._live.take(changes)
+            return TenantOrdered("" if text is None else tenant_files.version_of(text), told)
+
+    def _book(self) -> TenantBook:
+        book = self._live.book
+        if book is None:
+            raise RouterError(
+                Code.FAILED_PRECONDITION,
+                RefuseReason.CONFIG_INVALID,
+                "tenants stand in the configuration file itself, which only its owner edits: change it there (it is "
+                "watched), or set tenants_dir in its place, a folder with a file NAME.yaml for each tenant",
+            )
+        return book
+
+
+def _carry_out(book: TenantBook, name: str, edit: _Edit, version: str) -> tuple[TenantChanges, bytes | None]:
+    """Judge, then write. Blocking."""
+    now = _read(book.path(name))
+    if version and (now is None or version != tenant_files.version_of(now)):
+        raise RouterError(
+            Code.ABORTED,
+            RefuseReason.VERSION_CHANGED,
+            f"tenant {name} is no longer as you have seen it (version {version}): look again, then change it",
+        )
+    text = edit(now)
+    if text is None:
+        _written(lambda: tenant_files.remove(book.frame.folder, name), book.frame.folder)
+        return book.update([], [name]), None
+    accepted, refused = book.judge({name: (text, None)})
+    if name in refused:
+        lines = problems.lines(book.frame.folder, refused[name].problems)
+        raise bad_request(RefuseReason.CONFIG_INVALID, "\n".join(lines))
+    stamp = _written(lambda: tenant_files.write(book.frame.folder, name, text), book.frame.folder)
+    before = book.entries.get(name)
+    entry = replace(accepted[name], stamp=stamp)
+    book.put(name, entry)
+    same = before is not None and before.tenant == entry.tenant
+    return TenantChanges(() if same else (entry.tenant,)), text
+
+
+def _written(act: Callable[[], _T], folder: Path) -> _T:
+    try:
+        return act()
+    except OSError as error:
+        raise RouterError(
+            Code.FAILED_PRECONDITION,
+            RefuseReason.CONFIG_INVALID,
+            f"folder {folder} cannot be written to: {(error.strerror or 'unknown error').lower()}",
+        ) from None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RouterError(
+            Code.FAILED_PRECONDITION,
+            RefuseReason.CONFIG_INVALID,
+            f"{path} cannot be read: {(error.strerror or 'unknown error').lower()}",
+        ) from None
+
+
+def _there(name: str, now: bytes | None) -> bytes:
+    if now is None:
+        raise _unknown(name)
+    return now
+
+
+def _unknown(name: str) -> RouterError:
+    return RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"there is no tenant {name!r}")
+
+
+def _checked(name: str) -> str:
+    if not tenant_files.usable(name):
+        raise bad_request(
+            RefuseReason.BAD_REQUEST,
+            f"{name!r} is no usable name for a tenant: letters, digits, '_', '-' and '.', at most 63, a letter or "
+            "digit at both ends",
+        )
+    return name

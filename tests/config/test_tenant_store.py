@@ -1,0 +1,155 @@
+"""Orders about tenants: judged before anything is written, in force when answered, nobody's change undone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from router.config.document_edits import EditMistake, edited
+from router.config.loading import LoadedConfig, load
+from router.config.paused_text import with_paused
+from router.live_configuration import LiveConfiguration
+from router.model.errors import Code, RouterError
+from router.model.reasons import RefuseReason
+from router.model.topology import TenantChanges
+from router.tenant_store import TenantStore
+from tests.config.test_live_configuration import HastyClock
+from tests.config.test_tenant_book import Folder, section
+from tests.support.builders import Recorder
+
+
+class Store:
+    """A store over a folder of three, and what its orders brought into force."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.taken: list[TenantChanges] = []
+        config = load(folder.path / "router.yaml", {"ADMIN": "operator"})
+        self.live = LiveConfiguration(config, HastyClock(), Recorder(), self.whole, self.some, lambda _: "")
+        self.orders = TenantStore(self.live)
+
+    def whole(self, _: LoadedConfig) -> None:
+        raise AssertionError("only tenants have changed")
+
+    def some(self, _: LoadedConfig, changes: TenantChanges) -> None:
+        self.taken.append(changes)
+
+    def on_disk(self, name: str) -> str | None:
+        path = self.folder.path / "tenants" / f"{name}.yaml"
+        return path.read_text() if path.exists() else None
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("ADMIN", "operator")
+    folder = Folder(tmp_path)
+    for name in ("a", "b", "c"):
+        folder.write(name)
+    return Store(folder)
+
+
+async def refused(order: object) -> RouterError:
+    with pytest.raises(RouterError) as caught:
+        await order  # type: ignore[misc]
+    return caught.value
+
+
+async def test_create_change_pause_resume_and_remove(store: Store) -> None:
+    document = section("a").replace("a", "a")
+    error = await refused(store.orders.create("a", document))
+    assert (error.code, error.reason) == (Code.ALREADY_EXISTS, RefuseReason.TENANT_EXISTS)
+    store.folder.write("d")
+    text = store.on_disk("d")
+    assert text is not None
+    (store.folder.path / "tenants" / "d.yaml").unlink()
+    made = await store.orders.create("d", text)
+    assert [str(one) for one in made.changes] == ["tenants.d: added"]
+    assert store.on_disk("d") == text
+    grown = await store.orders.change("d", text + "pool: {max_size: 3}\n# mine\n", made.version)
+    assert [str(one) for one in grown.changes] == ["tenants.d.pool.max_size: 8 → 3"]
+    lost = await refused(store.orders.change("d", text, made.version))
+    assert (lost.code, lost.reason) == (Code.ABORTED, RefuseReason.VERSION_CHANGED)
+    paused = await store.orders.pause("d", "", paused=True)
+    assert [str(one) for one in paused.changes] == ["tenants.d.paused: false → true"]
+    assert "# mine" in (store.on_disk("d") or "")
+    again = await store.orders.pause("d", "", paused=True)
+    assert again.changes == ()
+    resumed = await store.orders.pause("d", "", paused=False)
+    assert resumed.version == grown.version, "the file is what it was"
+    gone = await store.orders.remove("d", resumed.version)
+    assert [str(one) for one in gone.changes] == ["tenants.d: removed"]
+    assert store.on_disk("d") is None
+    assert [(len(one.changed), len(one.removed)) for one in store.taken] == [(1, 0)] * 4 + [(0, 1)]
+    for order in (store.orders.remove("d", ""), store.orders.change("d", text, ""), store.orders.show("d")):
+        assert (await refused(order)).code is Code.NOT_FOUND
+
+
+async def test_what_has_mistakes_is_neither_written_nor_taken(store: Store) -> None:
+    before = store.on_disk("a")
+    for document in ("a: [", "", section("a", cluster="elsewhere"), section("a", database="b")):
+        error = await refused(store.orders.change("a", document, ""))
+        assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, RefuseReason.CONFIG_INVALID)
+        assert "a.yaml" in error.message
+    for name in ("../a", ".a", "a/b", "", "a" * 70):
+        assert (await refused(store.orders.create(name, section("a")))).code is Code.INVALID_ARGUMENT
+    assert store.on_disk("a") == before
+    assert store.taken == []
+    assert store.live.view().problems == ()
+    assert sorted(path.name for path in (store.folder.path / "tenants").iterdir()) == ["a.yaml", "b.yaml", "c.yaml"]
+
+
+async def test_orders_at_the_same_time_do_not_undo_each_other(store: Store) -> None:
+    seen = await store.orders.show("a")
+    orders = [store.orders.change("a", f"{seen.document}pool: {{max_size: {n}}}\n", seen.version) for n in range(2, 7)]
+    done = await asyncio.gather(*orders, return_exceptions=True)
+    assert sum(not isinstance(one, BaseException) for one in done) == 1
+    assert len(store.taken) == 1
+
+
+async def test_a_file_that_is_wrong_on_disk_is_shown_with_its_problems_and_can_be_mended(store: Store) -> None:
+    store.folder.write("a", section("a", cluster="elsewhere"))
+    assert not (await store.live.reload()).applied
+    shown = await store.orders.show("a")
+    assert "elsewhere" in shown.problems[0]
+    assert store.live.view().problems == shown.problems
+    await store.orders.change("a", section("a"), shown.version)
+    assert store.live.view().problems == ()
+
+
+async def test_with_one_file_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    folder.write("a")
+    main = (tmp_path / "router.yaml").read_text().replace("tenants_dir: tenants\n", "")
+    tenant = section("a").replace("\n", ", ").rstrip(", ")
+    (tmp_path / "router.yaml").write_text(f"{main}tenants: {{a: {{{tenant}}}}}\n")
+    store = Store(folder)
+    error = await refused(store.orders.pause("a", "", paused=True))
+    assert error.code is Code.FAILED_PRECONDITION
+    assert "tenants_dir" in error.message
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: {c: 2} # mine\n", '{"a": 1, "b": {"c": 2}}', "a: 1\npaused: no\nb:\n  c: 2", "a: 1\nb: {c: 2}"]
+)
+def test_pausing_changes_one_key(text: str) -> None:
+    from router.config.document import parse
+
+    paused = with_paused(text.encode(), paused=True)
+    assert parse(paused.decode()).values == {"a": 1, "b": {"c": 2}, "paused": True}
+    assert ("# mine" in paused.decode()) is ("# mine" in text)
+    assert parse(with_paused(paused, paused=False).decode()).values == {"a": 1, "b": {"c": 2}}
+    assert with_paused(b"a: [", paused=True) == b"a: ["
+
+
+def test_single_keys_are_edited() -> None:
+    from router.config.document import parse
+
+    text = edited("a: 1\nb: {c: 2, d: 3}\n", ["b.c=5", "b.d=", "e.f=[x, y]"])
+    assert parse(text).values == {"a": 1, "b": {"c": 5}, "e": {"f": ["x", "y"]}}
+    assert edited("as it is", []) == "as it is"
+    assert parse(edited("", ["a=1"])).values == {"a": 1}
+    for change in ("a", "=1", "a..b=1", "a.b=1", "b=[", "a=1: 2: 3"):
+        with pytest.raises(EditMistake):
+            edited("a: 1\n", [change])

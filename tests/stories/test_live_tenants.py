@@ -1,0 +1,192 @@
+"""Tenants come, change, pause and go while the router runs, on two workers, and a neighbour notices nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pointsman
+import pytest
+import yaml
+from pointsman.v1 import admin_service_pb2 as pb
+
+from router.devcluster import DevCluster
+from tests.support.eventually import eventually
+from tests.support.running_router import Config, Edit, RunningRouter, running_router, tenant
+
+pytestmark = pytest.mark.pg
+
+ROUNDS = 20
+
+
+def in_files(folder: Path, *names: str, workers: int = 1, watch_s: float = 0.0) -> Edit:
+    """The configuration with these tenants in files of their own."""
+
+    def edit(config: Config) -> None:
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(tenant(name)))
+        del config["tenants"]
+        config["tenants_dir"] = str(folder)
+        config["server"]["workers"] = workers
+        config["server"]["watch_s"] = watch_s
+
+    return edit
+
+
+class Orders:
+    """One operator's orders."""
+
+    def __init__(self, router: RunningRouter) -> None:
+        self.router = router
+        self.took: list[float] = []
+
+    async def __call__(self, method: str, **fields: Any) -> Any:
+        began = time.monotonic()
+        done = await self.router.operate(method, getattr(pb, f"{method}Request")(tenant="globex", **fields))
+        self.took.append(time.monotonic() - began)
+        assert method == "GetTenant" or list(done.behind) == []
+        return done
+
+
+@contextlib.asynccontextmanager
+async def under_load(router: RunningRouter) -> AsyncIterator[list[float]]:
+    """acme reads and writes all the time; how long each took. Any error fails the test."""
+    took: list[float] = []
+    going = True
+
+    async def call(db: pointsman.Client, n: int) -> None:
+        while going:
+            began = time.monotonic()
+            if n % 2:
+                await db.query("select 1", timeout=5)
+            else:
+                await db.execute("update accounts set score = score where id = $1", n, timeout=5)
+            took.append(time.monotonic() - began)
+            await asyncio.sleep(0.005)
+
+    async with router.connect() as db:
+        callers = [asyncio.create_task(call(db, n)) for n in range(4)]
+        try:
+            yield took
+            going = False
+            await asyncio.gather(*callers)
+        finally:
+            for one in callers:
+                one.cancel()
+
+
+async def one_life(orders: Orders, db: pointsman.Client, document: str) -> None:
+    """globex comes, changes, is paused and resumed, and goes."""
+    await orders("CreateTenant", document=document)
+    assert await db.query_value("select 1", timeout=5) == 1
+    seen = await orders("GetTenant")
+    await orders("ChangeTenant", document=f"{seen.document}limits: {{max_in_flight: 9}}\n", version=seen.version)
+    await orders("PauseTenant")
+    waiting = asyncio.create_task(db.query_value("select 2", timeout=5))
+    with pytest.raises(pointsman.Unavailable) as refused:
+        await db.query("select 1", on_failover="fail", timeout=5)
+    assert refused.value.reason == "TENANT_PAUSED"
+    assert not waiting.done()
+    await orders("ResumeTenant")
+    assert await waiting == 2
+    await orders("RemoveTenant")
+    with pytest.raises(pointsman.Unauthenticated):
+        await db.query("select 1", timeout=5)
+
+
+async def test_a_neighbour_lives_twenty_lives_and_acme_notices_nothing(pg_cluster: DevCluster, tmp_path: Path) -> None:
+    document = yaml.safe_dump(tenant("globex"))
+    async with running_router(pg_cluster, edit=in_files(tmp_path / "tenants", "acme", workers=2)) as router:
+        orders = Orders(router)
+        async with under_load(router) as took, router.connect("globex") as db:
+            await asyncio.sleep(0.5)
+            calm, before = list(took), len(took)
+            for _ in range(ROUNDS):
+                await one_life(orders, db, document)
+            busy = took[before:]
+        assert len(busy) > ROUNDS
+        noise = max(0.1, 4 * max(calm))
+        assert max(busy) < noise, f"{max(busy):.3f} s, alone {max(calm):.3f}"
+        assert statistics.median(busy) < max(0.02, 4 * statistics.median(calm))
+        middle, order = statistics.median(busy), statistics.median(orders.took)
+        print(f"{len(busy)} calls of acme: p50 {middle:.4f} s, worst {max(busy):.3f}, alone {max(calm):.3f}")
+        print(f"{len(orders.took)} orders: p50 {order:.3f} s, worst {max(orders.took):.3f}")
+        assert [one.name for one in (await router.operate("ListTenants")).tenants] == ["acme"]
+        assert not list((tmp_path / "tenants").glob("globex*"))
+
+
+async def test_what_runs_when_its_tenant_is_removed_ends_and_its_connections_close(
+    pg_cluster: DevCluster, tmp_path: Path
+) -> None:
+    async with running_router(pg_cluster, edit=in_files(tmp_path / "tenants", "acme", "globex")) as router:
+        orders = Orders(router)
+        async with router.connect("globex") as db:
+            running = asyncio.create_task(db.query_value("select 7 from pg_sleep(0.6)", timeout=5))
+            async with db.transaction() as transaction:
+                await transaction.execute("update accounts set score = score where id = 1")
+                await orders("PauseTenant")
+                await transaction.query("select 1")
+            await orders("ResumeTenant")
+            lost = asyncio.create_task(removed_inside(db, orders))
+            assert await running == 7
+            with pytest.raises(pointsman.Error):
+                await lost
+
+        async def gone() -> bool:
+            pools = (await router.operate("ListPools")).pools
+            return all(one.tenant != "globex" for one in pools)
+
+        assert await gone()
+        await eventually(lambda: "globex" not in connected(pg_cluster), within_s=4, what="closed connections")
+
+
+async def removed_inside(db: pointsman.Client, orders: Orders) -> None:
+    async with db.transaction() as transaction:
+        await transaction.execute("update accounts set score = score where id = 1")
+        await orders("RemoveTenant")
+        await transaction.execute("update accounts set score = score where id = 2")
+
+
+def connected(cluster: DevCluster) -> set[str]:
+    import psycopg
+
+    with psycopg.connect(cluster.tenant_dsn("acme"), autocommit=True) as connection:
+        rows = connection.execute(
+            "select datname from pg_stat_activity where application_name like 'pointsman/globex%'"
+        ).fetchall()
+    return {row[0] for row in rows}
+
+
+async def test_files_of_the_folder_are_watched_one_by_one(pg_cluster: DevCluster, tmp_path: Path) -> None:
+    folder = tmp_path / "tenants"
+    edit = in_files(folder, "acme", watch_s=0.1)
+    async with running_router(pg_cluster, edit=edit) as router, under_load(router), router.connect("globex") as db:
+        write_soon(folder / "globex.yaml", yaml.safe_dump(tenant("globex")))
+        await eventually(lambda: "tenants.globex" in router.log.read_text(), within_s=4, what="the new tenant")
+        assert await db.query_value("select 1", timeout=5) == 1
+        write_soon(folder / "globex.yaml", yaml.safe_dump(tenant("globex", cluster="elsewhere")))
+        await eventually(
+            lambda: router.scrape()["pointsman_config_refused_seconds"] > 0, within_s=4, what="a refused file"
+        )
+        info = await router.operate("GetServerInfo")
+        assert "globex.yaml:1: cluster" in info.config_problem, info
+        assert await db.query_value("select 1", timeout=5) == 1, "it stays as it was"
+        (folder / "globex.yaml").unlink()
+        await eventually(
+            lambda: "tenants.globex: removed" in router.log.read_text(), within_s=4, what="the removal"
+        )
+        with pytest.raises(pointsman.Unauthenticated):
+            await db.query("select 1", timeout=5)
+        assert (await router.operate("GetServerInfo")).config_problem == ""
+
+
+def write_soon(path: Path, text: str) -> None:
+    """As careful people do: the whole file at once."""
+    (path.parent / f".{path.name}").write_text(text)
+    (path.parent / f".{path.name}").rename(path)
