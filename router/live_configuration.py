@@ -173,18 +173,28 @@ class LiveConfiguration:
         else:
             self._tell_refused()
         if self.book is not None:
+            self._files.forget([str(self.book.path(name)) for name in changes.removed])
             for name in names:
                 self._files.note(self.book.files_of(name))
         return told
 
     async def _take_folder(self, book: TenantBook, path: str) -> None:
-        users = book.users_of(path) if path != str(book.frame.folder) else []
+        """What has changed in the folder of tenants, of which the watch has seen one file or the folder itself."""
+        before = book.entries.keys() | book.refused.keys()
+        own = book.name_of(path)
+        users = [own] if own is not None and stamp_of(path) is not None else book.users_of(path)
         if users:
             changes = await asyncio.to_thread(book.update, users)
         else:
-            changes = await asyncio.to_thread(lambda: book.look(secrets=False, settled_s=SETTLED_S))
+            changes = await asyncio.to_thread(lambda: book.look(closely=False, settled_s=SETTLED_S))
         self.take(changes)
-        self._follow(self._config.files)
+        if path != str(book.frame.folder):
+            self._files.forget([path])  # noted again below if it still matters
+        after = book.entries.keys() | book.refused.keys()
+        for name in (*users, *(before ^ after), *book.refused):
+            self._files.note(book.files_of(name))
+        self._files.forget([str(book.path(name)) for name in before - after])
+        self._files.note({str(book.frame.folder): book.folder_stamp})
 
     # --- the watch -----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 Stamp = tuple[int, int, int] | None
 """Time of the last change (ns), size, inode; None: it cannot be looked at."""
@@ -44,6 +44,11 @@ class FilesWatched:
         """Some of them have been read again, or are new."""
         self._files |= files
 
+    def forget(self, paths: Iterable[str]) -> None:
+        """They are of no interest any more."""
+        for path in paths:
+            self._files.pop(path, None)
+
     def changed(self) -> str | None:
         """One that has changed. Looks at the first two always, at the others in turn; does blocking file I/O."""
         for path in itertools.islice(list(self._files), 2):
@@ -59,4 +64,4 @@ class FilesWatched:
         return None
 
     def _differs(self, path: str) -> bool:
-        return path in self._files and stamp_of(path) != self._files[path]
+        return path in self._files and stamp_of(path) != self._files.get(path)

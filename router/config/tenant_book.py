@@ -101,21 +101,22 @@ class TenantBook:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def look(self, *, secrets: bool = True, settled_s: float = 0.0) -> TenantChanges:
-        """Take what has changed in the folder since it was read. secrets: theirs, too. settled_s: what was written to
-        within this time is left for the next look: it may be half a file.
+    def look(self, *, closely: bool = True, settled_s: float = 0.0) -> TenantChanges:
+        """Take what has changed in the folder since it was read. closely: also what was written into, and secrets; else
+        files that came, went or were replaced. settled_s: what was written to within this time is left for the next
+        look: it may be half a file.
 
         With any change, what was refused is judged again: it may have been another file's fault.
         """
         self.folder_stamp = stamp_of(self.frame.folder)
         try:
-            found = tenant_files.listed(self.frame.folder)
+            found = tenant_files.listed(self.frame.folder, (lambda _: None) if closely else self._stamp)
         except OSError as error:
             why = (error.strerror or "unknown error").lower()
             problem = Problem(0, "", f"cannot be read: {why}; its tenants stay as they are", str(self.frame.folder))
             self.refused[_FOLDER] = Refused((problem,), None)
             return TenantChanges()
-        changed = {name for name, stamp in found.items() if self._differs(name, stamp, secrets=secrets)}
+        changed = {name for name, stamp in found.items() if self._differs(name, stamp, secrets=closely)}
         newest = time.time_ns() - round(settled_s * 1e9)
         young = {name for name in changed if settled_s and newest < (found[name] or (0,))[0]}
         if young:
@@ -125,6 +126,10 @@ class TenantBook:
         if changed or gone:
             changed |= self.refused.keys() & found.keys()
         return self.update(sorted(changed), sorted(gone))
+
+    def _stamp(self, name: str) -> Stamp:
+        known: Entry | Refused | None = self.refused.get(name) or self.entries.get(name)
+        return None if known is None else known.stamp
 
     def _differs(self, name: str, stamp: Stamp, *, secrets: bool) -> bool:
         known: Entry | Refused | None = self.refused.get(name) or self.entries.get(name)
@@ -139,6 +144,12 @@ class TenantBook:
             for name in known:
                 found |= self.files_of(name)
         return found
+
+    def name_of(self, path: str) -> str | None:
+        """The tenant whose file it is, as far as it has one in the folder."""
+        folder, _, file = path.rpartition("/")
+        name = file.removesuffix(tenant_files.SUFFIX)
+        return name if folder == str(self.frame.folder) and (name in self.entries or name in self.refused) else None
 
     def files_of(self, name: str) -> dict[str, Stamp]:
         """Those of one tenant."""

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from router.config.file_stamps import Stamp, stamp_of
@@ -25,9 +26,11 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"{name}{SUFFIX}"
 
 
-def listed(folder: Path) -> dict[str, Stamp]:
+def listed(folder: Path, known: Callable[[str], Stamp] = lambda _: None) -> dict[str, Stamp]:
     """Tenants that have a file, and what each looks like now. OSError when the folder cannot be read.
 
+    known: stamps of before, which are believed of files that are still the same ones (by inode, which the folder itself
+    tells): finds what came, went or was replaced among ten thousand, not what was written into.
     Names that begin with a dot are an editor's, or Kubernetes' own.
     """
     found: dict[str, Stamp] = {}
@@ -35,12 +38,10 @@ def listed(folder: Path) -> dict[str, Stamp]:
         for entry in entries:
             if not entry.name.endswith(SUFFIX) or entry.name.startswith("."):
                 continue
-            try:
-                stat = entry.stat()
-            except OSError:
-                found[entry.name[: -len(SUFFIX)]] = None
-                continue
-            found[entry.name[: -len(SUFFIX)]] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            name = entry.name[: -len(SUFFIX)]
+            before = known(name)
+            same = before is not None and before[2] == entry.inode() and not entry.is_symlink()
+            found[name] = before if same else stamp_of(entry.path)
     return found
 
 

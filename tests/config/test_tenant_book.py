@@ -168,12 +168,27 @@ def test_a_secret_that_changes_changes_its_tenants(folder: Folder) -> None:
     book = folder.book()
     (folder.path / "b.password").write_text("another password")
     assert book.users_of(str(folder.path / "b.password")) == ["b"]
-    assert not book.look(secrets=False)
+    assert not book.look(closely=False)
     assert names(book.look().changed) == ["b"]
     (folder.path / "b.password").unlink()
     assert not book.look()
     assert "b.password cannot be read" in told(book)
     assert "another" not in told(book)
+
+
+def test_a_hasty_look_sees_what_came_went_and_was_replaced(folder: Folder) -> None:
+    book = folder.book()
+    tenants = folder.path / "tenants"
+    (tenants / ".b").write_text(section("b") + "paused: true\n")
+    (tenants / ".b").rename(tenants / "b.yaml")
+    folder.write("d")
+    (tenants / "a.yaml").unlink()
+    changes = book.look(closely=False)
+    assert (names(changes.changed), names(changes.removed)) == (["b", "d"], ["a"])
+    folder.write("c", section("c") + "paused: true\n")
+    assert not book.look(closely=False), "written into: the watch looks at each file in turn"
+    assert book.name_of(str(tenants / "c.yaml")) == "c"
+    assert names(book.look().changed) == ["c"]
 
 
 def test_what_was_written_just_now_is_left_for_the_next_look(folder: Folder) -> None:

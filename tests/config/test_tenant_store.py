@@ -82,6 +82,9 @@ async def test_create_change_pause_resume_and_remove(store: Store) -> None:
     assert [str(one) for one in gone.changes] == ["tenants.d: removed"]
     assert store.on_disk("d") is None
     assert [(len(one.changed), len(one.removed)) for one in store.taken] == [(1, 0)] * 4 + [(0, 1)]
+    assert store.live._files.changed() == str(store.folder.path / "tenants"), "the folder, and no file that is gone"
+    await store.live._take_or_tell(str(store.folder.path / "tenants"))
+    assert store.live._files.changed() is None
     for order in (store.orders.remove("d", ""), store.orders.change("d", text, ""), store.orders.show("d")):
         assert (await refused(order)).code is Code.NOT_FOUND
 
