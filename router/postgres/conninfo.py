@@ -17,6 +17,9 @@ PINNED = {
 }
 """Settings on which the text form of results depends; the same on every connection."""
 
+_PROVEN = ("verify-ca", "verify-full")
+"""TLS modes in which the server has shown who it is before it may ask for a password."""
+
 SYNCHRONOUS_COMMIT = {
     CommitWait.LOCAL: "local",
     CommitWait.WRITTEN: "remote_write",
@@ -40,6 +43,9 @@ def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> 
     }
     if login.password is not None:
         parameters["password"] = login.password.value
+        if endpoint.tls.mode not in _PROVEN:
+            # Whoever answers there could ask for it, and would be told: hashed it tells nothing that lasts.
+            parameters["require_auth"] = "!password"
     parameters.update(tls_parameters(endpoint))
     return parameters
 
