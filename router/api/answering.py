@@ -11,6 +11,7 @@ from pointsman.v1 import query_service_pb2 as pb
 from router.api import translate
 from router.api.reply_bytes import ReplyBytes
 from router.api.results import (
+    MAX_RESULT_BYTES,
     ResultEncoder,
     ResultWriter,
     WhenTooLarge,
@@ -59,29 +60,38 @@ class Answering:
 
     def query_bytes(self, tenant: Tenant, request: Request, answer: Answer) -> bytes:
         """A serialised QueryResponse. RouterError RESULT_TOO_LARGE."""
-        options = request.options
-        if options is DEFAULT_OPTIONS and not answer.receipt.hedged:
-            quick = self._replies.query_response(_only_result(answer), answer.receipt, tenant.policy.max_result_bytes)
-            if quick is not None:
-                return quick
+        quick = self._quick(tenant, request, answer)
+        if quick is not None:
+            return quick
         response = pb.QueryResponse()
-        self._fill_single(answer, response, self._writer(tenant, options, WhenTooLarge.REFUSE))
+        self._fill_single(answer, response, self._writer(tenant, request.options, WhenTooLarge.REFUSE))
         return response.SerializeToString()
 
-    async def execute(
-        self, tenant: Tenant, request: Request, taker: TokenTaker | None = None
-    ) -> pb.ExecuteResponse:
-        """Run a write."""
+    def _quick(self, tenant: Tenant, request: Request, answer: Answer) -> bytes | None:
+        if request.options is not DEFAULT_OPTIONS:
+            return None
+        most = min(tenant.policy.max_result_bytes, MAX_RESULT_BYTES)
+        return self._replies.response(_only_result(answer), answer.receipt, most)
+
+    async def execute(self, tenant: Tenant, request: Request, taker: TokenTaker | None = None) -> bytes:
+        """Run a write; a serialised ExecuteResponse."""
         answer = await self._run(tenant, request, taker)
+        quick = self._quick(tenant, request, answer)
+        if quick is not None:
+            return quick
         response = pb.ExecuteResponse()
         self._fill_single(answer, response, self._writer(tenant, request.options, WhenTooLarge.TRUNCATE))
-        return response
+        return response.SerializeToString()
 
-    async def batch(
-        self, tenant: Tenant, request: Request, taker: TokenTaker | None = None
-    ) -> pb.ExecuteBatchResponse:
-        """Run a transaction in one message."""
+    async def batch(self, tenant: Tenant, request: Request, taker: TokenTaker | None = None) -> bytes:
+        """Run a transaction in one message; a serialised ExecuteBatchResponse."""
         answer = await self._run(tenant, request, taker)
+        if request.options is DEFAULT_OPTIONS:
+            steps = zip(answer.results, [step.want_rows for step in request.steps], strict=True)
+            most = min(tenant.policy.max_result_bytes, MAX_RESULT_BYTES)
+            quick = self._replies.batch_response(steps, answer.receipt, most)
+            if quick is not None:
+                return quick
         writer = self._writer(tenant, request.options, WhenTooLarge.TRUNCATE)
         response = pb.ExecuteBatchResponse()
         for step, result in zip(request.steps, answer.results, strict=True):
@@ -91,7 +101,7 @@ class Answering:
             else:
                 writer.write(result, message.result, rows=step.want_rows)
         write_receipt(answer.receipt, response.receipt)
-        return response
+        return response.SerializeToString()
 
     async def stream(
         self, tenant: Tenant, request: Request, taker: TokenTaker | None = None

@@ -259,8 +259,8 @@ class _Conversation:
         if running.kind == "query":
             return await answering.query(self._tenant, running.request)
         if running.kind == "execute":
-            return (await answering.execute(self._tenant, running.request)).SerializeToString()
-        return (await answering.batch(self._tenant, running.request)).SerializeToString()
+            return await answering.execute(self._tenant, running.request)
+        return await answering.batch(self._tenant, running.request)
 
     def _cancel(self, call_id: int) -> None:
         """Stop a call; it answers by itself, with CANCELLED or with its result when that was faster."""

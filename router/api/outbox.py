@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from pointsman.wire import field, varint
+from pointsman.wire import varint
 
 MESSAGE_BYTES = 1 << 20
 """A message is closed at this size, so that a large reply does not hold up small ones; a larger one travels alone."""
@@ -22,7 +22,9 @@ _REPLY_TAGS = {"query": b"\x12", "execute": b"\x1a", "batch": b"\x22", "failure"
 
 def reply_frame(call_id: int, kind: str, body: bytes) -> bytes:
     """One entry of MultiplexResponse.replies; body is the serialised answer of that kind."""
-    return field(b"\x0a", b"\x08" + varint(call_id) + field(_REPLY_TAGS[kind], body))
+    size = len(body)
+    head = b"\x08" + varint(call_id) + _REPLY_TAGS[kind] + varint(size)
+    return b"\x0a" + varint(len(head) + size) + head + body
 
 
 class Outbox:

@@ -76,16 +76,16 @@ class QueryService:
             async for response in responses:
                 yield response
 
-    async def execute(self, call: TenantCall, message: pb.ExecuteRequest) -> pb.ExecuteResponse:
-        """One write."""
+    async def execute(self, call: TenantCall, message: pb.ExecuteRequest) -> bytes:
+        """One write; a serialised ExecuteResponse."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.execute_request(message, deadline, self._answering.request_id(message.request_id))
         call.present_token(request)
         call.counted = True
         return await self._answering.execute(call.caller, request, call)
 
-    async def execute_batch(self, call: TenantCall, message: pb.ExecuteBatchRequest) -> pb.ExecuteBatchResponse:
-        """One transaction in one message."""
+    async def execute_batch(self, call: TenantCall, message: pb.ExecuteBatchRequest) -> bytes:
+        """One transaction in one message; a serialised ExecuteBatchResponse."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.batch_request(message, deadline, self._answering.request_id(message.request_id))
         call.present_token(request)

@@ -1,19 +1,21 @@
-"""The answer to a read straight to wire bytes, for results that are small, as most are.
+"""Answers straight to wire bytes, for results that are small, as most are.
 
-Filling a QueryResponse message costs more than everything else an answer needs; its bytes are known without one. What
+Filling a response message costs more than everything else an answer needs; its bytes are known without one. What
 is not small, or has notices, or limits of its own, goes the message's way (answering.py), which this must equal:
 a test compares them for all kinds of results. Encoding: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from pointsman.wire import field, text_field, varint
 
 from router.model.identity import EndpointName, TopologyNumber
 from router.model.reasons import RouteReason
-from router.model.result import Cells, Receipt, StatementResult
+from router.model.result import Cells, Durability, Receipt, StatementResult
+from router.model.stored_cells import StoredCells
 from router.model.topology import Role
 
 # Field numbers of protos/pointsman/v1, in the tag bytes (number << 3 | wire type).
@@ -21,8 +23,16 @@ _RESULT, _RECEIPT = b"\x0a", b"\x12"
 _ROWS_AFFECTED, _COMMAND_TAG = b"\x18", b"\x22"
 _REQUEST_ID, _ENDPOINT, _ROUTE_REASON = b"\x0a", b"\x1a", b"\x5a"
 _ROLE, _TOPOLOGY, _ATTEMPTS, _QUEUED, _HELD, _EXECUTED = b"\x20", b"\x28", b"\x30", b"\x40", b"\x48", b"\x50"
-_TOKEN = b"\x12"
+_TOKEN, _REPLAYED, _DURABILITY, _HEDGED = b"\x12", b"\x38\x01", b"\x60", b"\x68\x01"
+_STEP, _SKIPPED = b"\x0a", b"\x0a\x02\x10\x01"
 _ROLES = {Role.UNKNOWN: 0, Role.PRIMARY: 1, Role.REPLICA: 2}
+_DURABILITIES = {
+    Durability.UNKNOWN: b"",
+    Durability.LOCAL: _DURABILITY + b"\x01",
+    Durability.STANDBY_WRITTEN: _DURABILITY + b"\x02",
+    Durability.STANDBY_FLUSHED: _DURABILITY + b"\x03",
+    Durability.STANDBY_APPLIED: _DURABILITY + b"\x04",
+}
 _KEPT = 1024
 
 
@@ -35,7 +45,7 @@ class SmallResults(Protocol):
 class _Way:
     """The fields of a receipt that say where: the same for a great many answers."""
 
-    __slots__ = ("field", "reason", "role", "topology")
+    __slots__ = ("field", "once", "reason", "role", "topology")
 
     def __init__(self, receipt: Receipt) -> None:
         self.role: Role = receipt.role
@@ -47,25 +57,51 @@ class _Way:
             + _number(_TOPOLOGY, receipt.topology)
             + text_field(_ROUTE_REASON, receipt.route_reason.value)
         )
+        self.once = self.field + _number(_ATTEMPTS, 1)
+        """With the first attempt's number, as nearly all have it."""
 
 
 class ReplyBytes:
-    """Makes serialised QueryResponse messages. Belongs to the event loop."""
+    """Makes serialised responses. Belongs to the event loop."""
 
     def __init__(self, encoder: SmallResults) -> None:
         self._encoder = encoder
         self._ways: dict[EndpointName, _Way] = {}
         self._tags: dict[tuple[str, int], bytes] = {}
 
-    def query_response(self, result: StatementResult, receipt: Receipt, max_bytes: int) -> bytes | None:
-        """A QueryResponse; None when the result is not small, or may take more than max_bytes."""
-        if result.cells is None or result.notices:
+    def response(self, result: StatementResult, receipt: Receipt, max_bytes: int) -> bytes | None:
+        """A QueryResponse or ExecuteResponse; None when the result is not small, or may take more than max_bytes."""
+        found = self._result(result, max_bytes, rows=True)
+        return None if found is None else field(_RESULT, found) + field(_RECEIPT, self.receipt(receipt))
+
+    def batch_response(
+        self, steps: Iterable[tuple[StatementResult | None, bool]], receipt: Receipt, max_bytes: int
+    ) -> bytes | None:
+        """An ExecuteBatchResponse of each step's result (None: it was skipped) and whether its rows are wanted; None as
+        for response."""
+        parts = []
+        for result, rows in steps:
+            if result is None:
+                parts.append(_SKIPPED)
+                continue
+            found = self._result(result, max_bytes, rows=rows)
+            if found is None:
+                return None
+            max_bytes -= len(found)
+            parts.append(field(_STEP, field(_RESULT, found)))
+        parts.append(field(_RECEIPT, self.receipt(receipt)))
+        return b"".join(parts)
+
+    def _result(self, result: StatementResult, max_bytes: int, *, rows: bool) -> bytes | None:
+        cells = result.cells
+        if result.notices or isinstance(cells, StoredCells):
             return None
-        rows = self._encoder.result_bytes(result.cells)
-        if rows is None or len(rows) > max_bytes:
+        if cells is None or not rows:
+            return self._tag(result)
+        found = self._encoder.result_bytes(cells)
+        if found is None or len(found) > max_bytes:
             return None
-        found = rows + self._tag(result)
-        return field(_RESULT, found) + field(_RECEIPT, self.receipt(receipt))
+        return found + self._tag(result)
 
     def _tag(self, result: StatementResult) -> bytes:
         key = (result.command_tag, result.rows_affected)
@@ -88,16 +124,23 @@ class ReplyBytes:
             if len(self._ways) >= _KEPT:
                 self._ways.clear()
             way = self._ways[receipt.endpoint] = _Way(receipt)
-        found = text_field(_REQUEST_ID, receipt.request_id) + way.field + _number(_ATTEMPTS, receipt.attempts)
-        if receipt.queued_s > 0:
-            found += _number(_QUEUED, int(receipt.queued_s * 1e6))
-        if receipt.held_s > 0:
-            found += _number(_HELD, int(receipt.held_s * 1e6))
-        if receipt.executed_s > 0:
-            found += _number(_EXECUTED, int(receipt.executed_s * 1e6))
+        found = text_field(_REQUEST_ID, receipt.request_id)
         if receipt.token:
-            found += field(_TOKEN, receipt.token)
-        return found
+            found += field(_TOKEN, receipt.token)  # in its place by number: where clients look for it first
+        attempts = receipt.attempts
+        found += way.once if attempts == 1 else way.field + _number(_ATTEMPTS, attempts)
+        if (micros := int(receipt.queued_s * 1e6)) > 0:
+            found += _QUEUED + varint(micros)
+        if (micros := int(receipt.held_s * 1e6)) > 0:
+            found += _HELD + varint(micros)
+        if (micros := int(receipt.executed_s * 1e6)) > 0:
+            found += _EXECUTED + varint(micros)
+        if receipt.replayed:
+            found += _REPLAYED
+        if receipt.hedged:
+            found += _HEDGED
+        durability = receipt.durability
+        return found if durability is Durability.UNKNOWN else found + _DURABILITIES[durability]
 
 
 def _number(tag: bytes, value: int) -> bytes:

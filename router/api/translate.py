@@ -145,59 +145,81 @@ def _guard(message: query_pb.StepGuard, number: int) -> Guard:
 
 def statement_from(message: types_pb2.Statement, where: str = "") -> Statement:
     """SQL and parameters in PostgreSQL's wire form. `where` opens the error's text."""
-    sql = message.sql
-    if not sql or sql.isspace():
-        raise bad_request(RefuseReason.STATEMENT_MISSING, f"{where}the statement's sql is empty")
-    if "\0" in sql:
-        raise bad_request(RefuseReason.BAD_REQUEST, f"{where}the statement's sql contains a NUL character")
+    text = message.sql
+    sql = _texts.get(text)
+    if sql is None:
+        sql = _checked_text(text, where)
     params = message.params
-    if not params:
-        return Statement(sql.encode())
-    return _with_params(sql.encode(), params, where)
+    return _with_params(sql, params, where) if params else Statement(sql)
+
+
+_texts: dict[str, bytes] = {}
+"""Texts that were found good, as bytes: the same few come back, and as the same object, whose hash is known."""
+_KEPT_TEXTS = 2048
+_LONGEST_KEPT = 4096
+
+
+def _checked_text(text: str, where: str) -> bytes:
+    if not text or text.isspace():
+        raise bad_request(RefuseReason.STATEMENT_MISSING, f"{where}the statement's sql is empty")
+    if "\0" in text:
+        raise bad_request(RefuseReason.BAD_REQUEST, f"{where}the statement's sql contains a NUL character")
+    sql = text.encode()
+    if len(sql) <= _LONGEST_KEPT:
+        if len(_texts) >= _KEPT_TEXTS:
+            _texts.clear()
+        _texts[text] = sql
+    return sql
+
+
+_ALL_TEXT = tuple((0,) * count for count in range(17))
+"""Formats of so many parameters in text form."""
 
 
 def _with_params(sql: bytes, messages: Sequence[types_pb2.Param], where: str) -> Statement:
-    if len(messages) > MAX_PARAMS:
+    count = len(messages)
+    if count > MAX_PARAMS:
         raise bad_request(
             RefuseReason.BAD_REQUEST,
-            f"{where}the statement has {len(messages)} parameters, PostgreSQL takes {MAX_PARAMS}: pass an array",
+            f"{where}the statement has {count} parameters, PostgreSQL takes {MAX_PARAMS}: pass an array",
             limit=MAX_PARAMS,
         )
     values: list[bytes | None] = []
-    formats: list[int] = []
     oids: list[int] = []
-    typed = False
-    for number, message in enumerate(messages, 1):
-        value, binary = _param(message, number, where)
-        values.append(value)
-        formats.append(1 if binary else 0)
-        oid = message.type_oid or (BYTEA_OID if binary else 0)
+    plain = True
+    """All in text form, and all of types that PostgreSQL infers."""
+    for message in messages:
+        kind = message.WhichOneof("value")
+        oid = message.type_oid
+        if oid or kind == "blob":
+            plain = False
+            oid = oid or BYTEA_OID
+        values.append(b"%d" % message.integer if kind == "integer" else _param(message, kind, len(values) + 1, where))
         oids.append(oid)
-        if oid:
-            typed = True
-    return Statement(sql, tuple(values), tuple(formats), tuple(oids) if typed else ())
+    if plain:
+        return Statement(sql, tuple(values), _ALL_TEXT[count] if count < len(_ALL_TEXT) else (0,) * count)
+    formats = tuple(1 if message.WhichOneof("value") == "blob" else 0 for message in messages)
+    return Statement(sql, tuple(values), formats, tuple(oids))
 
 
-def _param(message: types_pb2.Param, number: int, where: str) -> tuple[bytes | None, bool]:
-    """A parameter's wire form, and whether it is the binary one."""
-    match message.WhichOneof("value"):
+def _param(message: types_pb2.Param, kind: str | None, number: int, where: str) -> bytes | None:
+    """A parameter's wire form, a blob's being the binary one."""
+    match kind:
         case "text":
             text = message.text
             if "\0" in text:
                 raise bad_request(
                     RefuseReason.BAD_REQUEST, f"{where}parameter ${number} contains a NUL character", param=number
                 )
-            return text.encode(), False
-        case "integer":
-            return b"%d" % message.integer, False
+            return text.encode()
         case "null":
-            return None, False
+            return None
         case "boolean":
-            return (b"t" if message.boolean else b"f"), False
+            return b"t" if message.boolean else b"f"
         case "real":
-            return _real(message.real), False
+            return _real(message.real)
         case "blob":
-            return message.blob, True
+            return message.blob
         case _:
             raise bad_request(
                 RefuseReason.BAD_REQUEST, f"{where}parameter ${number} has no value (for NULL, set null)", param=number

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from router.decisions.durability import durability
+from router.decisions.refusal import Refuse
 from router.decisions.routing import Hold, Route, pick
 from router.engine.calls import Call
 from router.engine.causal_reads import CausalReads, token_of_route
@@ -13,7 +14,7 @@ from router.engine.holding import HoldingRoom
 from router.engine.positions import Positions
 from router.engine.tenants import TenantRuntime
 from router.model.identity import EndpointName, TenantName
-from router.model.request import Access, OnFailover, Request
+from router.model.request import DEFAULT_OPTIONS, Access, OnFailover, Request
 from router.model.result import Durability
 from router.model.topology import Role
 from router.model.views import WaitPhase
@@ -62,7 +63,8 @@ class Placement:
         cluster = self._clusters.get(tenant.cluster)
         if cluster is None:
             return None
-        want = runtime.want(Access.READ_ONLY, request.options)
+        options = request.options
+        want = runtime.plain_read if options is DEFAULT_OPTIONS else runtime.want(Access.READ_ONLY, options)
         state = cluster.supervisor.state
         found = runtime.book.candidates(state, want, tenant.weights)
         if request.after is not None:
@@ -70,7 +72,10 @@ class Placement:
             if narrowed is None:
                 return None
             found = narrowed
-        choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), exclude)
+        if len(found.routes) == 1 and not exclude:
+            choice: Route | Hold | Refuse = found.routes[0]  # nothing to draw for
+        else:
+            choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), exclude)
         if not isinstance(choice, Route) or (choice.role is Role.PRIMARY and cluster.room.held > 0):
             return None
         return choice

@@ -22,7 +22,7 @@ from router.model.errors import Code, RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.policy import HoldPolicy, RetryPolicy
 from router.model.reasons import RefuseReason
-from router.model.request import Access, Options, Priority
+from router.model.request import DEFAULT_OPTIONS, Access, Options, Priority
 from router.model.topology import Tenant, TenantChanges
 from router.ports import Clock
 
@@ -192,6 +192,8 @@ class TenantRuntime:
         """What hedging has learned; made by its first read."""
         self._reads: dict[Options, Want] = {}
         self._writes: dict[Options, Want] = {}
+        self.plain_read = self.want(Access.READ_ONLY, DEFAULT_OPTIONS)
+        """Of a read without options, as most are: never looked up."""
 
     @property
     def transactions(self) -> int:

@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from router.model import events
-from router.model.events import Event, RequestFinished
+from router.model.events import Event, RequestAdmitted, RequestFinished
 from router.telemetry.event_log import EventLog, Write
 from router.telemetry.recorder import Recorder
 from router.telemetry.state_collector import RouterView, StateCollector
@@ -46,8 +46,11 @@ class TelemetrySink:
     def emit(self, event: Event) -> None:
         """Count and log an event."""
         try:
+            # The request path first: no second look-up, no call into the log unless it will write.
+            if type(event) is RequestAdmitted:
+                self.recorder.request_admitted(event)
+                return
             if type(event) is RequestFinished:
-                # The request path: no second look-up, no call into the log unless it will write.
                 self.recorder.request_finished(event)
                 if self._log.threshold <= logging.DEBUG or (event.reason and self._log.wants(event)):
                     self._log.request_finished(event)
