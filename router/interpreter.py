@@ -1,4 +1,4 @@
-"""How this process runs: settings of gRPC's core and of the garbage collector, each measured to pay.
+"""How this process runs: settings of gRPC's core, of the garbage collector and of imports, each measured to pay.
 
 They belong to a process of our own (`pointsman serve`, its workers, `pointsman dev`), never to the SDK, which lives in
 somebody else's.
@@ -7,7 +7,9 @@ somebody else's.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import sys
 
 GRPC_EXPERIMENTS = "-event_engine_listener,-event_engine_client"
 """gRPC's older poller instead of its event engine: a message of a stream takes half the time and two thirds of the CPU,
@@ -22,6 +24,18 @@ def begin() -> None:
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     # Reading the configuration of ten thousand tenants takes 0.7 s, and 1.8 s with the collector looking on.
     gc.disable()
+    _import_structlog_plain()
+
+
+def _import_structlog_plain() -> None:
+    """structlog takes rich along, 5 MiB, for tracebacks that our log never draws; the console imports it for itself."""
+    if "rich" in sys.modules:
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # so that importing it fails, as if it were not installed
+    try:
+        importlib.import_module("structlog.dev")
+    finally:
+        del sys.modules["rich"]
 
 
 def settled() -> None:

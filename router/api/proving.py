@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from router.api.jwt_keys import JwtVerifier
-from router.api.peer_certificate import PeerCertificates
 from router.engine.directory import token_id
 from router.model.callers import Admission, CallerId, Evidence
 from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
+
+if TYPE_CHECKING:
+    from router.api.jwt_keys import JwtVerifier
+    from router.api.peer_certificate import PeerCertificates
 
 _LONGEST_CLAIM = 128
 

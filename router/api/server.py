@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -22,10 +23,8 @@ from router.api.calls import Gate
 from router.api.certificates import Certificates, Port
 from router.api.copying import Copying
 from router.api.drain import Drain
-from router.api.jwt_keys import JwtVerifier
 from router.api.listening import stop_listening
 from router.api.multiplex import Multiplexing
-from router.api.peer_certificate import PeerCertificates
 from router.api.proving import Proving, Registry
 from router.api.query_service import CancelElsewhere, QueryService
 from router.api.results import ResultEncoder
@@ -47,11 +46,15 @@ from router.model.errors import RouterError
 from router.model.events import CertificatesChanged
 from router.model.identity import TenantName
 from router.model.policy import ServerPolicy
-from router.model.port_policies import ListenerTls
+from router.model.port_policies import JwtPolicy, ListenerTls
 from router.model.request import Method
 from router.model.topology import Tenant
 from router.model.views import ServerView
 from router.ports import Chance, Clock, EventSink
+
+if TYPE_CHECKING:
+    from router.api.jwt_keys import JwtVerifier
+    from router.api.peer_certificate import PeerCertificates
 
 QUERY_SERVICE: ServiceDescriptor = query_service_pb2.DESCRIPTOR.services_by_name["QueryService"]
 TRANSACTION_SERVICE: ServiceDescriptor = transaction_service_pb2.DESCRIPTOR.services_by_name["TransactionService"]
@@ -132,7 +135,7 @@ class PublicServer:
         self._events = parts.events
         self._shared_port = processes > 1
         self._health = health.aio.HealthServicer()
-        self._jwt = JwtVerifier(policy.jwt, parts.events.emit) if policy.jwt.on else None
+        self._jwt = _verifier(policy.jwt, parts.events)
         self._refreshing: asyncio.Task[None] | None = None
         self._gate = self._make_gate(parts)
         self._server = make_server(policy, PUBLIC_SERVICES, self._health, shared_port=self._shared_port)
@@ -346,8 +349,23 @@ def _audited(parts: PublicParts) -> PublicParts:
     )
 
 
+# Both stand on the cryptography package: 9 MiB of memory that only those who use them shall pay.
+
+
+def _verifier(policy: JwtPolicy, events: EventSink) -> JwtVerifier | None:
+    if not policy.on:
+        return None
+    from router.api.jwt_keys import JwtVerifier
+
+    return JwtVerifier(policy, events.emit)
+
+
 def _asked_for(tls: ListenerTls) -> PeerCertificates | None:
-    return PeerCertificates() if tls.client_ca else None
+    if not tls.client_ca:
+        return None
+    from router.api.peer_certificate import PeerCertificates
+
+    return PeerCertificates()
 
 
 def credentials(tls: ListenerTls, port: Port, events: EventSink) -> grpc.ServerCredentials | None:
