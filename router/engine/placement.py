@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from router.decisions.durability import durability
-from router.decisions.refusal import Refuse
 from router.decisions.routing import Hold, Route, pick
 from router.engine.calls import Call
 from router.engine.causal_reads import CausalReads, token_of_route
@@ -72,10 +71,7 @@ class Placement:
             if narrowed is None:
                 return None
             found = narrowed
-        if len(found.routes) == 1 and not exclude:
-            choice: Route | Hold | Refuse = found.routes[0]  # nothing to draw for
-        else:
-            choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), exclude)
+        choice = pick(found, runtime.balancer, runtime.in_flight, self._chance.draw(), exclude)
         if not isinstance(choice, Route) or (choice.role is Role.PRIMARY and cluster.room.held > 0):
             return None
         return choice
