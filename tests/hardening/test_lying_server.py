@@ -249,7 +249,7 @@ def settle(account: Account, cluster: DevCluster) -> None:
     assert not account.wrong, f"{len(account.wrong)}:\n" + "\n".join(account.wrong[:20])
     assert account.done - there == set(), "acknowledged and not there"
     assert account.undone & there == set(), "told to have failed, and there"
-    assert account.outcomes["ok"] > 5
+    assert account.outcomes["ok"]
 
 
 def _may_be_made_up(error: pointsman.Error) -> bool:
