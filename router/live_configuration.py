@@ -238,8 +238,8 @@ def _read(current: LoadedConfig) -> LoadedConfig:
         return fresh
     if former is not None and former.frame == book.frame:
         former.frame = book.frame
-        tenants = former.look().of(current.topology.tenants)
-        return replace(fresh, topology=Topology(fresh.topology.clusters, tenants), book=former)
+        former.look()  # all that it holds counts, also what an objection to the main file kept out before
+        return replace(fresh, topology=Topology(fresh.topology.clusters, former.tenants), book=former)
     book.look()
     lost = book.inherit(former) if former is not None else ()
     if lost:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router import live_configuration
 from router.config.loading import LoadedConfig, load
 from router.live_configuration import LiveConfiguration
 from router.model.events import ConfigChanged
@@ -58,10 +59,13 @@ class Watched:
         """Change the file's text."""
         text = self.path.read_text()
         assert old in text
-        self.path.write_text(text.replace(old, new))
+        self.secret(self.path.name, text.replace(old, new))
 
     def secret(self, name: str, text: str) -> None:
-        (self.path.parent / name).write_text(text)
+        """Replace a file as a whole: with this clock the watch would see it half written."""
+        beside = self.path.parent / "beside"
+        beside.write_text(text)
+        beside.replace(self.path.parent / name)
 
     def take_away(self) -> str:
         """Remove the file; its text."""
@@ -146,7 +150,8 @@ async def test_a_secret_that_was_missing_and_comes_is_noticed(path: Path) -> Non
         assert watched.told == [False, True]
 
 
-async def test_what_is_still_being_written_is_not_read(path: Path) -> None:
+async def test_what_is_still_being_written_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_configuration, "SETTLED_S", 20.0)
     async with watching(path) as watched:
         text = watched.take_away()
         for end in range(0, len(text), 40):

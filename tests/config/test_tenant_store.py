@@ -26,7 +26,7 @@ class Store:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.taken: list[TenantChanges] = []
-        config = load(folder.path / "router.yaml", {"ADMIN": "operator"})
+        config = load(folder.path / "router.yaml")
         self.live = LiveConfiguration(config, HastyClock(), Recorder(), self.whole, self.some, lambda _: "")
         self.orders = TenantStore(self.live)
 
@@ -121,7 +121,18 @@ async def test_a_file_that_is_wrong_on_disk_is_shown_with_its_problems_and_can_b
     assert store.live.view().problems == ()
 
 
+async def test_what_came_with_a_main_file_that_was_refused_is_not_lost(store: Store) -> None:
+    store.live._objection = lambda _: "not here"
+    store.folder.write("a", section("a") + "paused: true\n")
+    assert not (await store.live.reload()).applied
+    assert store.taken == []
+    store.live._objection = lambda _: ""
+    assert (await store.live.reload()).changes == ("tenants.a.paused: false → true",)
+    assert [one.changed[0].paused for one in store.taken] == [True]
+
+
 async def test_with_one_file_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN", "operator")
     folder = Folder(tmp_path)
     folder.write("a")
     main = (tmp_path / "router.yaml").read_text().replace("tenants_dir: tenants\n", "")
