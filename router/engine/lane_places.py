@@ -179,7 +179,10 @@ class LanePlaces:
         refusal = self.refusal()
         if refusal is not None:
             raise AttemptFailed(refusal)
-        return (None if self._alone else self._for_one_alone(self.waiting + 1)) or await self._wait(deadline)
+        slot = None if self._alone else self._for_one_alone(self.waiting + 1)
+        if slot is None and self.slow.living:
+            self.serve()  # the lane that runs dry for us is no longer one that slow reads wait for
+        return slot or await self._wait(deadline)
 
     def _for_one_alone(self, demand: int) -> Slot | None:
         """A slot, taken, or None; opens a lane where that is the verdict. demand: how many wait, with this one."""
