@@ -118,17 +118,17 @@ class QueryService:
 
     async def get_outcome(self, call: TenantCall, message: pb.GetOutcomeRequest) -> pb.GetOutcomeResponse:
         """What became of a write, as far as anybody can tell."""
+        deadline = call.deadline(call.caller.policy, message.timeout_ms)
         match message.WhichOneof("of"):
             case "idempotency_key":
                 key = translate.idempotency_key(message.idempotency_key)
                 if not key:
                     raise bad_request(RefuseReason.BAD_REQUEST, "the idempotency key is empty")
-                deadline = call.deadline(call.caller.policy, message.timeout_ms)
                 call.counted = True
                 found = await self._outcomes.of_key(call.caller, key, deadline, self._answering.request_id(""))
             case "request_id":
                 request_id = translate.request_id_from(message.request_id)
-                found = await self._outcomes.of_request(call.caller.name, request_id)
+                found = await self._outcomes.of_request(call.caller.name, request_id, deadline)
             case _:
                 raise bad_request(RefuseReason.BAD_REQUEST, "name the write by idempotency_key or by request_id")
         response = pb.GetOutcomeResponse(

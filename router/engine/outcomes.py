@@ -7,6 +7,7 @@ attempts) has no row yet, and is no less under way; so it is looked for here, an
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -73,15 +74,20 @@ class Outcomes:
             running = self._register.find(tenant, request_id) is not None
         return WriteOutcome.RUNNING if running else WriteOutcome.NOT_FOUND
 
-    async def _anywhere(self, tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
+    async def _anywhere(self, tenant: TenantName, key: str, request_id: str, deadline: float) -> WriteOutcome:
         found = self.here(tenant, key, request_id)
-        if found is WriteOutcome.NOT_FOUND and self._elsewhere is not None:
-            return await self._elsewhere(tenant, key, request_id)
-        return found
+        if found is not WriteOutcome.NOT_FOUND or self._elsewhere is None:
+            return found
+        try:
+            # A process that hangs is waited for longer than some callers have time.
+            async with asyncio.timeout_at(deadline):
+                return await self._elsewhere(tenant, key, request_id)
+        except TimeoutError:
+            return WriteOutcome.UNKNOWN
 
-    async def of_request(self, tenant: TenantName, request_id: str) -> OutcomeFound:
+    async def of_request(self, tenant: TenantName, request_id: str, deadline: float) -> OutcomeFound:
         """Of a request without a key: only whether this router is at work on it."""
-        found = await self._anywhere(tenant, "", request_id)
+        found = await self._anywhere(tenant, "", request_id, deadline)
         return OutcomeFound(WriteOutcome.RUNNING if found is WriteOutcome.RUNNING else WriteOutcome.UNKNOWN)
 
     async def of_key(self, tenant: Tenant, key: str, deadline: float, request_id: str) -> OutcomeFound:
@@ -93,7 +99,7 @@ class Outcomes:
             await self._admitting.enter(runtime, call)
             try:
                 # Before the look: what ends in between is found by it.
-                at_work = await self._anywhere(tenant.name, key, "")
+                at_work = await self._anywhere(tenant.name, key, "", deadline)
                 found = await self._look_until_answered(runtime, call)
                 if found.outcome is WriteOutcome.NOT_FOUND:
                     found = replace(found, outcome=at_work)

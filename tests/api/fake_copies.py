@@ -23,7 +23,7 @@ class FakeOutcomes:
         self.found = OutcomeFound(WriteOutcome.COMMITTED, 1_700_000_000_000_000, ("INSERT 0 1", ""), RECEIPT)
         self.asked: list[str] = []
 
-    async def of_request(self, tenant: TenantName, request_id: str) -> OutcomeFound:
+    async def of_request(self, tenant: TenantName, request_id: str, deadline: float) -> OutcomeFound:
         self.asked.append(request_id)
         return OutcomeFound(WriteOutcome.UNKNOWN)
 

@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 
+from router.model.errors import Code
 from router.model.identity import TenantName
 from router.model.policy import TenantPolicy
 from router.model.request import Method, WriteOutcome
 from tests.support.builders import Engine, now, request
 from tests.support.fake_replies import Lost, Reply
-from tests.support.talk import rest
+from tests.support.talk import refusal, rest
 from tests.support.virtual_time import virtual
 
 E = Method.EXECUTE
@@ -67,7 +68,7 @@ async def test_the_other_processes_are_asked_before_the_row(told: WriteOutcome) 
     engine.server().seen.clear()
     assert await outcome(engine) is WriteOutcome.COMMITTED, "the row knows better"
     engine.server().seen.clear()
-    found = await engine.outcomes.of_request(engine.tenant.name, "an-id")
+    found = await engine.outcomes.of_request(engine.tenant.name, "an-id", now() + 5)
     running = told is WriteOutcome.RUNNING
     assert found.outcome is (WriteOutcome.RUNNING if running else WriteOutcome.UNKNOWN), "without a key nobody can tell"
     assert asked == [("acme", "k", ""), ("acme", "k", ""), ("acme", "", "an-id")]
@@ -80,8 +81,27 @@ async def test_a_write_that_waits_for_its_turn_is_running_and_only_for_its_tenan
     waiting = request(E, "insert a", key="k", request_id="an-id")
     call = engine.register.enter(engine.tenant, waiting)
     assert await outcome(engine) is WriteOutcome.RUNNING
-    assert (await engine.outcomes.of_request(engine.tenant.name, "an-id")).outcome is WriteOutcome.RUNNING
+    assert (await engine.outcomes.of_request(engine.tenant.name, "an-id", now() + 5)).outcome is WriteOutcome.RUNNING
     assert engine.outcomes.here(TenantName("other"), "k", "") is WriteOutcome.NOT_FOUND
     engine.register.finish(call, None)
     assert await outcome(engine) is WriteOutcome.NOT_FOUND
+    await rest(engine)
+
+
+@virtual
+async def test_a_process_that_hangs_is_not_waited_for_beyond_the_deadline() -> None:
+    engine = Engine()
+
+    async def elsewhere(tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
+        await asyncio.sleep(1.0)
+        return WriteOutcome.NOT_FOUND
+
+    engine.outcomes.ask_elsewhere(elsewhere)
+    began = now()
+    error = await refusal(engine.outcomes.of_key(engine.tenant, "k", now() + 0.2, ""))
+    assert error.code is Code.DEADLINE_EXCEEDED
+    assert now() - began < 0.3
+    began = now()
+    found = await engine.outcomes.of_request(engine.tenant.name, "an-id", now() + 0.2)
+    assert (found.outcome, now() - began < 0.3) == (WriteOutcome.UNKNOWN, True)
     await rest(engine)
