@@ -63,7 +63,8 @@ async def begin_in(pool: LanePool, slot: Slot, call: Call) -> CopyRun | Stored:
     try:
         stored = await _take_key(pool, slot, call)
         if call.cancel_asked:
-            raise cancelled_error(Executed.ROLLED_BACK)
+            # By its row it was done, if it is the same: the data that would tell has not been asked for.
+            raise cancelled_error(Executed.ROLLED_BACK if stored is None else Executed.MAYBE)
         begun = stored is None
     finally:
         call.stop_running = None

@@ -266,3 +266,22 @@ async def test_without_a_table_nothing_is_copied(fault: str) -> None:
     )  # fmt: skip
     assert IN.encode() not in engine.server().seen
     await rest(engine)
+
+
+@virtual
+async def test_a_copy_cancelled_while_its_twin_commits_is_never_told_as_undone() -> None:
+    told = set()
+    for wait_ms in range(55, 62):
+        engine = Engine()
+        engine.server().script[b"finish " + IN.encode()] = Reply(takes=0.05, effect=True, tag="COPY 5", affected=5)
+        first = engine.start(keyed(engine))
+        await asyncio.sleep(0.002)
+        second = engine.start(keyed(engine, request_id="second"))
+        await asyncio.sleep(wait_ms / 1000)
+        if engine.executor.cancel(engine.tenant.name, "second") is CancelOutcome.CANCELLING:
+            error = await refusal(second)
+            told.add(error.executed)
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert engine.server().committed == [IN.encode()]
+        await rest(engine)
+    assert told == {Executed.MAYBE}
