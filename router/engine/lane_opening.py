@@ -63,9 +63,8 @@ class LaneOpener:
     def room(self, lanes: int, most: int) -> int:
         """How many lanes there may be, those being opened included, when so many are there and the pool has most."""
         if self._failures or not lanes:
-            if self.opening or self.rests:
-                return lanes + self.opening  # one goes to find out
-        elif self._resting_until and self.rests:
+            return min(most, lanes + (self.opening or not self.rests))  # one goes to find out
+        if self._resting_until and self.rests:
             return lanes
         return most
 

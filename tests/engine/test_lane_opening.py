@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from router.engine.lane_opening import LONGEST_REST_S
+from router.engine.lane_opening import FIRST_REST_S, LONGEST_REST_S
 from router.model.errors import RouterError
 from router.model.observation import FaultKind
 from router.model.policy import TenantPolicy
@@ -12,7 +12,7 @@ from router.model.request import Method, Options, ReadFrom
 from tests.support.builders import Engine, now
 from tests.support.lane_world import World, failure
 from tests.support.talk import rest
-from tests.support.virtual_time import virtual
+from tests.support.virtual_time import settle, virtual
 
 
 @virtual
@@ -24,6 +24,24 @@ async def test_whoever_waits_one_connect_is_made_and_charged_to_one() -> None:
     assert {fault.kind for fault in faults} == {FaultKind.CONNECT_REFUSED}
     assert world.server.connects == 1
     assert [fault.cost_a_server for fault in faults].count(True) == 1
+    await world.end()
+
+
+@virtual
+async def test_reads_that_were_spread_over_many_lanes_find_out_by_one_connect_too() -> None:
+    world = World(max_size=8)
+    await world.learn()
+    world.pool._places.spread.lanes = 6  # as after a time of many reads
+    world.server.kill_all()
+    await settle()
+    world.server.connect_error = "refused"
+    before = world.server.connects
+    faults = await asyncio.gather(*(failure(world.read()) for _ in range(20)))
+    assert world.server.connects - before == 1
+    assert [fault.cost_a_server for fault in faults].count(True) == 1
+    world.server.connect_error = None
+    await asyncio.sleep(FIRST_REST_S)
+    await world.read()
     await world.end()
 
 
