@@ -32,7 +32,8 @@ _HOLD_PAUSE_S = 0.05
 """Between attempts on the primary: time for the supervisor to see what we saw, and to begin a hold."""
 _QUERY_CANCELED = "57014"
 _FREE = (RetryReason.NOT_SENT, RetryReason.KEY_BUSY)
-"""What was never sent, or waited for a lock only, costs the server nothing: no budget and no count bound it."""
+"""What was never sent, or waited for a lock only, costs the server nothing: no budget and no count bound it; nor what
+failed with another request's connect."""
 
 
 def replayability(call: Call, *, first_row_sent: bool = False, interactive: bool = False) -> Replayability:
@@ -92,8 +93,9 @@ class Attempts:
             if not isinstance(failed, AttemptFailed):
                 return False
             verdict = self.judge(runtime, failed.fault, at_stake)  # once per failure: it is reported there
-            call.spared += not failed.fault.cost_a_server
-            return self._may_repeat(runtime, call, verdict)
+            cost = failed.fault.cost_a_server
+            call.spared += not cost
+            return self._may_repeat(runtime, call, verdict, free=not cost or verdict.retry_reason in _FREE)
 
         loop = AsyncRetrying(
             retry=may_repeat, wait=lambda _: call.pause_s, sleep=self._clock.sleep, reraise=True
@@ -140,13 +142,13 @@ class Attempts:
                 cluster.supervisor.report_fault(fault)
         return verdict
 
-    def _may_repeat(self, runtime: TenantRuntime, call: Call, verdict: Verdict) -> bool:
+    def _may_repeat(self, runtime: TenantRuntime, call: Call, verdict: Verdict, *, free: bool) -> bool:
         if verdict.action is Action.FAIL or call.cancel_asked:
             return False
         left = call.request.deadline - self._clock.now()
         if left <= self._policy.reserve_s:
             return False
-        if verdict.retry_reason not in _FREE:
+        if not free:
             spent = call.charged >= runtime.tenant.policy.max_attempts
             if spent or not runtime.budget.take(self._clock.now()):
                 return False

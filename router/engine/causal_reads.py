@@ -117,6 +117,7 @@ class CausalReads:
                 runtime.tenant, route.endpoint, route.generation, call.request.deadline
             )
         except AttemptFailed as failure:
+            call.attempts += 1  # Attempts takes off what no server was asked
             raise at_route(failure, route) from failure
         exact = seen(route.token, result)
         if exact is not None:

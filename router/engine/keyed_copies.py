@@ -136,7 +136,7 @@ def found_after_commit(call: Call, found: Stored | WriteOutcome, digest: CopyDig
                 "the connection was lost before the copy was committed: nothing was kept; send it again",
                 executed=Executed.ROLLED_BACK,
                 retry_after_s=0.1,
-                numbers={"attempts": call.attempts, "endpoint": call.endpoint},
+                numbers={"attempts": call.charged, "endpoint": call.endpoint},
             )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from router.engine.lane_opening import FIRST_REST_S, LONGEST_REST_S
 from router.model.errors import RouterError
+from router.model.identity import Lsn, Term
 from router.model.observation import FaultKind
 from router.model.policy import TenantPolicy
 from router.model.request import Method, Options, ReadFrom
-from tests.support.builders import Engine, now
+from router.model.token import Token
+from tests.support.builders import Engine, now, request
 from tests.support.lane_world import World, failure
-from tests.support.talk import rest
+from tests.support.talk import refusal, rest
 from tests.support.virtual_time import settle, virtual
 
 
@@ -118,4 +121,34 @@ async def test_attempts_and_failed_connects_together_stay_below_a_tenth_more_tha
     print(f"\n{failed} connects failed, {sum(charged)} attempts charged to {len(charged)} requests")
     assert sum(charged) <= 1.10 * len(charged)
     assert failed <= 5 * 4 * 10, "four pools, at most ten a second each"
+    await rest(engine)
+
+
+@virtual
+async def test_asking_the_primary_for_its_position_is_an_attempt_like_any_other() -> None:
+    engine = Engine(policy=TenantPolicy(max_in_flight=1000))
+    engine.supervisor.publish(system_id=7)
+    engine.server().connect_error = "refused"
+    token = Token(7, Term(1), Lsn(1), now=True)
+
+    async def read() -> int:
+        asked = replace(request(Method.QUERY, "select 1", options=Options(read=ReadFrom.ANY), timeout=0.5), after=token)
+        error = await refusal(engine.executor.run(engine.tenant, asked))
+        return int(str(error.numbers["attempts"]))
+
+    counts = await asyncio.gather(*(read() for _ in range(5)))
+    assert min(counts) >= 0
+    assert sum(counts) == engine.server().connects
+    await rest(engine)
+
+
+@virtual
+async def test_a_connect_that_was_only_shared_spends_nothing_of_the_retry_budget() -> None:
+    engine = Engine(policy=TenantPolicy(max_in_flight=1000))
+    engine.server().connect_error = "57P03"
+    writes = [engine.start(engine.run(Method.EXECUTE, "insert a")) for _ in range(60)]
+    await asyncio.sleep(0.3)
+    engine.server().connect_error = None
+    failed = [one for one in await asyncio.gather(*writes, return_exceptions=True) if isinstance(one, Exception)]
+    assert not failed, "a server that is starting is waited for by all, not by ten"
     await rest(engine)
