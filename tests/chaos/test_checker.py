@@ -183,6 +183,9 @@ def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window()
     samples = [limits.Counted(n * 100.0, 50.0 if n < 8 else 250.0, 0.0) for n in range(16)]
     assert limits.amplification(samples).figure == pytest.approx(1.2)
     assert limits.amplification(samples[:8]).reached is True
+    connecting = [limits.Counted(n * 100.0, n * 5.0, 0.0, connects=n * 6.0) for n in range(16)]
+    found = limits.amplification(connecting)
+    assert (found.reached, "(1.110 with the 90 connects that failed)" in found.said) == (True, True)
 
 
 def test_what_most_cases_ask_is_told_once_with_the_sum_of_n_and_every_miss_by_itself() -> None:
