@@ -73,8 +73,8 @@ def amplification(samples: Sequence[Counted], window: int = 10) -> Figure:
                         for ratio, (before, after) in zip(ratios, pairs, strict=True))
     n = round(samples[-1].requests - samples[0].requests)
     free, connects = samples[-1].free - samples[0].free, samples[-1].connects - samples[0].connects
-    said = (f"{max(ratios):.3f} over {n:,} requests ({with_connects:.3f} with the {connects:,.0f} connects that failed); "
-            f"{free:,.0f} times a request looked again without asking a server")
+    said = (f"{max(ratios):.3f} over {n:,} requests ({with_connects:.3f} with the {connects:,.0f} connects that failed)"
+            f"; {free:,.0f} times a request looked again without asking a server")
     return Figure(what, goal, said, n, max(ratios), max(ratios) <= 1.10, ratios)
 
 
