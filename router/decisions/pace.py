@@ -21,17 +21,18 @@ FORGET_S = 10.0
 class Pace:
     """Of one queue. All times are monotonic seconds."""
 
-    __slots__ = ("_count", "_interval_s", "_last", "_since")
+    __slots__ = ("_count", "_interval_s", "_last", "_learned", "_since")
 
     def __init__(self) -> None:
         self._interval_s = 0.0
         """Between departures; 0: not known yet."""
-        self._since = self._last = 0.0
+        self._since = self._last = self._learned = 0.0
         self._count = 0
 
     def begin(self, now: float) -> None:
-        """The first one waits: until now the queue was empty."""
-        if now - self._since > FORGET_S:
+        """Somebody is about to wait, or to be refused, as the first: until now the queue was empty, and stood still for
+        nobody."""
+        if now - self._learned > FORGET_S:
             self._interval_s = 0.0
         self._since = self._last = now
         self._count = 0
@@ -45,7 +46,7 @@ class Pace:
             interval_s = took_s / self._count
             known = self._interval_s
             self._interval_s = known + LATEST * (interval_s - known) if known else interval_s
-            self._since = now
+            self._since = self._learned = now
             self._count = 0
 
     def wait_s(self, ahead: int, now: float) -> float:

@@ -76,14 +76,14 @@ class Admission:
         RESOURCE_EXHAUSTED: the rate or the queue does not allow it, or the deadline would pass first, or does."""
         now = self._clock.now()
         self._take_rate(now)
+        if not self.queued:
+            self._pace.begin(now)
         verdict = self._judge(deadline - now, self.in_flight + self._line.ahead_of(priority) + 1, now)
         if isinstance(verdict, Refuse) and not self._makes_room(verdict, priority):
             raise verdict.error()
         if verdict is Admit.GO:
             self.in_flight += 1
             return
-        if not self.queued:
-            self._pace.begin(now)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.join(place, deadline, priority)
         self.queued += 1

@@ -144,6 +144,34 @@ async def test_an_overloaded_tenant_is_served_at_capacity_and_the_rest_is_refuse
 
 
 @virtual
+async def test_a_queue_that_was_empty_for_a_while_did_not_stand_still() -> None:
+    """Its pace is known from before; the time without anybody in it says nothing about those who come now."""
+    engine = Engine(policy=TenantPolicy(max_in_flight=2))
+    await asyncio.gather(*(engine.run(Method.EXECUTE, "select pg_sleep(0.1)", timeout=9.0) for _ in range(40)))
+    for pause_s in (2.0, 60.0):
+        await asyncio.sleep(pause_s)
+        await asyncio.gather(*(engine.run(Method.EXECUTE, "select pg_sleep(0.1)", timeout=5.0) for _ in range(4)))
+    await rest(engine)
+
+
+@virtual
+async def test_a_pace_of_bad_times_is_forgotten_though_nobody_is_let_into_the_queue_by_it() -> None:
+    engine = Engine(policy=TenantPolicy(max_in_flight=2))
+    await asyncio.gather(*(engine.run(Method.EXECUTE, "select pg_sleep(2)", timeout=90.0) for _ in range(40)))
+    running = [engine.start(engine.run(Method.EXECUTE, "select pg_sleep(30)", timeout=90.0)) for _ in range(2)]
+    refused = 0
+    for _ in range(12):
+        await asyncio.sleep(1.0)
+        try:
+            await engine.run(Method.EXECUTE, "select pg_sleep(0.1)", timeout=2.0)
+        except RouterError as error:
+            refused += error.reason is RefuseReason.HOPELESS_DEADLINE
+    assert 5 <= refused < 12
+    await asyncio.gather(*running)
+    await rest(engine)
+
+
+@virtual
 async def test_more_requests_a_second_than_a_tenant_may_send_are_refused_at_once() -> None:
     engine = Engine(policy=TenantPolicy(rate_per_s=10.0, rate_burst=3))
     for _ in range(3):
