@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from router.config import loading, problems
 from router.config.differences import diff, tenant_differences
@@ -27,6 +28,7 @@ SETTLED_S = 0.2
 """A file is read when it has looked the same for so long: who writes it may still be writing."""
 MOST_LOOKS = 25
 OFF_S = 1.0
+_T = TypeVar("_T")
 
 
 class LiveConfiguration:
@@ -56,6 +58,7 @@ class LiveConfiguration:
         self._refused_at = self._applied_at = clock.now()
         self.turn = asyncio.Lock()
         """Whoever reads or changes the configuration has it."""
+        self._orders: set[asyncio.Task[object]] = set()
         self._reads = 0
         self._files = FilesWatched({})
         self._follow(config.files)
@@ -87,8 +90,20 @@ class LiveConfiguration:
 
     async def reload(self) -> ReloadResult:
         """Read the files again; with any mistake in the main one nothing changes."""
-        async with self.turn:
-            return await self._reload()
+        return await self.carried_out(self._reload)
+
+    async def carried_out(self, order: Callable[[], Awaitable[_T]]) -> _T:
+        """Its result; in its turn, and to its end though the caller may go away: what a thread has read or written by
+        then would else be known to the book of tenants, and never come into force."""
+
+        async def in_turn() -> _T:
+            async with self.turn:
+                return await order()
+
+        task = asyncio.get_running_loop().create_task(in_turn())
+        self._orders.add(task)
+        task.add_done_callback(self._orders.discard)
+        return await asyncio.shield(task)
 
     async def diff(self, document: str) -> ConfigDiff:
         """What a configuration file's text would change here, with tenants' own files as they stand; empty: the file as

@@ -72,11 +72,13 @@ class TenantStore:
         return await self._order(name, edit, version)
 
     async def _order(self, name: str, edit: _Edit, version: str) -> TenantOrdered:
-        async with self._live.turn:
+        async def order() -> TenantOrdered:
             book = self._book()
             changes, text = await asyncio.to_thread(_carry_out, book, _checked(name), edit, version)
             told = self._live.take(changes)
             return TenantOrdered("" if text is None else tenant_files.version_of(text), told)
+
+        return await self._live.carried_out(order)
 
     def _book(self) -> TenantBook:
         book = self._live.book

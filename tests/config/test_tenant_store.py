@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.config import tenant_files
 from router.config.document_edits import EditMistake, edited
 from router.config.loading import LoadedConfig, load
 from router.config.paused_text import with_paused
+from router.config.tenant_book import TenantBook
 from router.live_configuration import LiveConfiguration
 from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
@@ -87,6 +92,47 @@ async def test_create_change_pause_resume_and_remove(store: Store) -> None:
     assert store.live._files.changed() is None
     for order in (store.orders.remove("d", ""), store.orders.change("d", text, ""), store.orders.show("d")):
         assert (await refused(order)).code is Code.NOT_FOUND
+
+
+async def test_an_order_whose_caller_goes_away_is_in_force_as_it_stands_on_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, begun = tenant_files.write, threading.Event()
+
+    def slowly(*parts: Any) -> Any:
+        begun.set()
+        time.sleep(0.1)
+        return writes(*parts)
+
+    monkeypatch.setattr(tenant_files, "write", slowly)
+    order = asyncio.create_task(store.orders.pause("a", "", paused=True))
+    await asyncio.to_thread(begun.wait)
+    order.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await order
+    await store.orders.show("a")  # its turn comes after the order
+    assert "paused: true" in (store.on_disk("a") or "")
+    assert [one.name for changes in store.taken for one in changes.changed] == ["a"]
+
+
+async def test_a_reload_whose_caller_goes_away_comes_into_force(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, begun = TenantBook.look, threading.Event()
+
+    def slowly(book: TenantBook) -> TenantChanges:
+        changes = looks(book)
+        begun.set()
+        time.sleep(0.1)
+        return changes
+
+    monkeypatch.setattr(TenantBook, "look", slowly)
+    store.folder.write("d")
+    reload = asyncio.create_task(store.live.reload())
+    await asyncio.to_thread(begun.wait)
+    reload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reload
+    await store.orders.show("a")
+    assert [one.name for changes in store.taken for one in changes.changed] == ["d"]
 
 
 async def test_what_has_mistakes_is_neither_written_nor_taken(store: Store) -> None:
