@@ -71,7 +71,7 @@ AdminAddress = Annotated[
         "-a",
         envvar="POINTSMAN_ADMIN_ADDRESS",
         metavar="HOST:PORT",
-        help="The router's address for operators. [default: 127.0.0.1:7433]",
+        help="The router's address for operators; else 127.0.0.1:7433.",
         show_default=False,
     ),
 ]
@@ -88,7 +88,7 @@ CallerAddress = Annotated[
         "-a",
         envvar="POINTSMAN_ADDRESS",
         metavar="HOST:PORT",
-        help="The router's address for callers. [default: 127.0.0.1:7432]",
+        help="The router's address for callers; else 127.0.0.1:7432.",
         show_default=False,
     ),
 ]
@@ -151,7 +151,7 @@ def serve(
     file: Annotated[Path, typer.Option("--config", "-c", envvar="POINTSMAN_CONFIG", help="Configuration file (YAML).")],
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Processes for callers. [default: server.workers]", show_default=False),
+        typer.Option(min=1, max=256, help="Processes for callers; else server.workers.", show_default=False),
     ] = None,
 ) -> None:
     """Run the router. SIGTERM drains it, SIGHUP reads the configuration again, SIGUSR1 restarts its workers."""

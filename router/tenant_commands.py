@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from router.console import tenant_order_commands
+from router.console.operator_options import AsJson
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Dsn = Annotated[
         "--dsn",
         envvar="POINTSMAN_SUPERUSER_DSN",
         metavar="DSN",
-        help="How a superuser connects (libpq's URI or words). [default: the first endpoint, and libpq's environment]",
+        help="How a superuser connects (libpq's URI or words); else to the first endpoint, and by libpq's environment.",
         show_default=False,
     ),
 ]
@@ -51,14 +52,20 @@ def tenant_init(name: Name, config: Config, dsn: Dsn = "", dry_run: DryRun = Fal
 
 
 @app.command("check")
-def tenant_check(name: Name, config: Config, dsn: Dsn = "") -> None:
+def tenant_check(name: Name, config: Config, dsn: Dsn = "", as_json: AsJson = False) -> None:
     """Tell what keeps a tenant apart, and what is missing of it; ends with 1 when something is."""
+    import json
+
     from router import tenant_setup
 
     topology, tenant = _find(config, name)
     findings = _with_database(lambda: tenant_setup.check(dsn or _default_dsn(topology, tenant), topology, tenant))
-    for finding in findings:
-        print(f"{'missing' if finding.problem else 'ok     '}  {finding.what}{_colon(finding.problem)}")
+    if as_json:
+        told = [{"what": one.what, "ok": not one.problem, "problem": one.problem} for one in findings]
+        print(json.dumps(told, indent=2))
+    else:
+        for finding in findings:
+            print(f"{'missing' if finding.problem else 'ok     '}  {finding.what}{_colon(finding.problem)}")
     bad = sum(bool(finding.problem) for finding in findings)
     if bad:
         raise Trouble(f"{bad} of {len(findings)} checks of tenant {name} found something missing")

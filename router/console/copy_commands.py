@@ -15,7 +15,7 @@ Address = Annotated[
     str,
     typer.Option(
         "--address", "-a", envvar="POINTSMAN_ADDRESS", metavar="HOST:PORT",
-        help="The router's address for callers. [default: 127.0.0.1:7432]", show_default=False,
+        help="The router's address for callers; else 127.0.0.1:7432.", show_default=False,
     ),
 ]  # fmt: skip
 Tenant = Annotated[str, typer.Option(envvar="POINTSMAN_TENANT", help="Who calls.", show_default=False)]
@@ -24,7 +24,7 @@ Form = Annotated[
     str,
     typer.Option(
         "--format", "-f", metavar="FORM", show_default=False,
-        help="csv, text or binary. [default: by the file's ending, else text]",
+        help="csv, text or binary; else by the file's ending, else text.",
     ),
 ]  # fmt: skip
 Header = Annotated[bool, typer.Option("--header", help="The first line holds the columns' names.")]
@@ -36,7 +36,7 @@ Null = Annotated[str | None, typer.Option(help="What stands for NULL.", show_def
 Quote = Annotated[str, typer.Option(metavar="C", help="The quote of csv.", show_default=False)]
 Timeout = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Seconds it may take. [default: the tenant's longest]", show_default=False),
+    typer.Option(min=0.001, help="Seconds it may take; else the tenant's longest.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Tell the end as JSON, for programs.")]
 

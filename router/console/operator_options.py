@@ -17,7 +17,7 @@ Address = Annotated[
         "-a",
         envvar="POINTSMAN_ADMIN_ADDRESS",
         metavar="HOST:PORT",
-        help="The router's address for operators. [default: 127.0.0.1:7433]",
+        help="The router's address for operators; else 127.0.0.1:7433.",
         show_default=False,
     ),
 ]

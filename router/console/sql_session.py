@@ -220,6 +220,8 @@ def trouble_of(error: pointsman.Error, address: str, sql: str = "") -> Trouble:
 def _way_out(error: pointsman.Error, sql: str) -> str:
     if isinstance(error, pointsman.Unauthenticated | pointsman.PermissionDenied) and not error.sqlstate:
         return "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)"
+    if isinstance(error, pointsman.DeadlineExceeded):
+        return "give it more time with --timeout SECONDS; what requests wait for is told by: pointsman waiters"
     if error.pg is None:
         return ""
     lines = _marked(sql, error.pg.position)

@@ -7,7 +7,7 @@ The former primary stays out (a stale primary) until it is brought back as a sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.decisions.cluster_facts import Seen, gather
@@ -83,7 +83,7 @@ class Switchover:
         if not counted:
             raise refused("no standby is healthy, streaming and synchronous")
         if len(following) < 2 and rule.k > 0:
-            raise refused("the new primary would have no standby left to confirm its writes")
+            raise refused(_none_left([s.name for s in facts.standbys], following))
         chosen = to or max(sorted(counted), key=lambda name: _received(counted[name]))
         names = (*((s.name, s.application_name) for s in facts.standbys), (primary, primary.lower()))
         fence = (chosen, *(name for name in following if name != chosen))
@@ -184,6 +184,16 @@ def follows(standby: Standby, seen: Seen, machine: ClusterMachine) -> bool:
         and claim.in_recovery
         and claim.receiver_alive
         and claim.timeline == machine.term
+    )
+
+
+def _none_left(standbys: Sequence[str], following: Collection[str]) -> str:
+    """Why nobody could confirm the writes of the next primary. standbys: all; following: the healthy and streaming."""
+    missing = ", ".join(name for name in standbys if name not in following)
+    return (
+        f"the new primary would have no standby left to confirm its writes: of {len(standbys)} standbys only "
+        f"{', '.join(following)} is healthy and streaming{f', not {missing}' if missing else ''}; 2 are needed. "
+        "See `pointsman status` and `pointsman doctor`, and try again when another one streams"
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pointsman
 import pytest
 
 import router
@@ -64,8 +68,57 @@ def test_the_readme_lists_every_variable_that_options_honour():
 
     from router.cli import app
 
-    commands = get_command(app).commands.values()
-    honoured = {param.envvar for one in commands for param in one.params if isinstance(param.envvar, str)}
-    listed = (Path(__file__).parents[2] / "README.md").read_text().partition("## Environment and files")[2]
-    assert "POINTSMAN_TOKEN" in honoured
-    assert not [name for name in honoured if f"`{name}`" not in listed.partition("## Configuration reference")[0]]
+    def honoured(name: str, command: Any) -> set[tuple[str, str]]:
+        """Pairs of a command and a variable that it honours, of groups and their commands, too."""
+        own = {(name, param.envvar) for param in command.params if isinstance(param.envvar, str)}
+        below = getattr(command, "commands", {})
+        return own.union(*(honoured(f"{name} {word}".strip(), one) for word, one in below.items()))
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    listed = readme.partition("## Environment and files")[2].partition("## Configuration reference")[0]
+    rows = [line for line in listed.splitlines() if line.startswith("| `")]
+    found = honoured("", get_command(app))
+    assert {("sql", "POINTSMAN_TOKEN"), ("tenant init", "POINTSMAN_SUPERUSER_DSN")} <= found
+    assert not [name for _, name in found if not any(f"`{name}`" in row for row in rows)]
+    callers = ("POINTSMAN_ADDRESS", "POINTSMAN_TENANT")
+    missing = [
+        (command, name)
+        for command, name in found
+        for row in rows
+        if name in callers and f"`{name}`" in row and f"`{command.split()[0]}`" not in row
+    ]
+    assert not missing
+
+
+def test_what_a_tenant_lacks_is_told_as_json_too(monkeypatch, capsys):
+    from router import tenant_commands, tenant_setup
+    from router.console.trouble import Trouble
+
+    findings = [tenant_setup.Finding("login"), tenant_setup.Finding("marker", "there is none")]
+    monkeypatch.setattr(tenant_commands, "_find", lambda config, name: (None, SimpleNamespace(name=name)))
+    monkeypatch.setattr(tenant_setup, "check", lambda dsn, topology, tenant: findings)
+    with pytest.raises(Trouble, match="1 of 2 checks"):
+        tenant_commands.tenant_check("acme", Path("file.yaml"), dsn="host=nowhere", as_json=True)
+    assert json.loads(capsys.readouterr().out) == [
+        {"what": "login", "ok": True, "problem": ""},
+        {"what": "marker", "ok": False, "problem": "there is none"},
+    ]
+
+
+def test_no_help_text_loses_words_in_brackets():
+    """A help text is markup to the printer: words in square brackets vanish."""
+    from typer.main import get_command
+
+    from router.cli import app
+
+    def texts(command: Any) -> list[str]:
+        own = [getattr(param, "help", None) or "" for param in command.params] + [command.help or ""]
+        return own + [text for one in getattr(command, "commands", {}).values() for text in texts(one)]
+
+    assert not [text for text in texts(get_command(app)) if "[" in text]
+
+
+def test_who_ran_out_of_time_is_told_how_to_get_more():
+    from router.console.sql_session import trouble_of
+
+    assert "--timeout" in trouble_of(pointsman.DeadlineExceeded("no answer within 0.3 s"), "127.0.0.1:1").way_out
