@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,11 @@ from router.config.problems import Place, Problem, place_text
 _MERGE = "tag:yaml.org,2002:merge"
 # libyaml reads a file of ten thousand tenants in a second, the same in Python takes ten.
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_MOST_DEPTH = 100
+_FEW_VALUES = 20_000
+_BRACKETS = re.compile(r"[\[\]{}]")
+_INDENT = re.compile(rf"^[ ?:-]{{{_MOST_DEPTH},}}", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -64,6 +70,9 @@ def parse(text: str, needs: str = "clusters and tenants", example: str = "cluste
     """
     document = Document()
     try:
+        if _is_deep(text):
+            document.problems.append(Problem(0, "", f"is nested more than {_MOST_DEPTH} levels deep: use fewer"))
+            return document
         loader = _LOADER(text)
         node = loader.get_single_node()
         if node is None:
@@ -71,7 +80,7 @@ def parse(text: str, needs: str = "clusters and tenants", example: str = "cluste
         elif not isinstance(node, yaml.MappingNode):
             document.problems.append(Problem(1, "", f"must hold sections (key: value lines), such as {example}:"))
         else:
-            values = _Builder(loader, document).build(node, ())
+            values = _Builder(loader, document, len(text)).build(node, ())
             document.values = values if isinstance(values, dict) else {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -84,16 +93,42 @@ def parse(text: str, needs: str = "clusters and tenants", example: str = "cluste
     return document
 
 
+def _is_deep(text: str) -> bool:
+    """Whether its nesting would end the process: libyaml composes by recursion. A glance tells of all usual files."""
+    depth = most = 0
+    for bracket in _BRACKETS.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        most = max(most, depth)
+        depth = max(depth, 0)
+    if most <= _MOST_DEPTH and not _INDENT.search(text):
+        return False
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MOST_DEPTH:
+            return True
+    return False
+
+
 class _Builder:
     """Builds values from YAML nodes while noting lines; PyYAML's own constructor forgets them."""
 
-    def __init__(self, loader: yaml.SafeLoader, document: Document) -> None:
+    def __init__(self, loader: yaml.SafeLoader, document: Document, size: int) -> None:
+        """size: of the text (characters): without aliases no file has more values."""
         self._loader = loader
         self._document = document
         self._open: set[int] = set()
+        self._built = 0
+        self._most = max(_FEW_VALUES, size)
 
     def build(self, node: yaml.Node, place: Place) -> object:
         self._document.lines.setdefault(place, node.start_mark.line + 1)
+        self._built += 1
+        if self._built > self._most:
+            raise ValueError(f"more than {self._most} values: aliases (*name) of aliases multiply, write fewer")
         if id(node) in self._open:
             self._document.report(place, "refers to itself (a YAML alias inside its own anchor)")
             return None

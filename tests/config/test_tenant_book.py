@@ -210,6 +210,23 @@ def test_a_folder_that_cannot_be_read_keeps_all_and_says_so(folder: Folder) -> N
     assert book.problems == ()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 50_000 + "]" * 50_000,
+        "a: " + "{b: " * 500 + "}" * 500,
+        "a:\n  " + "- " * 50_000 + "1",
+        "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '1'] * 10)}]\n" for n in range(12)),
+    ],
+    ids=["brackets", "braces", "dashes", "aliases"],
+)
+def test_a_file_that_would_end_the_process_is_refused_like_any_other(folder: Folder, text: str) -> None:
+    folder.write("d", text)
+    book = folder.book()
+    assert {"a", "b", "c"} == set(book.entries)
+    assert "levels deep" in told(book) or "aliases" in told(book)
+
+
 def test_many_bad_files_are_refused_alone(folder: Folder) -> None:
     for n in range(120):
         folder.write(f"t{n}", section(f"t{n}", **({"cluster": "elsewhere"} if n % 2 else {})))
