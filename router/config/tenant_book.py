@@ -117,8 +117,9 @@ class TenantBook:
             self.refused[_FOLDER] = Refused((problem,), None)
             return TenantChanges()
         changed = {name for name, stamp in found.items() if self._differs(name, stamp, secrets=closely)}
-        newest = time.time_ns() - round(settled_s * 1e9)
-        young = {name for name in changed if settled_s and newest < (found[name] or (0,))[0]}
+        now, young_ns = time.time_ns(), round(settled_s * 1e9)
+        # A time to come is a wrong clock's, or was set: it would be young for ever.
+        young = {name for name in changed if abs(now - (found[name] or (0,))[0]) < young_ns}
         if young:
             changed -= young
             self.folder_stamp = None

@@ -200,6 +200,14 @@ def test_what_was_written_just_now_is_left_for_the_next_look(folder: Folder) -> 
     assert names(book.look(settled_s=60).changed) == ["d"]
 
 
+def test_a_file_from_the_future_is_taken_now(folder: Folder) -> None:
+    book = folder.book()
+    folder.write("d")
+    future = time.time() + 86400
+    os.utime(folder.path / "tenants" / "d.yaml", (future, future))
+    assert names(book.look(settled_s=60).changed) == ["d"]
+
+
 def test_a_folder_that_cannot_be_read_keeps_all_and_says_so(folder: Folder) -> None:
     book = folder.book()
     (folder.path / "tenants").rename(folder.path / "elsewhere")
