@@ -8,18 +8,12 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.dev_cluster import fresh_cluster, make_cluster, pg_cluster, pg_cluster_each, pg_clusters
 
 __all__ = ["fresh_cluster", "make_cluster", "pg_cluster", "pg_cluster_each", "pg_clusters"]
-
-# A property holds or not, however long the machine lets it wait; the 0.2 s for one example that hypothesis allows by
-# itself are lost on a busy machine to whoever else runs there.
-hypothesis.settings.register_profile("pointsman", deadline=None)
-hypothesis.settings.load_profile("pointsman")
 
 _FLOORS = (
     *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "simulation", "mutants"),
@@ -32,11 +26,14 @@ _FLOORS = (
 settings.register_profile("pointsman", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pointsman")
 
-# Floors that time real servers and processes to fractions of a second. On a machine of two cores somebody else's second
-# breaks about one run of some hundred such tests in five, so what fails there is asked once more, and `make test` names
-# it ("RERUN") even when it then passes. Decisions and whatever runs on virtual time get no second chance: there the
-# same code gives the same answer.
-_TIMED = frozenset({"postgres", "devcluster", "isolation", "hardening", "stories", "workers", "failover", "chaos"})
+# Floors with real clocks, ports, servers and processes. On a machine of two cores somebody else's second breaks about
+# one run of some hundred such tests in five, so what fails there is asked once more, and `make test` names it ("RERUN")
+# even when it then passes. Decisions and whatever runs on virtual time get no second chance: there the same code gives
+# the same answer.
+_REAL_TIME = frozenset((
+    *("sql", "contracts", "api", "sdk", "telemetry", "cli", "deploy", "postgres", "devcluster"),
+    *("isolation", "hardening", "stories", "workers", "failover", "chaos"),
+))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _FLOORS.index(folder(item)) if folder(item) in _FLOORS else len(_FLOORS)
 
     for item in items:
-        if folder(item) in _TIMED:
+        if folder(item) in _REAL_TIME:
             item.add_marker(pytest.mark.flaky(reruns=1))
     items.sort(key=floor)

@@ -28,7 +28,7 @@ from router.devcluster import DevCluster
 from router.devcluster.server import free_port
 from tests.support.dev_cluster import TENANTS
 
-START_S = 15.0
+START_S = 30.0
 END_S = 30.0
 ADMIN_TOKEN = "operator-token-of-the-tests"
 
