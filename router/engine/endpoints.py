@@ -14,6 +14,7 @@ from router.engine.guarded_pool import GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
 from router.model.events import Health
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
+from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.state import ClusterState
@@ -55,7 +56,7 @@ class Pools:
         return len(self._pools)
 
     def get(self, tenant: Tenant, endpoint: EndpointName, access: Access, generation: Generation) -> LanePool:
-        """The pool for a route, made when there is none."""
+        """The pool for a route, made when there is none. AttemptFailed when its endpoint is no longer configured."""
         key = PoolKey(tenant.name, endpoint, access)
         pool = self._pools.get(key)
         owner = self._owners.get(key)
@@ -68,7 +69,10 @@ class Pools:
                 return pool
             self._retire(key)
         cluster = self._cluster_of(tenant.cluster)
-        server = next(one for one in cluster.endpoints if one.name == endpoint)
+        server = next((one for one in cluster.endpoints if one.name == endpoint), None)
+        if server is None:
+            words = f"{endpoint} has left the configuration of {cluster.name}"
+            raise AttemptFailed(Fault(FaultKind.STALE, Stage.ACQUIRE, message=words))
         inner = self._factory.make(tenant, cluster, server, access, generation)
         guarded = GuardedPool(inner, self._breakers.of(tenant, endpoint), self._clock)
         pool = self._pools[key] = LanePool(guarded, tenant.pool, self._clock)

@@ -122,8 +122,8 @@ class Executor:
     async def _attempt(self, runtime: TenantRuntime, call: Call) -> list[StatementResult | None]:
         access = call.request.access
         route = await self._placement.route(runtime, call, access)
-        pool = self._pools.get(runtime.tenant, route.endpoint, access, route.generation)
         call.attempts += 1
+        pool = self._pools.get(runtime.tenant, route.endpoint, access, route.generation)
         runtime.in_flight[route.endpoint] += 1
         call.acquired_s = 0.0
         started = self._clock.now()

@@ -38,6 +38,10 @@ class MoveError(Exception):
         self.detail = detail
 
 
+class RivalFound(MoveError):
+    """Somebody else has promoted a server meanwhile: what was begun is neither finished nor taken back."""
+
+
 class Mover:
     """Carries out one move; made anew for each."""
 
@@ -130,7 +134,7 @@ class Mover:
             self._on_claim(result)
             if result.claim is not None and is_rival(result.claim, fenced.values()):
                 words = f"{result.endpoint} takes writes already: somebody else has promoted it"
-                raise MoveError(PhaseReason.FENCE_INCOMPLETE, words)
+                raise RivalFound(PhaseReason.FENCE_INCOMPLETE, words)
         return dict(fenced)
 
     async def _look(self, name: EndpointName) -> tuple[ProbeResult, ...]:

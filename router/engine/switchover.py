@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from router.decisions.cluster_facts import Seen, gather
 from router.decisions.machine import ClusterMachine, Event, MoveFailed, Operation
 from router.decisions.promotion import PromotionPlan, Standby, read_sync_names
-from router.engine.moving import MoveError, Mover
+from router.engine.moving import MoveError, Mover, RivalFound
 from router.model.errors import Code, RouterError
 from router.model.events import Health, Phase
 from router.model.identity import EndpointName, Lsn
@@ -119,7 +119,8 @@ class Switchover:
                 finished = await self._move(plan)
         except Exception as error:  # whatever it is, the cluster must not stay in the switchover
             words = f"it took longer than {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
-            await self._fail(plan, f"the switchover to {plan.to} failed: {words}")
+            rival = isinstance(error, RivalFound)
+            await self._fail(plan, f"the switchover to {plan.to} failed: {words}", rival=rival)
             raise refused(f"the switchover to {plan.to} failed: {words}") from error
         except asyncio.CancelledError:
             await self._fail(plan, "the router stops")
@@ -128,10 +129,11 @@ class Switchover:
         await self._mover.finish()
         return plan.to
 
-    async def _fail(self, plan: SwitchoverPlan, words: str) -> None:
-        """Undo it where that is still possible, and say so."""
+    async def _fail(self, plan: SwitchoverPlan, words: str, *, rival: bool = False) -> None:
+        """Undo it where that is still possible, and say so. rival: another primary has been seen, beside which the old
+        one must not write again."""
         pledged = self._mover.pledged
-        muted = pledged is not None or not await self._undone(plan)
+        muted = pledged is not None or rival or not await self._undone(plan)
         self._take(MoveFailed(PhaseReason.SWITCHOVER, words, pledged is not None, pledged, muted))
 
     async def _move(self, plan: SwitchoverPlan) -> Event:

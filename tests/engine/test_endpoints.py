@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from router.engine.connection_budget import SPARE_S
 from router.engine.endpoints import Pools
 from router.model.events import Health
 from router.model.identity import EndpointName, Generation
+from router.model.observation import AttemptFailed, FaultKind
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Access, Method, Options, ReadFrom
@@ -101,6 +104,15 @@ async def test_an_endpoint_that_left_the_configuration_loses_its_pools() -> None
     endpoints = {name: one for name, one in engine.supervisor.state.endpoints.items() if name != "b"}
     engine.supervisor.publish(endpoints=endpoints)
     assert len(engine.pools) == 0
+    await rest(engine)
+
+
+@virtual
+async def test_who_was_routed_to_an_endpoint_that_has_left_the_configuration_is_told_to_look_again() -> None:
+    engine = Engine()
+    with pytest.raises(AttemptFailed, match="gone has left the configuration") as failed:
+        engine.pools.get(engine.tenant, EndpointName("gone"), Access.READ_ONLY, Generation(1))
+    assert failed.value.fault.kind is FaultKind.STALE
     await rest(engine)
 
 

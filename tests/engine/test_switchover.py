@@ -82,6 +82,21 @@ async def test_a_standby_that_does_not_catch_up_in_time_is_given_up():
 
 
 @virtual
+async def test_the_old_primary_does_not_write_again_beside_one_that_somebody_else_has_promoted():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N3, 5.0))
+        await until(supervisor, lambda _: any(step == "hold_writes" for step, _ in servers.journal))
+        servers.promote("n2")
+        with pytest.raises(RouterError, match="somebody else has promoted it"):
+            await call
+        await until(supervisor, lambda state: state.primary == N2)
+        assert supervisor.state.term == 2
+        assert servers["n1"].read_only
+        assert not any(step == "allow_writes" for step, _ in servers.journal)
+
+
+@virtual
 async def test_the_hold_on_writes_is_taken_back_as_soon_as_the_primary_can_be_reached():
     servers = FakeServers.of(3)
     servers.failing |= {("fence", N2), ("allow_writes", N1)}
