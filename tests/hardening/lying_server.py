@@ -79,6 +79,7 @@ class LyingServer:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        await asyncio.sleep(0.01)  # who was accepted a moment ago begins, and so can be ended
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -22,12 +22,14 @@ CLEARTEXT = 3
 
 async def test_nobody_unproven_is_told_a_password_in_clear_text() -> None:
     heard = bytearray()
+    over = asyncio.Event()
 
     async def harvest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.extend(await reader.read(4096))
         writer.write(framed(b"R", struct.pack("!i", CLEARTEXT)))
         heard.extend(await reader.read(4096))
-        writer.close()
+        writer.transport.abort()
+        over.set()
 
     server = await asyncio.start_server(harvest, HOST, 0)
     async with server:
@@ -35,6 +37,7 @@ async def test_nobody_unproven_is_told_a_password_in_clear_text() -> None:
         cluster = Cluster(endpoint.cluster, (endpoint,), Login("pointsman", Secret(PASSWORD)))
         with pytest.raises(AttemptFailed) as failed:
             await ControlConnection.open(for_control(cluster, _plain(endpoint)), time.monotonic() + 3)
+        await asyncio.wait_for(over.wait(), 5)
     assert b"pointsman" in heard, "it was not even asked"
     assert PASSWORD.encode() not in heard
     assert PASSWORD not in str(failed.value.fault)

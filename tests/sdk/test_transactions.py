@@ -289,7 +289,7 @@ async def test_a_close_while_a_transaction_opens_says_that_the_client_was_closed
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
         db = pointsman.connect(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         tx = db.transaction()
-        opening = asyncio.create_task(tx.execute("select 1", timeout=5))
+        opening = asyncio.create_task(tx.execute("select 1", timeout=1))
         await asyncio.sleep(0.1)
         await db.close()
         with pytest.raises(pointsman.ClientClosed) as met:

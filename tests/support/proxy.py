@@ -56,9 +56,14 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deafen()
+        await asyncio.sleep(0.01)  # who was accepted a moment ago begins, and so can be ended
+        writers = list(self._writers)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # close() waits for what a frozen peer does not take
+        await asyncio.sleep(0)
 
     @property
     def connections(self) -> int:
