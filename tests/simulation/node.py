@@ -274,8 +274,10 @@ class Node:
             self.receiver.look()
 
     def crash_backend(self) -> None:
-        """kill -9 of one backend: the postmaster restarts all of them."""
-        if self.process is Process.RUNNING:
+        """kill -9 of one backend: the postmaster restarts all of them, as soon as it runs itself."""
+        if self.frozen:
+            self.soon(self.crash_backend)
+        elif self.process is Process.RUNNING:
             self.stop()
             self.start()
             self.restarts_by_itself = True
@@ -295,8 +297,9 @@ class Node:
         self.frozen = False
         self.server.thaw()
         parked, self._parked = self._parked, []
+        epoch = self.epoch
         for act, arguments in parked:
-            self._run(self.epoch, act, arguments)
+            self._run(epoch, act, arguments)
 
     @property
     def received_lsn(self) -> int:
