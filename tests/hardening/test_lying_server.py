@@ -170,7 +170,7 @@ async def lied_to(
 
 
 async def ask_until(
-    router: RunningRouter, liar: LyingServer, account: Account, enough: Callable[[], bool]
+    router: RunningRouter, liar: LyingServer, account: Account, enough: Callable[[], bool], callers: int = CALLERS
 ) -> None:
     """Callers with all kinds of requests, one after the other each."""
     numbers = iter(range(1, 1 << 30))
@@ -198,7 +198,7 @@ async def ask_until(
                 account.wrong.append(f"late: {ask.__name__} {number} took {took:.2f} s")
 
     async with router.connect("acme") as db:
-        await asyncio.gather(*(call(db) for _ in range(CALLERS)))
+        await asyncio.gather(*(call(db) for _ in range(callers)))
 
 
 @pytest.mark.parametrize("users", [(b"acme",), (b"acme", b"pointsman_control")], ids=["to tenants", "to probes too"])
@@ -234,7 +234,9 @@ async def test_rows_and_notices_without_end_take_no_memory(pg_cluster: DevCluste
             liar.honest = True
         assert not account.wrong, account.wrong[:10]
         assert liar.told.total() >= 2
-        assert router.peak_memory_bytes() < before + (128 << 20)
+        # Of eight floods of 192 MiB. Each may bring what libpq takes at once beyond the limit of one answer; on a machine
+        # that does much else that is several times the limit.
+        assert router.peak_memory_bytes() < before + (256 << 20)
 
 
 def _enough(liar: LyingServer) -> Callable[[], bool]:
