@@ -234,8 +234,8 @@ async def test_rows_and_notices_without_end_take_no_memory(pg_cluster: DevCluste
             liar.honest = True
         assert not account.wrong, account.wrong[:10]
         assert liar.told.total() >= 2
-        # Of eight floods of 192 MiB. Each may bring what libpq takes at once beyond the limit of one answer; on a machine
-        # that does much else that is several times the limit.
+        # Of eight floods of 192 MiB. Each may bring what libpq takes at once beyond the limit of one answer; on a
+        # machine that does much else that is several times the limit.
         assert router.peak_memory_bytes() < before + (256 << 20)
 
 
