@@ -94,59 +94,6 @@ WRITES = (writes, writes_a_batch, transacts)
 UNDONE = (pointsman.Executed.NO, pointsman.Executed.ROLLED_BACK)
 
 
-@dataclass
-class Account:
-    """What the callers were told."""
-
-    done: set[int] = field(default_factory=set)
-    """Writes that were acknowledged."""
-    undone: set[int] = field(default_factory=set)
-    """Writes that were told to have left nothing."""
-    outcomes: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    values: set[str] = field(default_factory=set)
-    """Every value that any caller has asked for."""
-
-
-Ask = Callable[[pointsman.Client, Account, int], Awaitable[None]]
-
-
-async def reads(db: pointsman.Client, account: Account, number: int) -> None:
-    mine = f"{SEED}-{number}"
-    account.values.add(mine)
-    got = await db.query_value("select $1::text", mine, timeout=TIMEOUT_S, read="primary")
-    if got != mine and got in account.values:
-        account.wrong.append(f"foreign: asked for {mine}, got {got!r}")
-
-
-async def streams(db: pointsman.Client, account: Account, number: int) -> None:
-    mine = f"{SEED}-{number}"
-    async for one in db.stream("select $1::text from generate_series(1, 40)", mine, timeout=TIMEOUT_S):
-        if one[0] != mine and one[0] in account.values:
-            account.wrong.append(f"foreign: asked for {mine}, got {one[0]!r}")
-
-
-async def writes(db: pointsman.Client, account: Account, number: int) -> None:
-    await db.execute("insert into told values ($1, 'single')", number, timeout=TIMEOUT_S)
-
-
-async def writes_a_batch(db: pointsman.Client, account: Account, number: int) -> None:
-    insert = ("insert into told values ($1, 'batch')", [number])
-    await db.batch([insert, ("update told set note = 'batch 2' where id = $1", [number])], timeout=TIMEOUT_S)
-
-
-async def transacts(db: pointsman.Client, account: Account, number: int) -> None:
-    async with db.transaction(timeout=TIMEOUT_S) as tx:
-        await tx.execute("insert into told values ($1, 'transact')", number)
-
-
-ASKS: tuple[Ask, ...] = (reads, reads, streams, writes, writes_a_batch, transacts)
-WRITES = (writes, writes_a_batch, transacts)
-UNDONE = (pointsman.Executed.NO, pointsman.Executed.ROLLED_BACK)
-MADE_UP = "made up"
-"""The text of errors that the server did not mean; nobody can tell them from others."""
-
-
 @asynccontextmanager
 async def lied_to(
     cluster: DevCluster, *users: bytes
