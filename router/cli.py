@@ -16,7 +16,7 @@ import typer
 import router
 from router import interpreter, tenant_commands
 from router.console import config_commands, copy_commands, outcome_command, worker_commands
-from router.console.dev_option import Dev
+from router.console.operator_options import Address, AsJson, Dev, Token
 from router.console.trouble import ExitCode, Trouble
 
 if TYPE_CHECKING:
@@ -64,23 +64,6 @@ def options(
             os.environ[f"POINTSMAN_{name}"] = value
 
 
-AdminAddress = Annotated[
-    str,
-    typer.Option(
-        "--address",
-        "-a",
-        envvar="POINTSMAN_ADMIN_ADDRESS",
-        metavar="HOST:PORT",
-        help="The router's address for operators; else 127.0.0.1:7433.",
-        show_default=False,
-    ),
-]
-AdminToken = Annotated[
-    str,
-    typer.Option(
-        "--token", envvar="POINTSMAN_ADMIN_TOKEN", help="An operator's token (one of admin.tokens).", show_default=False
-    ),
-]
 CallerAddress = Annotated[
     str,
     typer.Option(
@@ -98,7 +81,6 @@ app.add_typer(config_commands.app, name="config", rich_help_panel=CONFIGURE)
 app.add_typer(tenant_commands.app, name="tenant", rich_help_panel=CONFIGURE)
 app.add_typer(worker_commands.app, name="workers", rich_help_panel=OPERATE)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, as `pointsman status` shows it.")]
 
 
@@ -229,8 +211,8 @@ app.command(rich_help_panel=ASK)(outcome_command.outcome)
 
 @app.command(rich_help_panel=ASK)
 def status(
-    address: AdminAddress = "",
-    token: AdminToken = "",
+    address: Address = "",
+    token: Token = "",
     development: Dev = "",
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until Ctrl-C.")] = False,
@@ -252,7 +234,7 @@ def status(
 
 @app.command(rich_help_panel=ASK)
 def doctor(
-    address: AdminAddress = "", token: AdminToken = "", development: Dev = "", as_json: AsJson = False
+    address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False
 ) -> None:
     """What in the servers' settings will make a failover slow, unsafe or impossible, and the SQL that mends it.
 
@@ -272,8 +254,8 @@ def doctor(
 
 @app.command(rich_help_panel=ASK)
 def waiters(
-    address: AdminAddress = "",
-    token: AdminToken = "",
+    address: Address = "",
+    token: Token = "",
     development: Dev = "",
     tenant: Annotated[str, typer.Option(help="Only this tenant's requests.")] = "",
     as_json: AsJson = False,
@@ -327,8 +309,8 @@ def switchover(
     cluster: Annotated[str, typer.Argument(help="Name of the cluster.")],
     to: Annotated[str, typer.Option(help="The replica to become primary; else the most advanced one.")] = "",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds it may take before it is undone.")] = 10.0,
-    address: AdminAddress = "",
-    token: AdminToken = "",
+    address: Address = "",
+    token: Token = "",
     development: Dev = "",
 ) -> None:
     """Move the primary by plan: writes wait for a moment, none fails."""
@@ -339,7 +321,7 @@ def switchover(
 
 
 @app.command(rich_help_panel=OPERATE)
-def drain(endpoint: Endpoint, address: AdminAddress = "", token: AdminToken = "", development: Dev = "") -> None:
+def drain(endpoint: Endpoint, address: Address = "", token: Token = "", development: Dev = "") -> None:
     """Give an endpoint no new work; what runs there ends by itself."""
     from router.console import operations
 
@@ -348,7 +330,7 @@ def drain(endpoint: Endpoint, address: AdminAddress = "", token: AdminToken = ""
 
 
 @app.command(rich_help_panel=OPERATE)
-def resume(endpoint: Endpoint, address: AdminAddress = "", token: AdminToken = "", development: Dev = "") -> None:
+def resume(endpoint: Endpoint, address: Address = "", token: Token = "", development: Dev = "") -> None:
     """End a drain."""
     from router.console import operations
 
@@ -360,8 +342,8 @@ def resume(endpoint: Endpoint, address: AdminAddress = "", token: AdminToken = "
 def weight(
     endpoint: Endpoint,
     value: Annotated[int, typer.Argument(min=0, max=1_000_000, metavar="WEIGHT", help="0 takes no balanced reads.")],
-    address: AdminAddress = "",
-    token: AdminToken = "",
+    address: Address = "",
+    token: Token = "",
     development: Dev = "",
 ) -> None:
     """Set an endpoint's share of balanced reads, until the next reload or restart."""
@@ -372,7 +354,7 @@ def weight(
 
 
 @app.command(rich_help_panel=OPERATE)
-def reload(address: AdminAddress = "", token: AdminToken = "", development: Dev = "") -> None:
+def reload(address: Address = "", token: Token = "", development: Dev = "") -> None:
     """Make the router read its configuration file again. A file with mistakes changes nothing."""
     from router.console import operations
 

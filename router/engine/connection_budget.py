@@ -212,7 +212,7 @@ class EndpointBudget:
         wanted = self._wanted()
         patience = dict.fromkeys((one for one, more in beyond.items() if more < _EXACT and one not in wanted), SHARE_S)
         for holder in self._holders:
-            if holder.tenant in patience and keeps[holder.tenant] <= round(holder.policy.floor * self._part):
+            if holder.tenant in patience and keeps[holder.tenant] <= self.claims.floor(holder.policy, self._part):
                 patience[holder.tenant] = FLOOR_S
         return patience
 

@@ -77,6 +77,11 @@ class TenantClaims:
         """Most connections here; among workers each has its part of it, and one at least."""
         return max(1, int(policy.ceiling * part + 1e-9)) if policy.ceiling else UNBOUNDED
 
+    @staticmethod
+    def floor(policy: PoolPolicy, part: float) -> int:
+        """Connections that stay a tenant's own here; among workers each has its part of them."""
+        return round(policy.floor * part)
+
     # --- shares ------------------------------------------------------------------------------------------------
 
     def claims(
@@ -92,7 +97,7 @@ class TenantClaims:
             tenant: Claim(
                 count,
                 waiting.get(tenant, 0),
-                round(policy.floor * part),
+                self.floor(policy, part),
                 float(policy.weight),
                 self.ceiling(policy, part),
                 self._turns.of(tenant),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from pointsman.v1 import admin_service_pb2 as pb
 from pointsman.v1 import admin_service_pb2_grpc, errors_pb2, types_pb2
 
 from router.cli import main
+from tests.sdk.fake_router import FakeRouter
 
 TOKEN = "operator-token"
 
@@ -30,6 +31,15 @@ class Ended:
 
 
 Command = Callable[..., Ended]
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeRouter]:
+    """A router that answers callers as a test wants."""
+    router = FakeRouter()
+    await router.start()
+    yield router
+    await router.stop()
 
 
 @pytest.fixture(autouse=True)

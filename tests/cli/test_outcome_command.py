@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 from pointsman.v1 import query_service_pb2 as pb
@@ -12,14 +11,6 @@ from pointsman.v1 import types_pb2 as types
 
 from tests.cli.conftest import Command, Ended
 from tests.sdk.fake_router import FakeRouter
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeRouter]:
-    router = FakeRouter()
-    await router.start()
-    yield router
-    await router.stop()
 
 
 async def outcome(command: Command, fake: FakeRouter, *arguments: str) -> Ended:

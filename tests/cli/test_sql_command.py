@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -21,14 +20,6 @@ from router.console.sql_session import Outcome, SqlSession
 from router.console.targets import Target
 from tests.cli.conftest import Command, Ended
 from tests.sdk.fake_router import FakeRouter, one_row, result_set, status
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeRouter]:
-    router = FakeRouter()
-    await router.start()
-    yield router
-    await router.stop()
 
 
 def failing(code: grpc.StatusCode, message: str, **more):

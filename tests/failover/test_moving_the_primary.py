@@ -27,11 +27,11 @@ pytestmark = [pytest.mark.pg, pytest.mark.chaos]
 
 @asynccontextmanager
 async def supervised(
-    dev: DevCluster, mode: FailoverMode = FailoverMode.PROMOTE
+    dev: DevCluster, mode: FailoverMode = FailoverMode.PROMOTE, *, edges: PostgresEdges | None = None
 ) -> AsyncIterator[tuple[ClusterSupervisor, Recorder]]:
     cluster = replace(configured(dev), mode=mode, policy=ClusterPolicy(failover=FailoverPolicy(min_gap_s=0)))
     told = Recorder()
-    edges = PostgresEdges("tests")
+    edges = edges or PostgresEdges("tests")
     supervisor = ClusterSupervisor(cluster, edges, SystemClock(), SystemChance(), told, SnapshotNumbers())
     supervisor.subscribe(lambda state: supervisor.report_drained() if state.phase is Phase.DRAINING else None)
     running = asyncio.create_task(supervisor.run())

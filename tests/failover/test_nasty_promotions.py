@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from router.devcluster import DevCluster
 from router.devcluster.rejoining import RejoinMethod
-from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
-from router.model.events import FailoverStep, Health, HealthChanged, Phase
+from router.model.events import FailoverStep, Health, HealthChanged
 from router.model.identity import EndpointName
-from router.model.policy import ClusterPolicy, FailoverPolicy
 from router.model.reasons import HealthReason
 from router.model.topology import Cluster, Endpoint
 from router.postgres.edges import PostgresEdges
 from router.postgres.surgeon import PostgresSurgeon
-from router.system import SystemChance, SystemClock
-from tests.failover.test_moving_the_primary import insert, rows, until
-from tests.postgres.control_cluster import configured
-from tests.support.builders import Recorder
+from tests.failover.test_moving_the_primary import insert, rows, supervised, until
 from tests.support.dev_cluster import MakeCluster, make_cluster
 from tests.support.eventually import eventually
 
@@ -56,28 +49,14 @@ class Interfered(PostgresEdges):
         return made  # type: ignore[no-any-return]
 
 
-@asynccontextmanager
-async def supervised(dev: DevCluster, edges: PostgresEdges) -> AsyncIterator[tuple[ClusterSupervisor, Recorder]]:
-    cluster = replace(configured(dev), policy=ClusterPolicy(failover=FailoverPolicy(min_gap_s=0)))
-    told = Recorder()
-    supervisor = ClusterSupervisor(cluster, edges, SystemClock(), SystemChance(), told, SnapshotNumbers())
-    supervisor.subscribe(lambda state: supervisor.report_drained() if state.phase is Phase.DRAINING else None)
-    running = asyncio.create_task(supervisor.run())
-    try:
-        await until(supervisor, lambda state: all(e.health is Health.UP for e in state.endpoints.values()))
-        yield supervisor, told
-    finally:
-        await supervisor.stop()
-        await running
-
-
 def writable(dev: DevCluster) -> dict[str, int | None]:
     return {one.name: one.timeline for one in dev.observe().values() if not one.in_recovery}
 
 
 async def test_two_routers_promote_one_standby(make_cluster: MakeCluster):
     dev = make_cluster()
-    async with supervised(dev, PostgresEdges("a")) as (first, _), supervised(dev, PostgresEdges("b")) as (second, _):
+    one, other = PostgresEdges("a"), PostgresEdges("b")
+    async with supervised(dev, edges=one) as (first, _), supervised(dev, edges=other) as (second, _):
         await asyncio.to_thread(insert, dev, "n1", 1)
         await asyncio.to_thread(dev.servers["n1"].kill)
         for router in (first, second):
@@ -98,7 +77,7 @@ async def test_a_person_promotes_the_other_standby_in_the_middle_of_ours(make_cl
         with dev.servers[other].connect() as connection:
             connection.execute("SELECT pg_promote(true)")
 
-    async with supervised(dev, Interfered("a", "set_synchronous", somebody_else)) as (supervisor, told):
+    async with supervised(dev, edges=Interfered("a", "set_synchronous", somebody_else)) as (supervisor, told):
         await asyncio.to_thread(insert, dev, "n1", 1)
         await asyncio.to_thread(dev.servers["n1"].kill)
         await until(supervisor, lambda state: state.primary not in (None, N1))
@@ -114,7 +93,7 @@ async def test_a_candidate_that_dies_once_promoted_bars_the_way_back_to_the_old_
     async def dies(candidate: Endpoint) -> None:
         await asyncio.to_thread(dev.servers[candidate.name].kill)
 
-    async with supervised(dev, Interfered("a", "verify_write", dies)) as (supervisor, _):
+    async with supervised(dev, edges=Interfered("a", "verify_write", dies)) as (supervisor, _):
         await asyncio.to_thread(insert, dev, "n1", 1)
         await asyncio.to_thread(dev.servers["n1"].kill)
         await eventually(lambda: "may have been promoted" in supervisor.state.detail, within_s=15, what="the pledge")
@@ -131,7 +110,7 @@ async def test_a_candidate_that_dies_once_promoted_bars_the_way_back_to_the_old_
 
 async def test_an_old_primary_with_more_log_is_kept_out_told_and_rewound(make_cluster: MakeCluster):
     dev = make_cluster()
-    async with supervised(dev, PostgresEdges("a")) as (supervisor, told):
+    async with supervised(dev, edges=PostgresEdges("a")) as (supervisor, told):
         await asyncio.to_thread(insert, dev, "n1", 1)
         with dev.servers["n1"].connect("acme") as connection:
             for (pid,) in connection.execute("SELECT pid FROM pg_stat_replication").fetchall():
