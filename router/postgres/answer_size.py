@@ -15,6 +15,8 @@ from router.postgres.row_mode import bytes_waiting
 
 MOST_BYTES = 16 << 20
 """Of an answer, as it comes over the wire."""
+MOST_UNASKED = 1 << 20
+"""Of what comes while nothing is asked: libpq leaves it unread in its buffer until somebody asks."""
 _PATIENCE = 8
 """Reads that end no answer before anything is measured."""
 _EVERY = 4
@@ -28,7 +30,7 @@ _RECEIVED_AT = 128
 class AnswerSize:
     """Watches the answers of one connection."""
 
-    __slots__ = ("_before", "_fd", "_key", "_reads", "_since")
+    __slots__ = ("_before", "_fd", "_key", "_reads", "_since", "idle_from")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -37,6 +39,19 @@ class AnswerSize:
         self._reads = 0
         self._before: int | None = None
         self._since = 0
+        self.idle_from: int | None = None
+        """What had come by the first read since nothing is asked; whoever asks again sets it to None."""
+
+    def unasked(self) -> bool:
+        """Called after each read while nothing was asked: whether more has come than a server has to say by itself."""
+        received = received_bytes(self._fd)
+        if self.idle_from is None:
+            self.idle_from = received or 0
+            return False
+        if received is None:
+            self.idle_from += _READ_BYTES
+            return self.idle_from > MOST_UNASKED
+        return received - self.idle_from > MOST_UNASKED
 
     def too_large(self, head: Unit) -> bool:
         """Called after each read that left a unit's answer incomplete: whether more of it has come than may."""
@@ -47,7 +62,7 @@ class AnswerSize:
         self._reads += 1
         if self._reads < _PATIENCE or self._reads % _EVERY or head.on_rows is not None:
             return False
-        received = _received(self._fd)
+        received = received_bytes(self._fd)
         if received is None:
             self._since += _EVERY * _READ_BYTES if bytes_waiting(self._fd) else 0
         elif self._reads == _PATIENCE:
@@ -57,7 +72,7 @@ class AnswerSize:
         return self._since > MOST_BYTES
 
 
-def _received(fd: int) -> int | None:
+def received_bytes(fd: int) -> int | None:
     """Bytes that have ever come to a TCP socket; None where nobody counts them."""
     option = getattr(socket, "TCP_INFO", None)
     if option is None:

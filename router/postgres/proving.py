@@ -7,12 +7,17 @@ marker is a row that only an administrator can write (tenant_database.sql).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import psycopg
 
 from router.model.topology import IsolationMode, Tenant
+from router.postgres.answer_size import MOST_UNASKED, received_bytes
 from router.postgres.liveness import shut_socket
+
+_LOOK_S = 0.01
+"""Between looks at how much has come: psycopg keeps all rows that a server sends, and tells nobody how many."""
 
 # The tenant may have changed its own search_path: nothing here is looked up in it. The catalogue shows the marker also
 # to those who may not read it.
@@ -35,6 +40,7 @@ async def prove(connection: psycopg.AsyncConnection[Any], tenant: Tenant, timeou
     """Ask a new connection who and where it is. Misplaced, or what psycopg raises; ends by timeout_s (seconds)."""
     # The socket is shut at the end of the time: psycopg's own ways to give up wait for a frozen server.
     alarm = asyncio.get_running_loop().call_later(timeout_s, shut_socket, connection.pgconn)
+    watch = asyncio.create_task(_bound(connection.pgconn))
     try:
         cursor = await connection.execute(_WHO)
         who = await cursor.fetchone()
@@ -47,8 +53,20 @@ async def prove(connection: psycopg.AsyncConnection[Any], tenant: Tenant, timeou
             problem = f"database {database} has no tenant marker (require_marker): run `pointsman tenant init`"
     finally:
         alarm.cancel()
+        watch.cancel()
     if problem is not None:
         raise Misplaced(problem)
+
+
+async def _bound(pgconn: psycopg.pq.abc.PGconn) -> None:
+    """Shut the socket of a server that says more than the questions here can have for answers."""
+    with contextlib.suppress(psycopg.Error):  # it is closed: nothing more comes
+        before = received_bytes(pgconn.socket)
+        while before is not None:
+            await asyncio.sleep(_LOOK_S)
+            if (received_bytes(pgconn.socket) or 0) - before > MOST_UNASKED:
+                shut_socket(pgconn)
+                return
 
 
 def _misfit(

@@ -23,7 +23,7 @@ from router.model.request import Statement
 from router.model.result import PgNotice, StatementResult
 from router.ports import Unit
 from router.postgres import faults
-from router.postgres.answer_size import MOST_BYTES, AnswerSize
+from router.postgres.answer_size import MOST_BYTES, MOST_UNASKED, AnswerSize
 from router.postgres.command_tags import known_tags, read_tag
 from router.postgres.pipeline_sync import queue_sync_on
 from router.postgres.prepared import PreparedStatements, is_control
@@ -124,6 +124,7 @@ class UnitPipeline:
     def _send(self, unit: Unit, *, named: bool = True, undo: bool = False) -> None:
         pgconn, prepared, statements = self._pgconn, self._prepared, unit.statements
         if not self._units:
+            self._size.idle_from = None
             self._outside = pgconn.transaction_status == _IDLE
         # In the queue before the first byte: whatever fails from here on counts as sent.
         self._units.append(unit)
@@ -195,9 +196,12 @@ class UnitPipeline:
         try:
             if self._row_mode.open and not self._row_mode.decide():
                 return
+            idle = not self._units
             self._pgconn.consume_input()
             self._take_results()
-            if self._units and self._size.too_large(self._units[0]):
+            if idle and self._size.unasked():
+                self._lose(f"more than {MOST_UNASKED} bytes that nobody asked for", FaultKind.PROTOCOL)
+            elif self._units and self._size.too_large(self._units[0]):
                 self._refuse_answer(self._units[0])
             elif self._writing:
                 self._flush()
