@@ -6,6 +6,9 @@ import math
 
 from router.model.policy import ServerPolicy
 
+UNREQUESTED_S = 300
+"""Longer than any caller waits (seconds)."""
+
 Options = tuple[tuple[str, int], ...]
 
 
@@ -15,6 +18,11 @@ def server_options(policy: ServerPolicy, *, shared_port: bool) -> Options:
     options: Options = (
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", limits.max_streams),
+        # What came and was not taken up yet. By itself gRPC cancels some of it from 1000 on and all from 3000 on, or
+        # after 30 s, without a word: streams that were opened at once. max_rpcs and deadlines bound it in words.
+        ("grpc.server.max_pending_requests", limits.max_rpcs),
+        ("grpc.server.max_pending_requests_hard_limit", limits.max_rpcs),
+        ("grpc.server_max_unrequested_time_in_server", UNREQUESTED_S),
         ("grpc.max_metadata_size", limits.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", 2 * limits.max_metadata_bytes),
         ("grpc.server_handshake_timeout_ms", _ms(limits.handshake_timeout_s)),

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from router.devcluster import DevClusterError
+from tests.benchmarks.starting import BenchmarkFailed
 from tests.chaos import results
 from tests.chaos.cases import Case, Size
 from tests.chaos.cases.run import Found, Run, Skipped
@@ -33,7 +34,7 @@ def play(
         found = asyncio.run(_run(case, run))
     except Skipped as reason:
         return result(skipped=str(reason), notes=tuple(run.notes))
-    except (StageBroken, DevClusterError, AssertionError, OSError) as error:
+    except (StageBroken, DevClusterError, BenchmarkFailed, AssertionError, OSError) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return result(failed=f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})",
                       notes=tuple(run.notes))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 
 import pointsman
 import pytest
 
 from router.devcluster import DevCluster
-from tests.support.dev_cluster import TENANTS
+from tests.support.backends import counted
 from tests.support.eventually import eventually
 from tests.support.running_router import Config, RunningRouter, running_router
 
@@ -26,28 +24,6 @@ def capped(cap: int, config: Config) -> None:
         endpoint["max_connections"] = cap
     for tenant in config["tenants"].values():
         tenant["pool"] = {"max_size": cap}
-
-
-@contextlib.asynccontextmanager
-async def counted(cluster: DevCluster) -> AsyncIterator[list[int]]:
-    """How many connections of tenants the primary sees, as often as can be asked."""
-    seen: list[int] = []
-    ended = False
-
-    def count() -> None:
-        query = "select count(*) from pg_stat_activity where usename = any(%s)"
-        with cluster.primary().connect() as connection:
-            while not ended:
-                row = connection.execute(query, [list(TENANTS)]).fetchone()
-                seen.append(int(row[0]) if row else -1)
-                time.sleep(0.002)
-
-    counting = asyncio.get_running_loop().run_in_executor(None, count)
-    try:
-        yield seen
-    finally:
-        ended = True
-        await counting
 
 
 async def work(db: pointsman.Client, number: int, until: float) -> int:

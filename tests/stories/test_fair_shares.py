@@ -13,6 +13,7 @@ import pointsman
 import pytest
 
 from router.devcluster import DevCluster
+from tests.support.backends import counted
 from tests.support.dev_cluster import TENANTS, new_cluster
 from tests.support.running_router import Config, RunningRouter, started_router, tenant
 
@@ -145,6 +146,18 @@ async def test_a_crowd_of_another_tenant_is_hardly_felt(unequals: RunningRouter)
     # The crowd's callers take half of this machine's processors: how late the last of a hundred is says more of them.
     assert crowded_s[0] <= 1.3 * solo_s[0], figures
     assert crowded >= 0.8 * solo, figures
+
+
+async def test_streams_opened_at_once_all_end_and_never_pass_the_cap(
+    equals: RunningRouter, lone_server: DevCluster
+) -> None:
+    async def read(db: pointsman.Client) -> int:
+        return len([row async for row in db.stream("select generate_series(1, 50)", timeout=30)])
+
+    async with equals.connect("acme") as acme, equals.connect("globex") as globex, counted(lone_server) as seen:
+        rows = await asyncio.gather(*(read((acme, globex)[number % 2]) for number in range(150)))
+    assert rows == [50] * 150
+    assert max(seen) <= CAP
 
 
 async def test_an_overloaded_tenant_is_served_at_capacity(unequals: RunningRouter) -> None:

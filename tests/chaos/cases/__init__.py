@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from tests.chaos.cases import consistency, failovers, limits, schedules, surroundings, truths
+from tests.chaos.cases import consistency, failovers, fairness, limits, schedules, surroundings, truths
 from tests.chaos.cases.run import Found, Run
 
 
@@ -60,6 +60,9 @@ CASES = (
     Case("retries", "a full outage, then connections that break all the time", "seconds of each", 6, 12, 30,
          limits.retries),
     Case("connections", "an outsider takes every connection", "seconds", 2, 5, 30, limits.connections),
+    Case("noisy", "a noisy neighbour on the same server", "rounds", 1, 3, 15, fairness.noisy),
+    Case("overload", "more requests than can be served", "rounds", 1, 3, 15, fairness.overload),
+    Case("streams", "streams opened at once", "streams", 200, 1_000, 5_000, fairness.streams),
     Case("partition", "cables pulled (network namespaces)", "partitions", 3, 3, 60, surroundings.partition),
     Case("disk_full", "the primary's disk is full (tmpfs)", "full disks", 1, 1, 10, surroundings.disk_full),
 )
