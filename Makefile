@@ -40,7 +40,8 @@ run: setup ## start PostgreSQL (one primary, two replicas), the router and two d
 
 # Two at a time, but for those that measure how long real servers, kills and workers take: these have the machine alone.
 ALONE := tests/failover tests/workers tests/chaos
-PYTEST := $(BIN)/python -m pytest -q -rsR --rerun-show-tracebacks --durations=8
+# Some machines forbid to keep what was compiled; the tests start a hundred routers, of 200 modules each.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -rsR --rerun-show-tracebacks --durations=8
 NONE_IS_FINE := || { status=$$?; [ $$status = 5 ] || exit $$status; } # pytest's 5: ARGS chose no test of this part
 
 test: setup ## run all tests, in two parts: what may share the machine, then what may not

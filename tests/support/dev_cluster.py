@@ -8,17 +8,27 @@ Whatever happens to a test, or to pytest itself, the servers end and their direc
 fixtures' teardown, otherwise by the cluster's own warden process.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from router.devcluster import DevCluster, available_binaries, find_binaries
+from router.devcluster import DevCluster, available_binaries
+from tests.support.cluster_templates import TENANTS, Kind, Templates, new_data_root
 
-TENANTS = {"acme": "acme-secret", "globex": "globex-secret"}
-"""Password by name of the tenants that every cluster made here has, with the demo schema and data in each."""
+__all__ = [
+    "DEFAULT_MAJOR",
+    "MAJORS",
+    "TENANTS",
+    "MakeCluster",
+    "fresh_cluster",
+    "make_cluster",
+    "new_cluster",
+    "new_data_root",
+    "on_every_major",
+    "pg_cluster",
+    "pg_cluster_each",
+    "pg_clusters",
+]
 
 MAJORS = [binaries.major for binaries in available_binaries()]
 """Major versions of PostgreSQL on this machine, newest first."""
@@ -30,38 +40,14 @@ on_every_major = pytest.mark.parametrize("pg_major", MAJORS, ids=lambda major: f
 
 MakeCluster = Callable[..., DevCluster]
 
-
-MEMORY = Path("/dev/shm")
-MEMORY_NEEDED_BYTES = 2 << 30
-"""A cluster takes about 110 MB, and a few may run at once."""
-
-
-def new_data_root() -> Path:
-    """An empty directory that the servers' user can reach (pytest's tmp_path is closed to it).
-
-    In memory where there is plenty: a cluster is then made in half the time.
-    """
-    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_NEEDED_BYTES
-    directory = Path(tempfile.mkdtemp(prefix="pointsman-test-", dir=MEMORY if in_memory else None))
-    directory.chmod(0o755)
-    return directory
+_templates = Templates()
 
 
 def new_cluster(
     *, replicas: int = 2, major: int = DEFAULT_MAJOR, tenants: bool = True, settings: dict[str, str] | None = None
 ) -> DevCluster:
     """A running cluster without fsync, with TENANTS unless told otherwise; stop() removes its directory too."""
-    binaries = find_binaries(major=major)
-    cluster = DevCluster(new_data_root(), replicas, binaries, fsync=False, settings=settings, temporary=True)
-    cluster.create()
-    try:
-        for name, password in TENANTS.items() if tenants else ():
-            cluster.create_tenant(name, password)
-            cluster.load_demo(name)
-    except BaseException:
-        cluster.stop()
-        raise
-    return cluster
+    return _templates.start(Kind(major, replicas, tenants), settings)
 
 
 @pytest.fixture(scope="session")
