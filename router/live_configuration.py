@@ -2,7 +2,8 @@
 
 However a change arrives (a file that was edited, SIGHUP, an operator's order), it goes one way, one at a time. What
 cannot be used changes nothing: the running configuration stays, and the status says why and since when. Of tenants in
-files of their own, each stays or changes by itself, and only what has changed is read, judged and told to workers.
+files of their own, each stays or changes by itself, also while the main file is refused, and only what has changed is
+read, judged and told to workers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from router.config.loading import LoadedConfig
 from router.config.problems import ConfigProblems
 from router.config.tenant_book import TenantBook
 from router.model.events import ConfigChanged
-from router.model.topology import TenantChanges, Topology
+from router.model.identity import TenantName
+from router.model.topology import Tenant, TenantChanges, Topology
 from router.model.views import ConfigChange, ConfigDiff, ConfigEffect, ConfigView, ReloadResult
 from router.ports import Clock, EventSink
 
@@ -60,6 +62,8 @@ class LiveConfiguration:
         """Whoever reads or changes the configuration has it."""
         self._orders: set[asyncio.Task[object]] = set()
         self._reads = 0
+        self._main: frozenset[str] = frozenset()
+        """Files that the main one was last read of, itself among them; also if it was refused."""
         self._files = FilesWatched({})
         self._follow(config.files)
         self._watching: asyncio.Task[None] | None = None
@@ -126,10 +130,10 @@ class LiveConfiguration:
         try:
             fresh = await asyncio.to_thread(_read, self._config)
         except ConfigProblems as found:
-            return self._refuse(found.lines(), found.files)
+            return await self._refuse_main(found.lines(), found.files)
         objection = self._objection(fresh)
         if objection:
-            return self._refuse((objection,), fresh.files)
+            return await self._refuse_main((objection,), fresh.files)
         changes = diff(self._config, fresh)
         before, self._config = self._config, fresh
         self._problems = ()
@@ -144,16 +148,24 @@ class LiveConfiguration:
             applied=not self._refused, changes=(*map(str, changes), *later), problems=self._refused
         )
 
-    def _refuse(self, found: tuple[str, ...], files: Mapping[str, Stamp]) -> ReloadResult:
+    async def _refuse_main(self, found: tuple[str, ...], files: Mapping[str, Stamp]) -> ReloadResult:
+        """The main file changes nothing; tenants' own files need not wait for it."""
+        self._refuse(found)
+        told: tuple[ConfigChange, ...] = ()
+        if self.book is not None:
+            told = self.take(await asyncio.to_thread(_look, self.book, self._config.topology.tenants))
+        self._follow(files)
+        return ReloadResult(applied=False, changes=tuple(map(str, told)), problems=(*found, *self._refused))
+
+    def _refuse(self, found: tuple[str, ...]) -> None:
         if not self.view().problems:
             self._refused_at = self._clock.now()
         self._problems = found
-        self._follow(files)
         self._events.emit(ConfigChanged(applied=False, changes=(), problems=found))
-        return ReloadResult(applied=False, problems=found)
 
     def _follow(self, files: Mapping[str, Stamp]) -> None:
         main = dict(files)
+        self._main = frozenset(main)
         first = {str(self._config.source): main.get(str(self._config.source))}
         self._files.follow(first | (self.book.files() if self.book is not None else {}) | main)
 
@@ -228,12 +240,13 @@ class LiveConfiguration:
 
     async def _take_or_tell(self, path: str) -> None:
         try:
-            if self.book is not None and path not in self._config.files and not self._problems:
+            if self.book is not None and path not in self._main:
                 await self._take_folder(self.book, path)
             else:
                 await self._reload()
         except Exception as error:  # a mistake of our own must not end the watch
-            self._refuse((f"{self._config.source}: cannot be applied: {type(error).__name__}",), self._config.files)
+            self._refuse((f"{self._config.source}: cannot be applied: {type(error).__name__}",))
+            self._follow(self._config.files)
 
     async def _settle(self, path: str) -> None:
         before = await asyncio.to_thread(stamp_of, path)
@@ -260,6 +273,12 @@ def _read(current: LoadedConfig) -> LoadedConfig:
     if lost:
         raise ConfigProblems(current.source, lost, fresh.files)
     return replace(fresh, topology=Topology(fresh.topology.clusters, book.tenants))
+
+
+def _look(book: TenantBook, before: Mapping[TenantName, Tenant]) -> TenantChanges:
+    """What tenants' own files say now, beside those in force. Blocking."""
+    book.look()
+    return TenantChanges.between(before, book.tenants)
 
 
 def _without_tenants(config: LoadedConfig) -> LoadedConfig:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from router.config import problems, tenant_files
 from router.config.paused_text import with_paused
+from router.config.regular_files import read_regular, why
 from router.config.tenant_book import TenantBook
 from router.live_configuration import LiveConfiguration
 from router.model.errors import Code, RouterError, bad_request
@@ -105,6 +106,12 @@ def _carry_out(book: TenantBook, name: str, edit: _Edit, version: str) -> tuple[
     if text is None:
         _written(lambda: tenant_files.remove(book.frame.folder, name), book.frame.folder)
         return book.update([], [name]), None
+    if len(text) > tenant_files.MOST_BYTES:
+        # Written it would be refused by the next start, and by every look.
+        raise bad_request(
+            RefuseReason.CONFIG_INVALID,
+            f"the document of tenant {name} has {len(text)} bytes, its file may have {tenant_files.MOST_BYTES}",
+        )
     accepted, refused = book.judge({name: (text, None)})
     if name in refused:
         lines = problems.lines(book.frame.folder, refused[name].problems)
@@ -124,20 +131,20 @@ def _written(act: Callable[[], _T], folder: Path) -> _T:
         raise RouterError(
             Code.FAILED_PRECONDITION,
             RefuseReason.CONFIG_INVALID,
-            f"folder {folder} cannot be written to: {(error.strerror or 'unknown error').lower()}",
+            f"folder {folder} cannot be written to: {why(error)}",
         ) from None
 
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path, tenant_files.MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RouterError(
             Code.FAILED_PRECONDITION,
             RefuseReason.CONFIG_INVALID,
-            f"{path} cannot be read: {(error.strerror or 'unknown error').lower()}",
+            f"{path} cannot be read: {why(error)}",
         ) from None
 
 

@@ -13,6 +13,7 @@ from router.config.assembling import Assembly
 from router.config.document import Document, parse
 from router.config.file_stamps import Stamp, stamp_of
 from router.config.problems import ConfigProblems, Problem
+from router.config.regular_files import why
 from router.config.schema import FileConfig, LogSection
 from router.config.secret_references import SecretReader
 from router.config.tenant_book import Frame, TenantBook
@@ -81,8 +82,7 @@ def load_main(path: Path, environ: Mapping[str, str] | None = None) -> LoadedCon
     except FileNotFoundError:
         raise ConfigProblems(path, [Problem(0, "", "no such file")], files) from None
     except OSError as error:
-        why = (error.strerror or "unknown error").lower()
-        raise ConfigProblems(path, [Problem(0, "", f"cannot be read: {why}")], files) from None
+        raise ConfigProblems(path, [Problem(0, "", f"cannot be read: {why(error)}")], files) from None
     except UnicodeDecodeError:
         raise ConfigProblems(path, [Problem(0, "", "is not UTF-8 text")], files) from None
     try:

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from router.config.file_stamps import Stamp, stamp_of
+from router.config.regular_files import read_regular, why
 from router.model.topology import Secret
 
 PATTERN = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$"
@@ -82,12 +83,9 @@ class SecretReader:
         path = self.base / Path(name).expanduser()
         self.files[str(path)] = stamp_of(path)
         try:
-            if path.stat().st_size > _MOST_BYTES:
-                raise SecretUnavailable(f"file {path} is larger than {_MOST_BYTES} bytes: that is no secret")
             # Editors and `kubectl create secret --from-file` leave a newline that nobody meant.
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
+            return read_regular(path, _MOST_BYTES).decode("utf-8").rstrip("\r\n")
         except OSError as error:
-            why = (error.strerror or "unknown error").lower()
-            raise SecretUnavailable(f"file {path} cannot be read: {why}") from None
+            raise SecretUnavailable(f"file {path} cannot be read: {why(error)}") from None
         except UnicodeDecodeError:
             raise SecretUnavailable(f"file {path} is not UTF-8 text") from None

@@ -18,6 +18,7 @@ from router.config.assembling import Assembly, Shared
 from router.config.document import Document, parse
 from router.config.file_stamps import Stamp, stamp_of
 from router.config.problems import Place, Problem
+from router.config.regular_files import read_regular, why
 from router.config.schema import FileConfig
 from router.config.secret_references import SecretReader
 from router.config.tenant_index import TenantIndex
@@ -112,8 +113,8 @@ class TenantBook:
         try:
             found = tenant_files.listed(self.frame.folder, (lambda _: None) if closely else self._stamp)
         except OSError as error:
-            why = (error.strerror or "unknown error").lower()
-            problem = Problem(0, "", f"cannot be read: {why}; its tenants stay as they are", str(self.frame.folder))
+            words = f"cannot be read: {why(error)}; its tenants stay as they are"
+            problem = Problem(0, "", words, _printable(self.frame.folder))
             self.refused[_FOLDER] = Refused((problem,), None)
             return TenantChanges()
         changed = {name for name, stamp in found.items() if self._differs(name, stamp, secrets=closely)}
@@ -198,14 +199,15 @@ class TenantBook:
         for name in names:
             path = self.path(name)
             stamp = stamp_of(path)
-            problem = _unreadable(name, stamp)
-            if not problem:
+            if not tenant_files.usable(name):
+                problem = "is no usable name for a tenant: letters, digits, '_', '-' and '.', at most 63"
+            else:
                 try:
-                    texts[name] = path.read_bytes(), stamp
+                    texts[name] = read_regular(path, tenant_files.MOST_BYTES), stamp
+                    continue
                 except OSError as error:
-                    problem = f"cannot be read: {(error.strerror or 'unknown error').lower()}"
-            if problem:
-                self.refused[name] = Refused((Problem(0, "", problem, str(path)),), stamp)
+                    problem = f"cannot be read: {why(error)}"
+            self.refused[name] = Refused((Problem(0, "", problem, _printable(path)),), stamp)
         return texts
 
     def _take(self, texts: Mapping[str, Text]) -> None:
@@ -313,12 +315,9 @@ class TenantBook:
         return f"tenant {tenant}" if tenant is not None else self.frame.owners.get(token)
 
 
-def _unreadable(name: str, stamp: Stamp) -> str:
-    if not tenant_files.usable(name):
-        return "is no usable name for a tenant: letters, digits, '_', '-' and '.', at most 63"
-    if stamp is not None and stamp[1] > tenant_files.MOST_BYTES:
-        return f"is larger than {tenant_files.MOST_BYTES} bytes: is it a tenant's file?"
-    return ""
+def _printable(path: Path) -> str:
+    """A path, also one whose bytes are no text: status and log must be able to tell it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _parsed(text: bytes) -> Document:

@@ -20,6 +20,8 @@ from router.console.targets import Target
 from router.console.trouble import ExitCode, Trouble
 
 TIMEOUT_S = 5.0
+READING_S = 60.0
+"""For what reads configurations: ten thousand tenants take seconds."""
 _PAGE = 500
 _STATUS_DETAILS = "grpc-status-details-bin"
 

@@ -11,7 +11,7 @@ from pointsman.v1 import admin_service_pb2 as pb
 
 from router.config.differences import diff
 from router.config.loading import LoadedConfig
-from router.console.admin_client import AdminClient
+from router.console.admin_client import READING_S, AdminClient
 from router.console.message_values import word
 from router.console.trouble import Trouble
 from router.model.views import ConfigChange, ConfigEffect
@@ -31,17 +31,13 @@ def between(old: LoadedConfig, new: LoadedConfig) -> Sequence[ConfigChange]:
 
 def against_the_router(client: AdminClient, document: str, file: Path | None) -> Sequence[ConfigChange]:
     """What a file's text would change in the running router; empty: its own file. Trouble with all its problems."""
-    answer = client.call("DiffConfig", pb.DiffConfigRequest(document=document), _LONG_S)
+    answer = client.call("DiffConfig", pb.DiffConfigRequest(document=document), READING_S)
     if answer.problems:
         raise Trouble(
             "\n".join(answer.problems),
             f"{file or 'the file'} would change nothing: the running configuration stays",
         )
     return [_change(one) for one in answer.changes]
-
-
-_LONG_S = 60.0
-"""Ten thousand tenants are read in seconds."""
 
 
 def _change(message: Any) -> ConfigChange:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from router.console.admin_client import AdminClient
+from router.console.admin_client import READING_S, AdminClient
 from router.console.message_values import plain
 from router.console.status_view import duration
 from router.console.trouble import Trouble
@@ -63,15 +63,16 @@ def _behind(answer: Any) -> str:
 
 
 def reload(client: AdminClient, console: Console) -> None:
-    """Make the router read its file again. Trouble with all its problems when the file has any."""
-    answer = client.call("ReloadConfig", pb.ReloadConfigRequest())
-    if not answer.applied:
-        raise Trouble(
-            "\n".join(answer.problems) or "the configuration was refused",
-            "nothing was changed: mend the file (pointsman check-config FILE) and reload again",
-        )
+    """Make the router read its files again. Trouble with all their problems when they have any."""
+    answer = client.call("ReloadConfig", pb.ReloadConfigRequest(), READING_S)
     for change in answer.changes:
         console.print(Text(change))
+    if not answer.applied:
+        nothing = "nothing else" if answer.changes else "nothing"
+        raise Trouble(
+            "\n".join(answer.problems) or "the configuration was refused",
+            f"{nothing} was changed: mend the file (pointsman check-config FILE) and reload again",
+        )
     console.print(Text("applied" if answer.changes else "applied: nothing had changed", style="green"))
     for words in answer.behind:
         console.print(Text(f"{words}; it takes the configuration as soon as it answers", style="yellow"))

@@ -121,11 +121,7 @@ def pause(
     address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Let a tenant's new requests wait, as in a failover; what runs, and open transactions, go on."""
-    from pointsman.v1 import admin_service_pb2 as pb
-
-    with _operator(address, token, development) as client:
-        done = client.call("PauseTenant", pb.PauseTenantRequest(tenant=name, version=version))
-    _tell(done, as_json)
+    _order("Pause", name, version, _operator(address, token, development), as_json=as_json)
 
 
 def resume(
@@ -133,11 +129,7 @@ def resume(
     address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """End a pause: whoever waits goes on, in turn."""
-    from pointsman.v1 import admin_service_pb2 as pb
-
-    with _operator(address, token, development) as client:
-        done = client.call("ResumeTenant", pb.ResumeTenantRequest(tenant=name, version=version))
-    _tell(done, as_json)
+    _order("Resume", name, version, _operator(address, token, development), as_json=as_json)
 
 
 def remove(
@@ -148,10 +140,16 @@ def remove(
 
     Open transactions are rolled back; to let them end, pause it first. Its database stays.
     """
+    _order("Remove", name, version, _operator(address, token, development), as_json=as_json)
+
+
+def _order(order: str, name: str, version: str, operator: AdminClient, *, as_json: bool) -> None:
+    """One that needs no more than the tenant's name."""
     from pointsman.v1 import admin_service_pb2 as pb
 
-    with _operator(address, token, development) as client:
-        done = client.call("RemoveTenant", pb.RemoveTenantRequest(tenant=name, version=version))
+    method = f"{order}Tenant"
+    with operator as client:
+        done = client.call(method, getattr(pb, f"{method}Request")(tenant=name, version=version))
     _tell(done, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from router.config import tenant_files
 from router.config.loading import LoadedConfig, load, load_leniently
-from router.config.problems import ConfigProblems
+from router.config.problems import ConfigProblems, lines
 from router.config.tenant_book import TenantBook
 from router.model.identity import TenantName
 
@@ -266,3 +267,49 @@ def test_files_are_written_as_a_whole(tmp_path: Path) -> None:
     assert tenant_files.write(tmp_path, "a", b"two") != stamp
     tenant_files.remove(tmp_path, "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("pipe", "a named pipe"), ("socket", "a socket"), ("folder", "a folder"), ("device", "a device"),
+     ("loop", "too many"), ("large", "larger than 1048576 bytes")],
+)  # fmt: skip
+def test_what_is_no_file_is_told_and_keeps_nobody_waiting(folder: Folder, kind: str, words: str) -> None:
+    """Opened like a file, a named pipe without a writer keeps its reader for ever, and so every later order."""
+    put(folder.path / "tenants" / "d.yaml", kind)
+    folder.write("e")
+    (folder.path / "e.password").unlink()
+    put(folder.path / "e.password", kind)
+    book = folder.book()
+    assert sorted(book.entries) == ["a", "b", "c"]
+    assert words in str(book.refused["d"].problems[0])
+    assert words.replace("1048576", "65536") in str(book.refused["e"].problems[0])
+    assert not book.look(closely=False)
+
+
+def put(path: Path, kind: str) -> None:
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            bound = socket.socket(socket.AF_UNIX)
+            here = Path.cwd()
+            os.chdir(path.parent)  # a socket's path has little room
+            bound.bind(path.name)
+            os.chdir(here)
+            bound.close()
+        case "folder":
+            path.mkdir()
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "loop":
+            path.symlink_to(path.name)
+        case "large":
+            path.write_bytes(b"#" * ((1 << 20) + 1))
+
+
+def test_a_name_that_is_no_text_can_be_told(folder: Folder) -> None:
+    (Path(os.fsdecode(os.fsencode(folder.path / "tenants") + b"/\xff.yaml"))).write_text(section("d"))
+    book = folder.book()
+    assert sorted(book.entries) == ["a", "b", "c"]
+    assert "\\xff.yaml: is no usable name" in "".join(lines(folder.path, book.problems)).encode().decode()

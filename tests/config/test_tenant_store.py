@@ -23,6 +23,7 @@ from router.tenant_store import TenantStore
 from tests.config.test_live_configuration import HastyClock
 from tests.config.test_tenant_book import Folder, section
 from tests.support.builders import Recorder
+from tests.support.eventually import eventually
 
 
 class Store:
@@ -167,14 +168,64 @@ async def test_a_file_that_is_wrong_on_disk_is_shown_with_its_problems_and_can_b
     assert store.live.view().problems == ()
 
 
-async def test_what_came_with_a_main_file_that_was_refused_is_not_lost(store: Store) -> None:
+async def test_tenants_do_not_wait_for_a_main_file_that_an_objection_refuses(store: Store) -> None:
     store.live._objection = lambda _: "not here"
     store.folder.write("a", section("a") + "paused: true\n")
-    assert not (await store.live.reload()).applied
-    assert store.taken == []
-    store.live._objection = lambda _: ""
-    assert (await store.live.reload()).changes == ("tenants.a.paused: false → true",)
+    done = await store.live.reload()
+    assert (done.applied, done.changes) == (False, ("tenants.a.paused: false → true",))
     assert [one.changed[0].paused for one in store.taken] == [True]
+    assert store.live.view().problems == ("not here",)
+    store.live._objection = lambda _: ""
+    assert (await store.live.reload()).changes == ()
+
+
+async def test_tenants_do_not_wait_for_a_main_file_that_is_broken(store: Store) -> None:
+    """Found by the watch, by an order or by a reload, they come into force with the main file that runs."""
+    main = store.folder.path / "router.yaml"
+    sound = main.read_text()
+    main.write_text(f"{sound}hots: 1\n")
+    assert not (await store.live.reload()).applied
+    (broken,) = store.live.view().problems
+    assert "hots" in broken
+    await store.orders.pause("a", "", paused=True)
+    store.folder.write("d", section("d", cluster="elsewhere"))
+    store.folder.write("b", section("b") + "paused: true\n")
+    await store.live._take_or_tell(str(store.folder.path / "tenants" / "b.yaml"))
+    (store.folder.path / "c.password").write_text("another")
+    reloaded = await store.live.reload()
+    assert (reloaded.applied, reloaded.changes) == (False, ("tenants.c.login.password: changed (secret)",))
+    assert [one.name for changes in store.taken for one in changes.changed] == ["a", "b", "c"]
+    assert [Path(one.partition(":")[0]).name for one in store.live.view().problems] == ["router.yaml", "d.yaml"]
+    (store.folder.path / "tenants" / "d.yaml").unlink()
+    main.write_text(sound)
+    assert (await store.live.reload()).applied
+    assert store.live.view().problems == ()
+
+
+async def test_the_watch_takes_tenants_beside_a_broken_main_file(store: Store) -> None:
+    store.live.start()
+    try:
+        main = store.folder.path / "router.yaml"
+        main.write_text("nonsense")
+        await eventually(lambda: len(store.live.view().problems) == 1, within_s=3, what="the refused main file")
+        beside = store.folder.path / "tenants" / ".a"
+        beside.write_text(section("a") + "paused: true\n")
+        beside.rename(store.folder.path / "tenants" / "a.yaml")
+        await eventually(lambda: len(store.taken) == 1, within_s=3, what="the pause")
+        assert "router.yaml" in store.live.view().problems[0]
+    finally:
+        await store.live.stop()
+
+
+async def test_a_document_that_no_file_may_hold_is_refused_at_once(store: Store) -> None:
+    """It was written, ran, and was left out by the next start."""
+    large = section("d") + "#" * tenant_files.MOST_BYTES
+    for order in (store.orders.create("d", large), store.orders.change("a", large, "")):
+        error = await refused(order)
+        assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, RefuseReason.CONFIG_INVALID)
+        assert str(tenant_files.MOST_BYTES) in error.message
+    assert store.on_disk("d") is None
+    assert store.taken == []
 
 
 async def test_with_one_file_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
