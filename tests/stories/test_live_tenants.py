@@ -105,7 +105,7 @@ async def test_a_neighbour_lives_twenty_lives_and_acme_notices_nothing(pg_cluste
     async with running_router(pg_cluster, edit=in_files(tmp_path / "tenants", "acme", workers=2)) as router:
         orders = Orders(router)
         async with under_load(router) as took, router.connect("globex") as db:
-            await asyncio.sleep(0.5)
+            await eventually(lambda: len(took) >= 40, within_s=20, what="calls on a quiet router")
             calm, before = list(took), len(took)
             for _ in range(ROUNDS):
                 await one_life(orders, db, document)
