@@ -35,17 +35,32 @@ LINGER_S = 0.05
 
 
 def seen(known: bytes, result: StatementResult) -> Token | None:
-    """The exact token of an answer. known: its route's token; result: POSITION's."""
+    """The exact token of an answer. known: its route's token; result: POSITION's.
+
+    None, too, where the answer makes no sense: what it stands behind is done, and must be told.
+    """
+    lsn, cells = _lsn(result), result.cells
+    if not known or lsn is None or cells is None or cells.nfields < 3:
+        return None
+    token = replace(decode(known), lsn=lsn, now=False)
+    file, confirms = cells.get_value(0, 1), cells.get_value(0, 2)
+    if file is None:
+        return token
+    try:
+        timeline = int(file[:8], 16)
+    except ValueError:
+        return None
+    return replace(token, timeline=Term(timeline), unconfirmed=confirms != b"t") if timeline > 0 else None
+
+
+def _lsn(result: StatementResult) -> Lsn | None:
+    """The position in POSITION's answer."""
     cells = result.cells
-    if not known or cells is None or not cells.ntuples or cells.nfields < 3:
+    text = cells.get_value(0, 0) if cells is not None and cells.ntuples else None
+    try:
+        return None if text is None else lsn_from_text(text.decode())
+    except ValueError:
         return None
-    lsn, file, confirms = cells.get_value(0, 0), cells.get_value(0, 1), cells.get_value(0, 2)
-    if lsn is None:
-        return None
-    token = replace(decode(known), lsn=lsn_from_text(lsn.decode()), now=False)
-    if file is not None:
-        token = replace(token, timeline=Term(int(file[:8], 16)), unconfirmed=confirms != b"t")
-    return token
 
 
 def note(call: Call, result: StatementResult) -> None:
@@ -147,12 +162,9 @@ class Positions:
             result = await self.ask(tenant, endpoint, generation, deadline)
         except AttemptFailed:
             return None
-        cells = result.cells
-        text = cells.get_value(0, 0) if cells is not None and cells.ntuples else None
-        if text is None:
-            return None
-        lsn = lsn_from_text(text.decode())
-        self._known[endpoint] = generation, lsn
+        lsn = _lsn(result)
+        if lsn is not None:
+            self._known[endpoint] = generation, lsn
         return lsn
 
     def known(self, generation: Generation) -> dict[EndpointName, Lsn]:

@@ -22,12 +22,15 @@ Lsn = NewType("Lsn", int)
 
 NO_TERM = Term(0)
 NO_LSN = Lsn(0)
+_HALF = 0xFFFFFFFF
 
 
 def lsn_from_text(text: str) -> Lsn:
     """Read PostgreSQL's pg_lsn text form. ValueError when it is not one."""
-    high, _, low = text.partition("/")
-    return Lsn((int(high, 16) << 32) | int(low, 16))
+    high, low = (int(half, 16) for half in text.split("/"))
+    if not (0 <= high <= _HALF and 0 <= low <= _HALF):
+        raise ValueError(f"not a position in the log: {text[:40]!r}")
+    return Lsn(high << 32 | low)
 
 
 def lsn_to_text(lsn: Lsn) -> str:

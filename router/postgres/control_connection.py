@@ -18,6 +18,7 @@ from psycopg.pq import ConnStatus, ExecStatus, PollingStatus
 
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.postgres import faults
+from router.postgres.answer_size import MOST_UNASKED, received_bytes
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -87,13 +88,17 @@ class ControlConnection:
             pgconn.send_query_params(sql.encode(), None)
             while pgconn.flush():
                 await _ready(pgconn.socket, writing=True)
+            before = received_bytes(pgconn.socket)
             while True:
                 while pgconn.is_busy():
                     await _ready(pgconn.socket, writing=False)
                     pgconn.consume_input()
+                    _bound(pgconn.socket, before)
                 result = pgconn.get_result()
                 if result is None:
                     break
+                if result.status in faults.COPYING:  # libpq would answer so for ever, without a wait between
+                    raise psycopg.OperationalError("COPY in answer to a question")
                 results.append(result)
         except (psycopg.Error, OSError) as error:
             self.close()
@@ -104,6 +109,12 @@ class ControlConnection:
             self.close()
             raise AttemptFailed(Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, message="no answer to a question"))
         return _rows(results[-1])
+
+
+def _bound(descriptor: int, before: int | None) -> None:
+    """OperationalError when more has come than an answer to one of our own questions can be."""
+    if before is not None and (received_bytes(descriptor) or 0) - before > MOST_UNASKED:
+        raise psycopg.OperationalError(f"an answer of more than {MOST_UNASKED >> 20} MiB to a question")
 
 
 def _rows(result: PGresult) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg.pq import DiagnosticField
+from psycopg.pq import DiagnosticField, ExecStatus
 
 from router.model.observation import Fault, FaultKind, PgError, ProbeOutcome, Stage
 from router.model.result import PgNotice
@@ -27,6 +27,8 @@ _FIELDS = {
     "routine": DiagnosticField.SOURCE_FUNCTION,
 }
 _FATAL = (b"FATAL", b"PANIC")
+COPYING = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
+"""Statuses that PQgetResult gives again and again, and never None, until the COPY is ended."""
 _MOST_DIGITS = 10
 """Of a place in a statement."""
 _SYNC_WAIT = b"SyncRepWaitForLSN"

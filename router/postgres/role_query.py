@@ -9,6 +9,7 @@ The replication password in primary_conninfo is not fetched.
 from __future__ import annotations
 
 import json
+import math
 
 from router.model.identity import NO_LSN, Lsn, Term, lsn_from_text
 from router.model.observation import RoleClaim
@@ -16,6 +17,7 @@ from router.model.observation import RoleClaim
 FENCED_HOST = "/pointsman-fenced"
 """A socket directory that does not exist: a walreceiver pointed there fails at once, and its login is kept."""
 
+_LAST_TIMELINE = 0x7FFFFFFF
 _SEGMENT = """lpad(upper(to_hex((at / bytes) / (4294967296 / bytes))), 8, '0')
            || lpad(upper(to_hex((at / bytes) % (4294967296 / bytes))), 8, '0')"""
 
@@ -59,29 +61,29 @@ SELECT pg_is_in_recovery(),
 
 
 def read_claim(row: tuple[str | None, ...], version: int) -> RoleClaim:
-    """The claim in the one row that ROLE_QUERY answers."""
+    """The claim in the one row that ROLE_QUERY answers. ValueError or TypeError when it makes no sense."""
     # fmt: off
     (in_recovery, system_id, timeline, lsn, received, lag, alive, silent, sync_names, standbys, application_name,
      read_only, retry_ms, ping, fenced) = row
     # fmt: on
     replicating: list[tuple[str, str]] = json.loads(standbys) if standbys else []
-    ping_s = float(ping or 0)
+    ping_s = _number(ping)
     return RoleClaim(
         in_recovery=in_recovery == "t",
         system_id=int(system_id or 0),
-        timeline=Term(int(timeline or 0)),
+        timeline=_term(timeline),
         lsn=_lsn(lsn),
         received_lsn=_lsn(received),
-        lag_s=max(-1.0, float(lag or 0)),
+        lag_s=max(-1.0, _number(lag)),
         receiver_alive=alive == "t",
-        receiver_silent_s=float(silent or -1),
+        receiver_silent_s=_number(silent or "-1"),
         sync_names=sync_names or "",
         sync_standbys=tuple(name for name, state in replicating if state in ("sync", "quorum")),
         standbys=tuple(name for name, _ in replicating),
         application_name=application_name or "",
         read_only=read_only == "t",
         version=version,
-        retry_interval_ms=round(float(retry_ms or 0)),
+        retry_interval_ms=round(_number(retry_ms)),
         receiver_ping_s=ping_s if ping_s > 0 else -1.0,
         fenced=fenced == "t",
     )
@@ -89,3 +91,18 @@ def read_claim(row: tuple[str | None, ...], version: int) -> RoleClaim:
 
 def _lsn(text: str | None) -> Lsn:
     return lsn_from_text(text) if text else NO_LSN
+
+
+def _term(text: str | None) -> Term:
+    """A timeline: above zero, and what the query's integer can hold."""
+    timeline = int(text or 0)
+    if not 0 <= timeline <= _LAST_TIMELINE:
+        raise ValueError(f"not a timeline: {timeline}")
+    return Term(timeline)
+
+
+def _number(text: str | None) -> float:
+    number = float(text or 0)
+    if not math.isfinite(number):
+        raise ValueError(f"not a number: {text}")
+    return number

@@ -38,7 +38,6 @@ _COMMAND = int(ExecStatus.COMMAND_OK)
 _SYNC = int(ExecStatus.PIPELINE_SYNC)
 _IDLE = int(TransactionStatus.IDLE)
 _CHUNKS = (ExecStatus.TUPLES_CHUNK, ExecStatus.SINGLE_TUPLE)
-_COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _MAX_NOTICES = 20
 
 _Expected = tuple[int, bytes | None]
@@ -273,7 +272,7 @@ class UnitPipeline:
                 self._prepared.forget(name, exists=False)
             elif step == _CLOSE and name is not None:
                 self._prepared.closing.append(name)
-        elif status in _COPY:
+        elif status in faults.COPYING:
             # Only its own unit is to blame; the others' answers are lost to it, through no fault of the server's.
             unit.fault = self._fault(FaultKind.PROTOCOL, self._stage(unit), "COPY on a lane")
             self._end(CloseReason.OUT_OF_SYNC, FaultKind.CLOSED, "the connection was closed: COPY on a lane")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from router.engine.lane_pool import CANCEL_S
-from router.engine.positions import LINGER_S, POSITION
+from router.engine.positions import LINGER_S, POSITION, seen
+from router.model.identity import Lsn, Term
 from router.model.request import Method
+from router.model.result import StatementResult
+from router.model.token import Token
 from tests.support.builders import Engine, now
+from tests.support.fake_lane import FakeCells
 from tests.support.fake_replies import Reply
 from tests.support.talk import rest
 from tests.support.virtual_time import virtual
@@ -39,3 +43,25 @@ async def test_a_committed_write_waits_for_its_position_no_longer_than_its_deadl
     assert now() - began <= max(takes, 0.5) + 0.005
     await engine.quiet()
     await rest(engine)
+
+
+SENSELESS = [
+    pytest.param((b"0/1z", b"00000001000000000000000A", b"t"), id="no position"),
+    pytest.param((b"\xff/1", b"00000001000000000000000A", b"t"), id="no text"),
+    pytest.param((b"123456789/0", b"00000001000000000000000A", b"t"), id="beyond the last position"),
+    pytest.param((b"0/10", b"0000000", b"t"), id="no timeline"),
+    pytest.param((b"0/10", b"\xff\xfe", b"t"), id="no log file"),
+]
+
+
+@pytest.mark.parametrize("row", SENSELESS)
+def test_a_position_that_makes_no_sense_is_none(row: tuple[bytes, ...]) -> None:
+    """What it stands behind is done: nothing may be raised there."""
+    known = Token(7, Term(1), Lsn(1), now=True).encode()
+    assert seen(known, StatementResult(FakeCells((row,)), "SELECT 1", 1)) is None
+
+
+def test_the_position_behind_a_commit() -> None:
+    known = Token(7, Term(1), Lsn(1), now=True).encode()
+    cells = FakeCells(((b"1/10", b"00000002000000000000000A", b"t"),))
+    assert seen(known, StatementResult(cells, "SELECT 1", 1)) == Token(7, Term(2), Lsn((1 << 32) + 16))
