@@ -70,8 +70,6 @@ class HoldingRoom:
         self._release_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.entered = 0
-        self.would_hold = 0
-        """Requests that a dry run refused to hold."""
         self.ended: dict[HoldEndReason, int] = dict.fromkeys(HoldEndReason, 0)
 
     def __repr__(self) -> str:
@@ -132,7 +130,6 @@ class HoldingRoom:
         if self._closed:
             return HoldEndReason.SHUTDOWN
         if policy.dry_run:
-            self.would_hold += 1
             return HoldEndReason.DRY_RUN
         if self._count >= policy.max_requests or self._bytes + size > policy.max_bytes:
             return HoldEndReason.FULL

@@ -193,7 +193,7 @@ class HoldPolicy:
     release_step_s: float = 0.1
     """Time between doublings (seconds)."""
     dry_run: bool = False
-    """Count what would be held, hold nothing."""
+    """Hold nothing: what would be held is refused, and counted, as `hold_off`."""
 
     def __post_init__(self) -> None:
         _positive(self, "window_s", "max_requests", "max_bytes", "release_start", "release_step_s")
