@@ -38,15 +38,17 @@ $(PROTOS_VENV)/.ready: deploy/constraints-protos.txt
 run: setup ## start PostgreSQL (one primary, two replicas), the router and two demo tenants; DATA=DIR keeps the data
 	@$(BIN)/pointsman dev $(if $(DATA),--data $(DATA)) $(ARGS)
 
-# Two at a time, but for those that measure how long real servers, kills and workers take: these have the machine alone.
-ALONE := tests/failover tests/workers tests/chaos
+# Two at a time, in two parts: beside tests that compute all the time, what times failovers, kills and workers on real
+# servers would time those; among themselves these mostly wait. Modules in the order of tests/conftest.py, see there.
+TIMED := tests/chaos tests/failover tests/workers
 # Some machines forbid to keep what was compiled; the tests start a hundred routers, of 200 modules each.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -rsR --rerun-show-tracebacks --durations=8
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -rsR --rerun-show-tracebacks --durations=8 \
+	-n 2 --dist loadscope --no-loadscope-reorder
 NONE_IS_FINE := || { status=$$?; [ $$status = 5 ] || exit $$status; } # pytest's 5: ARGS chose no test of this part
 
-test: setup ## run all tests, in two parts: what may share the machine, then what may not
-	@$(PYTEST) -n 2 --dist loadscope $(addprefix --ignore=,$(ALONE)) tests $(ARGS) $(NONE_IS_FINE)
-	@$(PYTEST) $(ALONE) $(ARGS) $(NONE_IS_FINE)
+test: setup ## run all tests, in two parts: what computes, then what times real servers
+	@$(PYTEST) $(addprefix --ignore=,$(TIMED)) tests $(ARGS) $(NONE_IS_FINE)
+	@$(PYTEST) $(TIMED) $(ARGS) $(NONE_IS_FINE)
 
 simulate: setup ## failover on virtual time, from seeds: SEEDS=5000 JOBS=2 [FIRST=1] [JSON=file], or SEED=7 VERBOSE=1
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose),--seeds $(or $(SEEDS),200) \

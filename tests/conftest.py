@@ -1,4 +1,8 @@
-"""Fixtures for every floor, and the order of the run: fast floors first, real servers last."""
+"""Fixtures for every floor, and the order of the run: fast floors first, real servers last.
+
+Of two workers one is done before the other, by as much as the last module takes: so the part of `make test` that times
+real servers begins with its longest ones.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ _FLOORS = (
     *("architecture", "protos", "model", "decisions", "sql", "encoding", "config", "engine", "simulation", "mutants"),
     *("contracts", "api"),
     *("sdk", "telemetry", "topology", "cli", "deploy", "bench", "postgres", "devcluster", "isolation", "hardening"),
-    *("stories", "workers", "failover", "chaos"),
+    *("stories", "chaos", "failover", "workers"),
 )
 
 # Hypothesis' own clocks (200 ms an example, so many examples in so long) judge the machine, not the code.
