@@ -63,7 +63,14 @@ class Facts:
     refused_since: float | None = None
     primary_claim: RoleClaim | None = None
     standbys: tuple[Standby, ...] = ()
+    """All others, also those that are none."""
     all_probed: bool = True
+
+    @property
+    def claim(self) -> RoleClaim | None:
+        """Of the primary by the verdict, who may be another one than was accepted."""
+        others = (one.claim for one in self.standbys if one.name == self.verdict.primary)
+        return next(others, self.primary_claim)
 
 
 def gather(seen: Mapping[EndpointName, Seen], primary: EndpointName | None, term: Term, system_id: int) -> Facts:

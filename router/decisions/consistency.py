@@ -1,8 +1,9 @@
 """What a consistency token asks of a read, and which endpoints fulfil it. Pure.
 
 A token is a position on a timeline. A timeline ends where its successor begins (the switch point); what lies beyond
-was lost with it, unless a synchronous standby had confirmed it: then the successor has it, and only the reading of
-the position was ahead of it.
+was lost with it, unless a synchronous standby had confirmed it: then the successor has it. Its position does not say
+where: on a primary the reading was ahead of what was confirmed; a replica may have followed to the successor already,
+and cannot be asked on which timeline it replays. What the primary has when it is asked covers both.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Need:
 
     lsn: Lsn
     timeline: Term
+    now: bool = False
+    """And as much as the primary has when it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,12 @@ def judge(token: Token, state: ClusterState) -> Need | Ahead | Refuse:
     if not state.system_id or token.timeline > state.term:
         return Ahead(token.timeline, state.term)
     if token.timeline == state.term:
-        return Need(token.lsn, token.timeline)
+        return Need(token.lsn, token.timeline, token.now)
     end = dict(state.history or ()).get(token.timeline)
     if end is not None and token.lsn <= end:
-        return Need(token.lsn, token.timeline)
+        return Need(token.lsn, token.timeline, token.now)
     if not token.unconfirmed:
-        # Visible meant confirmed: what the caller saw lies before the switch, wherever that was.
-        return Need(token.lsn if end is None else end, token.timeline)
+        return Need(token.lsn if end is None else end, token.timeline, now=True)
     if state.history is None:
         return Ahead(token.timeline, state.term)
     return _lost(token, end, state)

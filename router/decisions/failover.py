@@ -37,9 +37,10 @@ from router.decisions.machine import (
     Tick,
 )
 from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue, stray_standbys
-from router.decisions.resuming import recorded, with_switch
+from router.decisions.resuming import confirmed_before, recorded, with_switch
 from router.model.events import FailoverEnded, FailoverStep, Phase, PhaseChanged
 from router.model.identity import EndpointName, Generation, Term
+from router.model.observation import RoleClaim
 from router.model.policy import ClusterPolicy, FailoverPolicy
 from router.model.reasons import PhaseReason
 from router.model.topology import FailoverMode
@@ -120,7 +121,7 @@ def _starting(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPo
     known = state.primary is not None
     successor = _successor(state, facts) if known else facts.verdict.primary
     if successor is not None:
-        return _accept(state, successor, facts.verdict.term, PhaseReason.FIRST_PRIMARY, now)
+        return _accept(state, successor, facts.verdict.term, facts.claim, PhaseReason.FIRST_PRIMARY, now)
     if known:
         return _hold(state, now, facts.verdict.detail)  # the journal's is not there: as if it had just been lost
     if _may_rescue(state, facts, now):
@@ -135,7 +136,7 @@ def _routed_or_suspect(state: ClusterMachine, facts: Facts, now: float, policy: 
         return _enter(state, Phase.STUCK, PhaseReason.TWO_PRIMARIES, now, facts.verdict.detail)
     successor = _successor(state, facts)
     if successor is not None and (successor, facts.verdict.term) != (state.primary, state.term):
-        return _accept(state, successor, facts.verdict.term, PhaseReason.NEW_PRIMARY, now)
+        return _accept(state, successor, facts.verdict.term, facts.claim, PhaseReason.NEW_PRIMARY, now)
     match facts.sign:
         case Sign.SERVES if successor is not None:
             return _serving(state, facts, now, policy)
@@ -175,7 +176,7 @@ def _without_primary(state: ClusterMachine, facts: Facts, now: float, policy: Cl
         back = replace(state, doubted_at=None, muted=None)
         return _enter(back, Phase.DRAINING, PhaseReason.PRIMARY_RETURNED, now)
     if successor is not None:
-        return _accept(state, successor, verdict.term, PhaseReason.NEW_PRIMARY, now)
+        return _accept(state, successor, verdict.term, facts.claim, PhaseReason.NEW_PRIMARY, now)
     if state.pledged is not None:
         return _keep_pledge(state, facts, now, policy)
     if state.muted is not None and verdict.rivals == (state.muted,) and now >= state.retry_at:
@@ -319,7 +320,7 @@ def _moved(state: ClusterMachine, event: MoveFinished, now: float) -> Step:
     # An operator's order does not delay the rescue from a later crash: only promotions of our own are counted.
     done = replace(state, promoted_at=now) if promoted else state
     done = replace(done, switches=with_switch(state, event.primary, event.term, event.switch_lsn))
-    return _accept(done, event.primary, event.term, reason, now, promoted=True)
+    return _accept(done, event.primary, event.term, event.claim, reason, now)
 
 
 def _not_moved(state: ClusterMachine, event: MoveFailed, now: float) -> Step:
@@ -344,13 +345,13 @@ def _recorded(state: ClusterMachine, term: Term, now: float, policy: ClusterPoli
 
 
 def _accept(
-    state: ClusterMachine, primary: EndpointName, term: Term, reason: PhaseReason, now: float, *, promoted: bool = False
+    state: ClusterMachine, primary: EndpointName, term: Term, claim: RoleClaim | None, reason: PhaseReason, now: float
 ) -> Step:
+    promoted = state.operation is not Operation.NONE  # a move of our own, as nothing else is decided meanwhile
     if not promoted and state.recorded is not None and term > state.recorded:
         # A move of our own is in the journal before it begins; what others did has to get there first.
         waiting = replace(state, wanted=(primary, term), detail=f"noting {primary}, timeline {term}, in the journal")
         return _hold(waiting, now, waiting.detail) if state.phase in ROUTED else (waiting, ())
-    first = state.phase is Phase.STARTING
     began = state.doubted_at if state.doubted_at is not None else now
     accepted = replace(
         state,
@@ -360,16 +361,17 @@ def _accept(
         operation=Operation.NONE,
         doubted_at=None,
         repoint_at=now + REPOINT_GAP_S if promoted else now,  # a move of our own attaches them itself
-        last_claim=None,
+        last_claim=claim,
+        confirmed_before=confirmed_before(state, term),
         hearsay=False,
         pledged=None,
         muted=None,
         wanted=None,
         switches=state.switches if promoted else with_switch(state, primary, term),
-        facts=None,  # those at hand, and the claim, are about the primary before
+        facts=None,  # those at hand are about the primary before
     )
     after, effects = _enter(accepted, Phase.DRAINING, reason, now)
-    if first:
+    if state.phase is Phase.STARTING:
         return after, effects
     return after, (*effects, Emit(FailoverEnded(state.name, primary, term, now - began, promoted)), ProbeNow())
 

@@ -69,6 +69,8 @@ class MoveFinished:
     term: Term
     switch_lsn: Lsn = NO_LSN
     """Where the new timeline began."""
+    claim: RoleClaim | None = None
+    """What it said of itself as primary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class ClusterMachine:
     """The last claim of the accepted primary while it served; after a restart, what the journal knows of it."""
     hearsay: bool = False
     """last_claim is from a journal of unknown age: who must confirm commits may have changed since."""
+    confirmed_before: Term = NO_TERM
+    """The term before this one, if its commits waited for a standby when its primary was last seen."""
     pledged: EndpointName | None = None
     """May have been promoted beyond term, by a move that did not end. Until it is known, the primary of term is not
     returned to: what it acknowledged then would be lost when this one turns out to be promoted."""

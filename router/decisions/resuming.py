@@ -87,6 +87,13 @@ def with_switch(
     return (*state.switches, Switch(term, primary, lsn))[-MOST_SWITCHES:]
 
 
+def confirmed_before(state: ClusterMachine, term: Term) -> Term:
+    """ClusterMachine.confirmed_before once this term is accepted."""
+    if term <= state.term:
+        return state.confirmed_before
+    return state.term if state.last_claim is not None and state.last_claim.sync_names else NO_TERM
+
+
 def _open_move(state: ClusterMachine) -> MoveNote | None:
     if state.pledged is not None:
         kind = MoveKind.PROMOTION if state.muted is None else MoveKind.SWITCHOVER

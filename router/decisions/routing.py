@@ -184,7 +184,8 @@ def token_at(state: ClusterState, name: EndpointName) -> bytes:
     if not state.system_id or not term:
         return b""
     lsn = own.lsn if own is not None else NO_LSN
-    return Token(state.system_id, term, lsn, unconfirmed=not state.synchronous, now=True).encode()
+    confirmed = state.synchronous if term == state.term else term == state.confirmed_before
+    return Token(state.system_id, term, lsn, unconfirmed=not confirmed, now=True).encode()
 
 
 def _primary(state: ClusterState, want: Want) -> Route | Hold | Refuse:

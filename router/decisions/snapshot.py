@@ -47,6 +47,7 @@ def present(
         number=number,
         system_id=machine.system_id,
         synchronous=claim is not None and bool(claim.sync_names),
+        confirmed_before=machine.confirmed_before,
         history=claim.history if claim is not None and claim.timeline == machine.term else None,
         since=machine.since,
         detail=machine.detail,

@@ -4,7 +4,7 @@ An endpoint whose known position is past the token takes the read at once. Other
 is asked for its position, then the one that has come furthest every POLL_S, for the tenant's token_wait_s at most; then
 the primary takes it, or the read is refused, as its fallback says. (Were the furthest asked first, every read of a
 cluster that is written to would go there: who was asked last is always ahead of who was not.) A token that says "and
-now" is made exact first, by asking the primary. Used by Placement.
+now", or of whose timeline only a part was taken over, is made exact first, by asking the primary. Used by Placement.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CausalReads:
             return None
         if request.options.read is ReadFrom.PRIMARY:
             return found
-        if after.now:
+        if need.now:
             return None
         chosen = past(found, state, need, self._positions.known(state.generation))
         return chosen if chosen.routes else None
@@ -70,7 +70,7 @@ class CausalReads:
                 return None
         if call.request.options.read is ReadFrom.PRIMARY:
             return found
-        if causal.token.now:
+        if need.now:
             primary = self._primary(runtime, call, state)
             return None if isinstance(primary.otherwise, Route) else primary
         chosen = past(found, state, need, self._positions.known(state.generation))
@@ -100,9 +100,10 @@ class CausalReads:
         began = self._clock.now()
         call.enter(WaitPhase.REPLAY, began)
         try:
-            if isinstance(judge(causal.token, state), Ahead):
+            need = judge(causal.token, state)
+            if isinstance(need, Ahead):
                 await self._clock.sleep(min(POLL_S, max(0.0, causal.until - began)))
-            elif causal.token.now:
+            elif isinstance(need, Need) and need.now:
                 await self._ask_primary(runtime, call, causal, state)
             else:
                 await self._ask_replica(runtime, causal, found, state, draw)

@@ -164,7 +164,7 @@ class Mover:
         if result.claim is None:
             raise MoveError(PhaseReason.PROMOTION_FAILED, f"{chosen} did not say its timeline")
         self._on_claim(result)
-        return MoveFinished(chosen, result.claim.timeline, switch_lsn)
+        return MoveFinished(chosen, result.claim.timeline, switch_lsn, result.claim)
 
     async def set_synchronous(
         self, plan: PromotionPlan, chosen: EndpointName, others: tuple[EndpointName, ...]

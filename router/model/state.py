@@ -49,6 +49,8 @@ class ClusterState:
     """PostgreSQL's system identifier; 0 until the first primary was accepted."""
     synchronous: bool = False
     """The primary confirms commits only with a synchronous standby (synchronous_standby_names is set)."""
+    confirmed_before: Term = NO_TERM
+    """The term before this one, if the same held for it: what a replica shows that has not followed yet is of that."""
     history: tuple[tuple[Term, Lsn], ...] | None = None
     """The timelines before the term's, each with the position at which it was left; None: not known yet."""
     since: float = 0.0

@@ -56,9 +56,11 @@ def token(timeline: int, lsn: int, *, unconfirmed: bool = True) -> Token:
         (token(3, 950), Need(Lsn(950), Term(3))),
         (token(2, 500), Need(Lsn(500), Term(2))),
         (token(1, 100), Need(Lsn(100), Term(1))),
-        # A synchronous standby had confirmed all that was visible: beyond the switch was nothing that anyone saw.
-        (token(2, 501, unconfirmed=False), Need(Lsn(500), Term(2))),
-        (token(1, 499, unconfirmed=False), Need(Lsn(100), Term(1))),
+        (replace(token(2, 500), now=True), Need(Lsn(500), Term(2), now=True)),
+        # All that was visible was confirmed, so nothing was lost; where it lies is not known: the reading of a primary
+        # was ahead of it, that of a replica may have been one of the next timeline.
+        (token(2, 501, unconfirmed=False), Need(Lsn(500), Term(2), now=True)),
+        (token(1, 499, unconfirmed=False), Need(Lsn(100), Term(1), now=True)),
         (token(4, 1), Ahead(Term(4), Term(3))),
     ],
 )
@@ -91,7 +93,7 @@ def test_a_branch_that_is_no_ancestor_is_lost() -> None:
 def test_a_history_not_read_yet_is_waited_for_and_one_that_cannot_be_read_is_not() -> None:
     assert isinstance(judge(token(2, 50), replace(STATE, history=None)), Ahead)
     assert isinstance(judge(token(2, 50), replace(STATE, history=())), Refuse)
-    assert judge(token(2, 50, unconfirmed=False), replace(STATE, history=None)) == Need(Lsn(50), Term(2))
+    assert judge(token(2, 50, unconfirmed=False), replace(STATE, history=None)) == Need(Lsn(50), Term(2), now=True)
 
 
 def test_another_systems_token_is_refused_and_an_unknown_systems_is_waited_for() -> None:
@@ -159,6 +161,39 @@ def test_an_unasked_answer_shows_the_last_known_position_and_now() -> None:
     assert decode(token_at(STATE, A)) == Token(SYSTEM, Term(3), Lsn(900), unconfirmed=True, now=True)
     assert decode(token_at(replace(STATE, synchronous=True), B)) == Token(SYSTEM, Term(3), Lsn(800), now=True)
     assert token_at(replace(STATE, system_id=0), A) == b""
+
+
+@pytest.mark.parametrize(
+    ("term", "synchronous", "before", "confirmed"),
+    [
+        (3, True, 0, True),
+        (3, False, 2, False),
+        (2, False, 2, True),
+        (2, True, 0, False),
+        (1, True, 2, False),
+        (4, True, 2, False),
+    ],
+)
+def test_what_a_replica_shows_was_confirmed_as_its_own_timeline_was(
+    term: int, synchronous: bool, before: int, confirmed: bool
+) -> None:
+    follower = endpoint(B, Role.REPLICA, 800, term)
+    state = replace(
+        STATE, synchronous=synchronous, confirmed_before=Term(before), endpoints={**STATE.endpoints, B: follower}
+    )
+    shown = decode(token_at(state, B))
+    assert (shown.timeline, shown.unconfirmed) == (term, not confirmed)
+
+
+def test_a_read_on_a_replica_that_followed_before_it_was_probed_loses_nothing() -> None:
+    """Seen once: its position lay 200 bytes beyond the switch, its token was of the timeline before."""
+    follower = endpoint(C, Role.REPLICA, 490, 2)
+    promoted = replace(
+        STATE, synchronous=True, confirmed_before=Term(2), endpoints={**STATE.endpoints, C: follower}
+    )
+    told = replace(decode(token_at(promoted, C)), lsn=Lsn(700), now=False)
+    need = judge(told, STATE)
+    assert need == Need(Lsn(500), Term(2), now=True), "500 alone would be less than was seen"
 
 
 @given(

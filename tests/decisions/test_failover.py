@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from router.decisions.cluster_facts import Facts, Sign
-from router.decisions.failover import GIVE_UP_S, RESCUE_AFTER_S, RETRY_S, STICK_AFTER_S
+from router.decisions.failover import GIVE_UP_S, RESCUE_AFTER_S, RETRY_S, STICK_AFTER_S, step
 from router.decisions.machine import (
     ClusterMachine,
+    FactsSeen,
     HoldDrained,
     MoveFailed,
     MoveFinished,
@@ -19,8 +20,9 @@ from router.decisions.machine import (
     SwitchoverOrdered,
     Tick,
 )
+from router.decisions.snapshot import present
 from router.model.events import FailoverEnded, FailoverStep, Phase, PhaseChanged
-from router.model.identity import ClusterName, Term
+from router.model.identity import ClusterName, Term, TopologyNumber
 from router.model.policy import ClusterPolicy, FailoverPolicy, HoldPolicy
 from router.model.reasons import PhaseReason
 from router.model.topology import FailoverMode
@@ -29,6 +31,7 @@ from tests.decisions.failover_builders import (
     N2,
     N3,
     POLICY,
+    SYNC,
     T0,
     Run,
     facts,
@@ -315,6 +318,25 @@ def test_a_finished_promotion_routes_to_the_new_primary():
     [ended] = run.of(FailoverEnded)
     assert isinstance(ended, FailoverEnded)
     assert (ended.took_s, ended.promoted) == (0.5, True)
+
+
+def test_that_the_new_primary_waits_for_standbys_is_known_as_soon_as_it_is_routed_to():
+    """Until its first probe it counted as asynchronous: receipts said "local", and tokens of reads on a replica that
+    had followed already were judged as lost with the timeline before."""
+    run = promoting()
+    claim = primary_claim(2, sync_names="ANY 1 (n3)")
+    machine = run.feed(MoveFinished(N2, Term(2), claim=claim), T0 + 0.5)
+    assert (machine.last_claim, machine.confirmed_before) == (claim, 1)
+    state = present(machine, (), {}, {}, TopologyNumber(1))
+    assert (state.primary, state.synchronous, state.confirmed_before) == (N2, True, 1)
+
+
+@pytest.mark.parametrize("before", [SYNC, ""])
+def test_the_claim_of_a_primary_that_others_made_counts_at_once(before: str):
+    known = replace(steady(), last_claim=primary_claim(sync_names=before))
+    machine, _ = step(known, FactsSeen(promoted()), T0, POLICY)
+    assert (machine.primary, machine.last_claim) == (N2, primary_claim(2))
+    assert machine.confirmed_before == (1 if before else 0)
 
 
 def test_facts_about_the_old_primary_do_not_judge_the_new_one():

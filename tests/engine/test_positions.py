@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router.engine.lane_pool import CANCEL_S
 from router.engine.positions import LINGER_S, POSITION, seen
-from router.model.identity import Lsn, Term
-from router.model.request import Method
+from router.model.identity import EndpointName, Lsn, Term
+from router.model.request import Fallback, Method, Options, ReadFrom
 from router.model.result import StatementResult
-from router.model.token import Token
-from tests.support.builders import Engine, now
+from router.model.token import Token, decode
+from tests.support.builders import Engine, now, request
 from tests.support.fake_lane import FakeCells
 from tests.support.fake_replies import Reply
 from tests.support.talk import rest
@@ -65,3 +67,30 @@ def test_the_position_behind_a_commit() -> None:
     known = Token(7, Term(1), Lsn(1), now=True).encode()
     cells = FakeCells(((b"1/10", b"00000002000000000000000A", b"t"),))
     assert seen(known, StatementResult(cells, "SELECT 1", 1)) == Token(7, Term(2), Lsn((1 << 32) + 16))
+
+
+@virtual
+async def test_what_a_replica_showed_of_the_next_timeline_is_not_unseen_on_another_one() -> None:
+    """A replica had followed before it was probed, so its token says {timeline 1, 700}, where 1 was left at 500. Both
+    replicas are past 500; only one of them is past what the primary has, and so past all that was seen."""
+    engine = Engine("a", "b", "c")
+    state = engine.supervisor.state
+    at = {"a": 600, "b": 600, "c": 650}
+    endpoints = {
+        name: replace(one, term=Term(2), lsn=Lsn(at[name])) for name, one in state.endpoints.items()
+    }
+    engine.supervisor.publish(
+        term=Term(2), endpoints=endpoints, system_id=7, synchronous=True, history=((Term(1), Lsn(500)),)
+    )
+    for name, lsn in {"a": 800, "b": 800, "c": 650}.items():
+        file = b"000000020000000000000001" if name == "a" else None
+        engine.server(name).script[POSITION.sql] = Reply(rows=((b"0/%X" % lsn, file, b"t"),))
+    options = Options(read=ReadFrom.REPLICA, fallback=Fallback.FAIL)
+    asked = request(Method.QUERY, "select 1", options=options, timeout=1.0)
+    for _ in range(4):
+        answer = await engine.executor.run(
+            engine.tenant, replace(asked, after=Token(7, Term(1), Lsn(700)))
+        )
+        assert answer.receipt.endpoint == EndpointName("b")
+        assert decode(answer.receipt.token) == Token(7, Term(2), Lsn(800))
+    await rest(engine)

@@ -165,7 +165,7 @@ ROUTING: Sequence[Mutant] = (
 TOKENS: Sequence[Mutant] = (
     Mutant(
         "what_was_just_committed_is_not_waited_for", "router/engine/causal_reads.py",
-        "        if after.now:\n            return None\n", "",
+        "        if need.now:\n            return None\n", "",
         faults="REPLAY_LAG SLOW_LINKS", scenarios="TOKENS",
     ),
     Mutant(
