@@ -40,6 +40,13 @@ _REAL_TIME = frozenset((
 ))
 
 
+@pytest.fixture
+def patient_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes learn that a cancel request has arrived, however long it takes, and do not give up after 100 ms: else what
+    a test finds after it (the lane is good, or it is not) is the machine's load."""
+    monkeypatch.setattr("router.postgres.lane._CANCEL_S", 10.0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def folder(item: pytest.Item) -> str:
         return item.path.relative_to(item.config.rootpath / "tests").parts[0]

@@ -27,6 +27,7 @@ from tests.support.builders import now
 # --- stopping ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient_cancels")
 def test_a_cancelled_statement_is_answered_and_its_lane_stays_good(run: Run) -> None:
     async def told(make: MakePool) -> None:
         pool = make()
