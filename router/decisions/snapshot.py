@@ -33,6 +33,7 @@ def present(
     seen: Mapping[EndpointName, Seen],
     orders: Mapping[EndpointName, Orders],
     number: TopologyNumber,
+    successor: EndpointName | None = None,
 ) -> ClusterState:
     """The snapshot for readers."""
     claim = machine.last_claim
@@ -51,6 +52,7 @@ def present(
         history=claim.history if claim is not None and claim.timeline == machine.term else None,
         since=machine.since,
         detail=machine.detail,
+        successor=successor,
         switches=machine.switches,
     )
 

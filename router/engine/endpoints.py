@@ -107,6 +107,18 @@ class Pools:
                 pool.cut(CloseReason.CONNECTION_LOST)
             elif endpoint.health is Health.UP and was is not None and was.health is not Health.UP:
                 pool.go_on()
+        if state.successor is not None and (before is None or before.successor != state.successor):
+            self._prepare(state, state.successor)
+
+    def _prepare(self, state: ClusterState, successor: EndpointName) -> None:
+        """A switchover begins: have lanes for writes at the next primary, as many as at this one, for each tenant.
+
+        They are of the generation that begins with it. Should it fail, nobody is routed there, and they end unused.
+        """
+        coming = Generation(state.generation + 1)
+        for key, pool in self._of_cluster(state.name):
+            if key.access is Access.READ_WRITE and key.endpoint == state.primary and pool.lanes:
+                self.get(self._owners[key], successor, Access.READ_WRITE, coming).prepare(coming, pool.lanes)
 
     def _of_cluster(self, name: ClusterName) -> list[tuple[PoolKey, LanePool]]:
         return [(key, pool) for key, pool in self._pools.items() if self._owners[key].cluster == name]

@@ -1,7 +1,8 @@
 """One cluster's page of the journal: written before what it says is done, read when the router starts.
 
 The supervisor shows its machine after each step (follow); whatever the page lacks is written beside, one write at a
-time, and told as Recorded. While a primary is moved, the mover writes its stages itself and waits for each (note).
+time, and told as Recorded. While a primary is moved, the mover writes its stages itself and waits for each (note); of a
+switchover, the first one before it begins (ahead), as writes wait from then on.
 
 A disk that fails or hangs must not take the database with it: what others have done is accepted all the same, after
 WRITE_S, and the failure is told. Nothing of our own is done unless its stage is on disk.
@@ -47,6 +48,9 @@ class Journaling:
         self._page = journal.read(cluster.name) if journal is not None else None
         self._writing = False
         self._retry_at = float("-inf")
+        self._puts = 0
+        self.ahead = False
+        """A stage is on disk, or on its way there, of a move that has not begun: follow() leaves the page alone."""
 
     def machine(self) -> ClusterMachine:
         """The machine to start with: as the last router left it."""
@@ -57,7 +61,7 @@ class Journaling:
 
     def follow(self, machine: ClusterMachine) -> None:
         """Write what the page lacks. Cheap when it lacks nothing."""
-        if self._journal is None or self._writing or machine.operation is not Operation.NONE:
+        if self._journal is None or self._writing or self.ahead or machine.operation is not Operation.NONE:
             return
         wanted = page(machine)
         if wanted is None or wanted == self._page or self._clock.now() < self._retry_at:
@@ -83,9 +87,11 @@ class Journaling:
 
     async def _put(self, journal: Journal, wanted: ClusterRecord) -> None:
         self._page = None  # not known, should this be given up half-way
+        self._puts = mine = self._puts + 1
         try:
             async with asyncio.timeout(WRITE_S):
                 await journal.write(wanted)
         except TimeoutError:
             raise JournalFailed(f"{journal!r}: the disk has not taken a page within {WRITE_S:g} s") from None
-        self._page = wanted
+        if mine == self._puts:
+            self._page = wanted

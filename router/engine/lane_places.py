@@ -101,13 +101,8 @@ class LanePlaces:
 
     def _for_slow(self, cost: Cost) -> Slot | None:
         while True:
-            verdict = place_slow(
-                self.slots,
-                self._limits_now(),
-                known=cost.answers > 0,
-                opening=self.opening,
-                fast_needs=self.spread.needs,
-            )
+            known, needs = cost.answers > 0, self.spread.needs
+            verdict = place_slow(self.slots, self._limits_now(), known=known, opening=self.opening, fast_needs=needs)
             if isinstance(verdict, int):
                 slot = self.slots[verdict]
                 if slot.lane.usable:
@@ -170,6 +165,11 @@ class LanePlaces:
         if not self.fast.living and (not there.lanes or there.wait_s <= self.limits.grow_s):
             return
         for _ in range(min(room, spread - there.lanes - self.opening)):
+            self.spawn(self._opener.open())
+
+    def have(self, lanes: int) -> None:
+        """Open lanes until there are so many."""
+        for _ in range(min(lanes, self.limits.max_size) - len(self.slots) - self.opening):
             self.spawn(self._opener.open())
 
     # --- work alone --------------------------------------------------------------------------------------------

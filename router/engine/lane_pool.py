@@ -119,6 +119,11 @@ class LanePool:
             raise AttemptFailed(read.fault)
         return read
 
+    def prepare(self, generation: Generation, lanes: int) -> None:
+        """Have so many lanes of a generation that is to come, before anybody asks for one."""
+        self.fence(generation)
+        self._places.have(lanes)
+
     def go_on(self) -> None:
         """The server answers again: what could not be opened may be tried now."""
         self._places.go_on()

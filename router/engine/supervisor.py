@@ -102,6 +102,7 @@ class ClusterSupervisor:
         self._machine = self._journaling.machine()
         self._observed = Observations(cluster)
         self._orders: dict[EndpointName, Orders] = {}
+        self._successor: EndpointName | None = None
         self._subscribers: list[Subscriber] = []
         self._facts: deque[ProbeResult | Fault | Event] = deque()
         self._taking = False
@@ -194,10 +195,14 @@ class ClusterSupervisor:
         move = Switchover(mover, self._surgeon, self._clock, self._take)
         began = self._clock.now()
         plan = move.plan(self._cluster, self._machine, self._observed.seen, to)
-        await move.prepare(plan, timeout_s)
-        timeout_s -= self._clock.now() - began
-        plan = move.plan(self._cluster, self._machine, self._observed.seen, plan.to)  # as things are by now
-        self._take(SwitchoverOrdered(plan.to))
+        try:
+            self._expect(plan.to)  # in time for lanes to be there when it serves
+            await move.prepare(plan, timeout_s)
+            timeout_s -= self._clock.now() - began
+            plan = move.plan(self._cluster, self._machine, self._observed.seen, plan.to)  # as things are by now
+            self._take(SwitchoverOrdered(plan.to))
+        finally:
+            self._expect(None)
         return await asyncio.shield(self._spawn(self._when_fenced(move.run(plan, timeout_s))))
 
     def know_manager(self, who: str) -> None:
@@ -351,6 +356,11 @@ class ClusterSupervisor:
         message = f"cluster {self._cluster.name} has no endpoint {name}; it has {known}"
         raise RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, message)
 
+    def _expect(self, successor: EndpointName | None) -> None:
+        self._successor, self._journaling.ahead = successor, successor is not None
+        self._journaling.follow(self._machine)
+        self._publish()
+
     def _order(self, name: EndpointName, orders: Orders) -> None:
         self._known(name)
         self._orders[name] = orders
@@ -371,7 +381,8 @@ class ClusterSupervisor:
 
     def _present(self) -> ClusterState:
         number = self._numbers.draw()
-        return present(self._machine, self._cluster.endpoints, self._observed.seen, self._orders, number)
+        endpoints, seen = self._cluster.endpoints, self._observed.seen
+        return present(self._machine, endpoints, seen, self._orders, number, self._successor)
 
     def _publish(self) -> None:
         state = self._present()

@@ -92,7 +92,8 @@ class Switchover:
         return SwitchoverPlan(self._endpoints[primary], chosen, promotion, claim.lsn)
 
     async def prepare(self, plan: SwitchoverPlan, timeout_s: float) -> None:
-        """What need not wait until writes are held: connections, the setting of the next primary, catching up.
+        """What need not wait until writes are held: connections, the setting of the next primary, catching up, and the
+        first stage in the journal.
 
         Changes nothing that works now, so it may be given up at any time. RouterError SWITCHOVER_REFUSED.
         """
@@ -104,7 +105,8 @@ class Switchover:
                 looks = (surgeon.look(self._endpoints[name], mover.deadline()) for name in names)
                 looking = asyncio.gather(*looks, return_exceptions=True)
                 await mover.set_synchronous(plan.promotion, to, others)
-                await mover.act("catch_up", to, self._caught_up(to, plan.lsn))
+                catching_up = mover.act("catch_up", to, self._caught_up(to, plan.lsn))
+                await mover.beside(MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD, to), catching_up)
                 await looking
         except TimeoutError:
             raise refused(f"{to} did not catch up within {timeout_s:g} s; nothing was changed") from None
@@ -138,7 +140,6 @@ class Switchover:
 
     async def _move(self, plan: SwitchoverPlan) -> Event:
         mover, surgeon, to = self._mover, self._surgeon, plan.to
-        await mover.note(MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD, to))
         held = await mover.act("hold_writes", plan.primary.name, surgeon.hold_writes(plan.primary, mover.deadline()))
         goal = held.claim.lsn if held.claim is not None else Lsn(0)
         await mover.act("catch_up", to, self._caught_up(to, goal))

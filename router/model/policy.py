@@ -190,7 +190,7 @@ class HoldPolicy:
     """Largest part of max_requests that one tenant may take (0 to 1)."""
     release_start: int = 2
     """Requests released at once at first; doubled every release_step_s (slow start)."""
-    release_step_s: float = 0.1
+    release_step_s: float = 0.02
     """Time between doublings (seconds)."""
     dry_run: bool = False
     """Hold nothing: what would be held is refused, and counted, as `hold_off`."""

@@ -57,5 +57,7 @@ class ClusterState:
     """When the phase began (monotonic seconds)."""
     detail: str = ""
     """What the phase waits for, or why it is stuck, in words."""
+    successor: EndpointName | None = None
+    """The standby that a switchover is about to make the primary: connections for writes may be opened beforehand."""
     switches: tuple[Switch, ...] = ()
     """Where the timelines that this router knows of began, oldest first."""

@@ -1,4 +1,4 @@
-"""A connection of the router's own role, on libpq's non-blocking calls: for probes and surgery, one query at a time.
+"""A connection of the router's own role, on libpq's non-blocking calls: for probes and surgery, one caller at a time.
 
 Written on psycopg.pq because every wait here must end by its deadline whatever the server does, and psycopg's own
 timeouts take ten seconds longer on a frozen one. Giving up costs nothing: the socket is closed, nobody is asked.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -67,9 +67,14 @@ class ControlConnection:
 
     async def query(self, sql: str, deadline: float) -> list[Row]:
         """Run one statement in a transaction of its own. AttemptFailed: SERVER_ERROR, CONNECTION_LOST or SILENT."""
+        return (await self.queries((sql,), deadline))[0]
+
+    async def queries(self, statements: Sequence[str], deadline: float) -> list[list[Row]]:
+        """The same for several, sent at once: all are run, also those behind one that failed; its error is raised."""
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._run(sql)
+                results = await self._run(statements)
+                return [_rows(result) for result in results]
         except TimeoutError as error:
             self.close()
             raise AttemptFailed(Fault(FaultKind.SILENT, Stage.EXECUTE, message="no answer in time")) from error
@@ -81,34 +86,57 @@ class ControlConnection:
         """Close the socket now. Safe to call twice."""
         self._pgconn.finish()
 
-    async def _run(self, sql: str) -> list[Row]:
+    async def _run(self, statements: Sequence[str]) -> list[PGresult]:
+        """The last result of each."""
         pgconn = self._pgconn
-        results: list[PGresult] = []
+        several = len(statements) > 1
         try:
-            pgconn.send_query_params(sql.encode(), None)
+            if several:
+                pgconn.enter_pipeline_mode()
+            for sql in statements:
+                pgconn.send_query_params(sql.encode(), None)
+                if several:
+                    pgconn.pipeline_sync()
             while pgconn.flush():
                 await _ready(pgconn.socket, writing=True)
             before = received_bytes(pgconn.socket)
-            while True:
-                while pgconn.is_busy():
-                    await _ready(pgconn.socket, writing=False)
-                    pgconn.consume_input()
-                    _bound(pgconn.socket, before)
-                result = pgconn.get_result()
-                if result is None:
-                    break
-                if result.status in faults.COPYING:  # libpq would answer so for ever, without a wait between
-                    raise psycopg.OperationalError("COPY in answer to a question")
-                results.append(result)
+            results = []
+            for _ in statements:
+                results.append(await self._answer(before))
+                if several:
+                    await self._synced(before)
+            if several:
+                pgconn.exit_pipeline_mode()
         except (psycopg.Error, OSError) as error:
             self.close()
             raise AttemptFailed(
                 Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, message=faults.first_line(error))
             ) from error
-        if not results:
-            self.close()
-            raise AttemptFailed(Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, message="no answer to a question"))
-        return _rows(results[-1])
+        return results
+
+    async def _answer(self, before: int | None) -> PGresult:
+        last = None
+        while (result := await self._next(before)) is not None:
+            last = result
+        if last is None:
+            raise psycopg.OperationalError("no answer to a question")
+        return last
+
+    async def _synced(self, before: int | None) -> None:
+        result = await self._next(before)
+        if result is None or result.status != ExecStatus.PIPELINE_SYNC:
+            raise psycopg.OperationalError("answers out of step")
+
+    async def _next(self, before: int | None) -> PGresult | None:
+        """The next result, None at the end of a statement's. before: received_bytes() when they were sent."""
+        while self._pgconn.is_busy():
+            await _ready(self._pgconn.socket, writing=False)
+            self._pgconn.consume_input()
+            _bound(self._pgconn.socket, before)
+        result = self._pgconn.get_result()
+        if result is not None and result.status in faults.COPYING:  # libpq would answer so for ever, without a wait
+            raise psycopg.OperationalError("COPY in answer to a question")
+        return result
 
 
 def _bound(descriptor: int, before: int | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from router.engine.connection_budget import SPARE_S
 from router.engine.endpoints import Pools
-from router.model.events import Health
+from router.model.events import Health, Phase
 from router.model.identity import EndpointName, Generation
 from router.model.observation import AttemptFailed, FaultKind
 from router.model.policy import PoolPolicy
@@ -81,6 +81,46 @@ async def test_a_new_primary_fences_the_old_ones_writers_and_leaves_the_replicas
     assert engine.supervisor.faults == [], "a fence is no evidence"
     generations = {key.access: pool.generation for key, pool in engine.pools}
     assert generations == {Access.READ_WRITE: Generation(2), Access.READ_ONLY: Generation(1)}
+    await rest(engine)
+
+
+def sizes(engine: Engine) -> dict[tuple[str, Access], int]:
+    """Connections open by endpoint and access."""
+    return {(key.endpoint, key.access): pool.statistics().size for key, pool in engine.pools}
+
+
+@virtual
+async def test_a_switchover_has_lanes_for_writes_at_the_next_primary_before_it_serves() -> None:
+    engine = Engine("a", "b", "c")
+    running = [engine.start(engine.run(Method.EXECUTE, "select pg_sleep(0.1)")) for _ in range(3)]
+    await asyncio.gather(*running)
+    assert sizes(engine) == {("a", Access.READ_WRITE): 3}
+    engine.supervisor.publish(successor=EndpointName("b"))
+    await asyncio.sleep(0.1)
+    engine.supervisor.publish(phase=Phase.HOLDING, primary=None)
+    engine.supervisor.publish(successor=None)
+    assert sizes(engine) == {("a", Access.READ_WRITE): 3, ("b", Access.READ_WRITE): 3}
+    engine.supervisor.promote("b")
+    await settle()
+    assert sizes(engine) == {("a", Access.READ_WRITE): 0, ("b", Access.READ_WRITE): 3}
+    assert (await engine.run(Method.EXECUTE, "insert a")).receipt.endpoint == "b"
+    assert [pool.opened for pool in engine.inner_pools()] == [3, 3], "the first write opens none"
+    await rest(engine)
+
+
+@virtual
+async def test_lanes_of_a_switchover_that_failed_are_not_those_of_a_later_primary() -> None:
+    engine = Engine("a", "b", "c")
+    await engine.run(Method.EXECUTE, "insert a")
+    engine.supervisor.publish(successor=EndpointName("b"))
+    await asyncio.sleep(0.1)
+    engine.supervisor.publish(successor=None)
+    assert (await engine.run(Method.EXECUTE, "insert a")).receipt.endpoint == "a"
+    engine.supervisor.promote("c")
+    engine.supervisor.promote("b")
+    await settle()
+    assert sizes(engine)["b", Access.READ_WRITE] == 0
+    assert (await engine.run(Method.EXECUTE, "insert a")).receipt.endpoint == "b"
     await rest(engine)
 
 

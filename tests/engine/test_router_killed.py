@@ -111,7 +111,7 @@ async def begin(world: Mortal, supervisor: ClusterSupervisor, *, planned: bool) 
     await asyncio.sleep(1)
     world.counting = True
     if planned:
-        with suppress(RouterError):
+        with suppress(RouterError, Killed):
             await supervisor.switchover(N2, 10.0)
     else:
         world.servers["n1"].mood = Mood.DEAD
@@ -194,6 +194,42 @@ async def test_nothing_is_done_that_could_not_be_written_down():
         assert not servers.journal, "servers were touched"
         journal.fails = False
         await until(router, lambda state: state.primary == N2, within_s=3)
+
+
+@virtual
+async def test_a_switchovers_first_stage_is_on_disk_before_writes_wait():
+    servers, journal = FakeServers.of(3), FakeJournal()
+    async with running(servers, servers, journal) as (router, _):
+        await until(router, lambda state: state.phase is Phase.STEADY)
+        await asyncio.sleep(1)
+        written = []
+        router.subscribe(lambda state: written.append(journal.pages[-1].move) if state.phase is Phase.HOLDING else None)
+        await router.switchover(N2, 5.0)
+        assert written[0] is not None
+        assert written[0].stage is MoveStage.HOLD
+        await asyncio.sleep(1)
+        assert (journal.pages[-1].move, journal.pages[-1].primary) == (None, N2)
+
+
+@pytest.mark.parametrize("trouble", ["disk", "standby"])
+@virtual
+async def test_a_switchover_that_could_not_begin_leaves_no_stage_on_disk(trouble: str):
+    servers, journal = FakeServers.of(3), FakeJournal()
+    async with running(servers, servers, journal) as (router, _):
+        await until(router, lambda state: state.phase is Phase.STEADY)
+        await asyncio.sleep(1)
+        journal.fails = trouble == "disk"
+        if trouble == "standby":
+            servers["n2"].lsn -= 1
+            servers["n2"].upstream = None  # it does not catch up
+        with pytest.raises(RouterError, match=r"cannot take over|catch up"):
+            await router.switchover(N2, 0.5)
+        assert router.state.phase is Phase.STEADY
+        assert ("hold_writes", N1) not in servers.journal
+        assert any(page.move is not None for page in journal.pages) == (trouble == "standby")
+        journal.fails = False
+        await asyncio.sleep(1)
+        assert journal.pages[-1].move is None
 
 
 @virtual

@@ -46,6 +46,24 @@ async def test_the_primary_moves_to_the_standby_named():
 
 
 @virtual
+async def test_the_next_primary_is_announced_before_writes_wait():
+    servers = FakeServers.of(3)
+    async with supervised(servers) as (supervisor, _):
+        seen = []
+        supervisor.subscribe(lambda state: seen.append((state.phase, state.successor)))
+        assert await supervisor.switchover(N3, 5.0) == N3
+        held = next(index for index, (phase, _) in enumerate(seen) if phase is Phase.HOLDING)
+        assert {successor for _, successor in seen[:held]} == {N3}
+        assert seen[-1][1] is None
+        servers.failing.add(("set_synchronous", N2))
+        servers.follow("n1", "n3")
+        await until(supervisor, lambda state: state.phase is Phase.STEADY and state.endpoints[N1].health is Health.UP)
+        with pytest.raises(RouterError, match="set_synchronous"):
+            await supervisor.switchover(N2, 5.0)
+        assert supervisor.state.successor is None
+
+
+@virtual
 async def test_unnamed_it_moves_to_the_most_advanced():
     servers = FakeServers.of(3)
     async with supervised(servers) as (supervisor, _):
