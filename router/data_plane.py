@@ -22,6 +22,7 @@ from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
 from router.engine.key_expiry import KeyExpiry
+from router.engine.listeners import Listeners
 from router.engine.load import LoadMeter
 from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
@@ -34,6 +35,7 @@ from router.model.state import ClusterState
 from router.model.topology import Tenant, TenantChanges
 from router.ports import Chance, Clock, EventSink
 from router.postgres.endpoint_pool import PsycopgPoolFactory
+from router.postgres.listening import PsycopgListeningFactory
 from router.postgres.row_loader import PsycopgRowLoader
 from router.sql.inspector import PostgastInspector
 from router.telemetry.audit_log import AuditLog
@@ -61,8 +63,9 @@ class DataPlane:
         self._chance = chance
         self._events = events
         self.clusters = Clusters()
+        factory = PsycopgPoolFactory(chance, events, self.budgets.of)
         self.pools = Pools(
-            PsycopgPoolFactory(chance, events, self.budgets.of),
+            factory,
             clock,
             lambda name: self.clusters[name].supervisor.cluster,
         )
@@ -77,7 +80,9 @@ class DataPlane:
         self.sessions = Sessions(*parts)
         self.copies = Copies(*parts)
         self.outcomes = Outcomes(*parts)
-        self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets)
+        listening = PsycopgListeningFactory(factory, chance, events)
+        self.listeners = Listeners(self._tenants, register, self.clusters, listening, clock, chance)
+        self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets, self.listeners)
         expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)
         self._expiry = KeyExpiry(self._tenants, lambda: self._config.topology.tenants, *expiring)
         self._beside: list[asyncio.Task[None]] = []
@@ -90,6 +95,7 @@ class DataPlane:
             self.executor,
             self.sessions,
             self.copies,
+            self.listeners,
             self.outcomes,
             ENCODERS[Encoding.TYPED_COLUMNS](PsycopgRowLoader()),
             self._clock,
@@ -111,7 +117,7 @@ class DataPlane:
         room = HoldingRoom(source.state, policy, self._clock, self._events, source.report_drained)
         self.clusters.add(source.cluster.name, ClusterRuntime(source, room))
         # Pools first: what is fenced must be gone before the first held request is let go.
-        for reader in (self.pools.on_state, room.on_state, *readers):
+        for reader in (self.pools.on_state, self.listeners.on_state, room.on_state, *readers):
             source.subscribe(reader)
 
     def remove_cluster(self, name: ClusterName) -> None:
@@ -135,7 +141,9 @@ class DataPlane:
         changes = TenantChanges.between(old.tenants, new.tenants)
         self.pools.take(changes)
         self._tenants.take(changes)
+        self.listeners.take(changes)
         self.pools.forget_servers(changed)
+        self.listeners.forget_servers(changed)
 
     def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         """Take a configuration that differs in these tenants only; nothing of the others is touched."""
@@ -143,6 +151,7 @@ class DataPlane:
         self.directory.change(changes)
         self.pools.take(changes)
         self._tenants.take(changes)
+        self.listeners.take(changes)
 
     def _pause_s(self, tenant: Tenant) -> float:
         """A request waits for the end of a pause as long as for that of a failover."""
@@ -162,6 +171,7 @@ class DataPlane:
         self.executor.drain()
         self.sessions.drain()
         self.copies.drain()
+        self.listeners.drain()
         for runtime in self.clusters:
             runtime.room.close()
 
@@ -171,6 +181,7 @@ class DataPlane:
             task.cancel()
         if self._beside:
             await asyncio.wait(self._beside)
+        await self.listeners.close()
         await self.pools.close()
         self.budgets.close()
         if self._audit_log is not None:

@@ -52,6 +52,8 @@ def tenant_message(view: TenantView) -> pb.TenantState:
         refused=view.refused,
         cancelled=view.cancelled,
         paused=view.paused,
+        listeners=view.listeners,
+        channels=view.channels,
     )
 
 

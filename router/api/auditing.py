@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
-from router.api.surface import AuditSink, Copies, Executor, ReadUnderWay, Session, Sessions
+from router.api.surface import (
+    AuditSink,
+    Copies,
+    Executor,
+    Listener,
+    Listeners,
+    ReadUnderWay,
+    Session,
+    Sessions,
+)
 from router.model.auditing import AuditEntry
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
@@ -150,6 +159,21 @@ class AuditedCopies:
             return await self._inner.copy_in(tenant, request, source)
         with self._audit.request(tenant, request):
             return await self._inner.copy_in(tenant, request, source)
+
+
+class AuditedListeners:
+    """surface.Listeners: that somebody began to listen, or was refused."""
+
+    def __init__(self, inner: Listeners, audit: Audit) -> None:
+        self._inner = inner
+        self._audit = audit
+
+    async def open(self, tenant: Tenant, request: Request, channels: Collection[str]) -> Listener:
+        """See Listeners."""
+        if not self._audit.tells(request):
+            return await self._inner.open(tenant, request, channels)
+        with self._audit.request(tenant, request):
+            return await self._inner.open(tenant, request, channels)
 
 
 class AuditedSessions:

@@ -11,6 +11,7 @@ from router.api import translate
 from router.api.answering import Answering
 from router.api.calls import Call
 from router.api.copying import Copying
+from router.api.hearing import Hearing
 from router.api.message_stream import MessageStream
 from router.api.multiplex import Multiplexing
 from router.api.results import write_receipt
@@ -47,11 +48,13 @@ class QueryService:
         answering: Answering,
         multiplexing: Multiplexing,
         copying: Copying,
+        hearing: Hearing,
         outcomes: Outcomes,
         cancel_elsewhere: CancelElsewhere | None = None,
     ) -> None:
         self._answering = answering
         self._copying = copying
+        self._hearing = hearing
         self._outcomes = outcomes
         self._multiplexing = multiplexing
         self._cancel_elsewhere = cancel_elsewhere
@@ -108,6 +111,12 @@ class QueryService:
     async def copy_in(self, call: TenantCall, stream: MessageStream[pb.CopyInRequest]) -> pb.CopyInResponse:
         """COPY data into a table, as a whole or not at all."""
         return await self._copying.into(call, stream)
+
+    async def listen(self, call: TenantCall, message: pb.ListenRequest) -> AsyncGenerator[pb.ListenResponse, None]:
+        """What others NOTIFY on these channels."""
+        async with aclosing(self._hearing.listen(call, message)) as responses:
+            async for response in responses:
+                yield response
 
     async def cancel_query(self, call: TenantCall, message: pb.CancelQueryRequest) -> pb.CancelQueryResponse:
         """Stop a running request of the same tenant, if it can be stopped."""

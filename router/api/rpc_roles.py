@@ -14,6 +14,7 @@ NEEDED: Mapping[str, CallerRole] = {
     "pointsman.v1.QueryService.Query": _READER,
     "pointsman.v1.QueryService.StreamQuery": _READER,
     "pointsman.v1.QueryService.CopyOut": _READER,
+    "pointsman.v1.QueryService.Listen": _READER,
     "pointsman.v1.QueryService.CancelQuery": _READER,
     "pointsman.v1.QueryService.Multiplex": _READER,  # each of its calls needs its own, see below
     "pointsman.v1.QueryService.Execute": _WRITER,

@@ -17,12 +17,13 @@ from pointsman.v1 import admin_service_pb2, query_service_pb2, transaction_servi
 from router.api.admin_identity import AdminIdentity, OperatorIdentity
 from router.api.admin_service import AdminService
 from router.api.answering import Answering
-from router.api.auditing import Audit, AuditedCopies, AuditedExecutor, AuditedSessions
+from router.api.auditing import Audit, AuditedCopies, AuditedExecutor, AuditedListeners, AuditedSessions
 from router.api.binding import bind
 from router.api.calls import Gate
 from router.api.certificates import Certificates, Port
 from router.api.copying import Copying
 from router.api.drain import Drain
+from router.api.hearing import Hearing
 from router.api.listening import stop_listening
 from router.api.multiplex import Multiplexing
 from router.api.proving import Proving, Registry
@@ -32,6 +33,7 @@ from router.api.surface import (
     Configuration,
     Copies,
     Executor,
+    Listeners,
     Operator,
     Outcomes,
     Overview,
@@ -74,6 +76,7 @@ _METHODS = {
     "pointsman.v1.QueryService.ExecuteBatch": Method.EXECUTE_BATCH,
     "pointsman.v1.QueryService.CopyOut": Method.COPY_OUT,
     "pointsman.v1.QueryService.CopyIn": Method.COPY_IN,
+    "pointsman.v1.QueryService.Listen": Method.LISTEN,
     "pointsman.v1.QueryService.GetOutcome": Method.GET_OUTCOME,
     "pointsman.v1.TransactionService.Transact": Method.TRANSACT,
 }
@@ -98,6 +101,7 @@ class PublicParts:
     executor: Executor
     sessions: Sessions
     copies: Copies
+    listeners: Listeners
     outcomes: Outcomes
     encoder: ResultEncoder
     clock: Clock
@@ -213,7 +217,8 @@ class PublicServer:
             parts.sessions, parts.encoder, parts.chance, parts.clock, self._drain, parts.executor.refused
         )
         copying = Copying(parts.copies, parts.chance)
-        queries = QueryService(answering, multiplexing, copying, parts.outcomes, parts.cancel_elsewhere)
+        hearing = Hearing(parts.listeners, self._drain, parts.chance, parts.clock)
+        queries = QueryService(answering, multiplexing, copying, hearing, parts.outcomes, parts.cancel_elsewhere)
         gate = self._gate
         self._server.add_generic_rpc_handlers(
             (
@@ -345,6 +350,7 @@ def _audited(parts: PublicParts) -> PublicParts:
         parts,
         executor=AuditedExecutor(parts.executor, parts.audit),
         copies=AuditedCopies(parts.copies, parts.audit),
+        listeners=AuditedListeners(parts.listeners, parts.audit),
         sessions=AuditedSessions(parts.sessions, parts.audit),
     )
 

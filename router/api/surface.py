@@ -5,13 +5,14 @@ All of these raise RouterError and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from typing import Protocol
 
 from router.model.auditing import AuditEntry
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
+from router.model.listening import Heard
 from router.model.request import (
     CancelOutcome,
     Method,
@@ -111,6 +112,28 @@ class Copies(Protocol):
         """The end of the source commits, an exception of it rolls back; when this returns or raises, no piece of it
         is being asked for."""
         ...
+
+
+class Listener(Protocol):
+    """One Listen stream."""
+
+    async def next(self) -> Heard:
+        """What came next; a heartbeat when that takes long. RouterError: the end."""
+        ...
+
+    def drain(self) -> None:
+        """Tell its caller that the router goes away, and end a moment later."""
+        ...
+
+    def close(self) -> None:
+        """Its caller has gone; may be called again."""
+        ...
+
+
+class Listeners(Protocol):
+    """Opens Listen streams."""
+
+    async def open(self, tenant: Tenant, request: Request, channels: Collection[str]) -> Listener: ...
 
 
 class Outcomes(Protocol):

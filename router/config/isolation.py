@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from router.config.document import Document
 from router.config.problems import Place
 from router.config.schema import FileConfig, TenantSection
+from router.model.listening import MAX_CHANNEL_BYTES, is_channel_name
 from router.model.topology import IsolationMode
 
 _TEMPLATES = frozenset({"template0", "template1"})
@@ -28,6 +29,7 @@ def check(config: FileConfig, document: Document) -> Iterator[Found]:
     yield from _databases(config, document)
     yield from _logins(config, document)
     yield from _roles(config, document)
+    yield from _channels(config, document)
 
 
 def _statements(place: Place, tenant: TenantSection, document: Document) -> Iterator[Found]:
@@ -109,6 +111,29 @@ def _roles(config: FileConfig, document: Document) -> Iterator[Found]:
         owner = logins.get((tenant.cluster, tenant.role or ""))
         if owner is not None and owner != name and document.is_sound(("tenants", name, "role")):
             yield ("tenants", name, "role"), f"({tenant.role}) is the login of tenant {owner}: it could read its data"
+
+
+def _channels(config: FileConfig, document: Document) -> Iterator[Found]:
+    """Channels belong to a database: two tenants of one that name the same would hear each other."""
+    users: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    for name, tenant in config.tenants.items():
+        if not document.is_sound(("tenants", name, "channels"), ("tenants", name, "cluster")):
+            continue
+        for index, channel in enumerate(tenant.channels):
+            users.setdefault((tenant.cluster, tenant.database, channel), []).append((name, index))
+            if not is_channel_name(channel):
+                yield (
+                    ("tenants", name, "channels", index),
+                    f"must have at most {MAX_CHANNEL_BYTES} bytes and no NUL: PostgreSQL would cut it off",
+                )
+    for (_, database, channel), places in users.items():
+        names = list(dict.fromkeys(name for name, _ in places))
+        for name, index in places if len(names) > 1 else ():
+            yield (
+                ("tenants", name, "channels", index),
+                f"({channel}) is also a channel of {_others(names, name)} in database {database}: each would hear what "
+                "is meant for the other. Give each its own, such as the tenant's name in front",
+            )
 
 
 def _others(names: Iterable[str], name: str) -> str:

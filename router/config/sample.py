@@ -38,6 +38,7 @@ EXAMPLES: Mapping[str, object] = {
     "tenants_dir": "tenants",
     "tenants.NAME.role": "acme_rows",
     "tenants.NAME.statements": {"order_by_id": "SELECT * FROM orders WHERE id = $1"},
+    "tenants.NAME.channels": ["acme_jobs"],
 }
 _STAYS_COMMENTED = (
     "server",
@@ -47,6 +48,7 @@ _STAYS_COMMENTED = (
     "tenants.NAME.weights",
     "tenants.NAME.role",
     "tenants.NAME.statements",
+    "tenants.NAME.channels",
     "tenants.NAME.callers",
     "admin.callers",
 )

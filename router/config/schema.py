@@ -85,7 +85,7 @@ class CallerSection(OperatorSection):
     subject: Text | None = None
     """Subject (`sub`) of its signed token; see server.jwt."""
     role: Role = Role.WRITER
-    """reader may Query, StreamQuery and CopyOut, writer everything."""
+    """reader may Query, StreamQuery, CopyOut and Listen, writer everything."""
 
 
 class AdminSection(_Section):
@@ -193,6 +193,10 @@ class TenantSection:
     """Role that each of its connections takes in place of the login's own rights (registered only)."""
     statements: dict[Name, Text] = field(default_factory=dict)
     """SQL by name (registered only, and all that it may run): callers send @NAME, or exactly the same text."""
+    channels: tuple[Text, ...] = ()
+    """What it may listen to (LISTEN). Empty: everything in a database of its own; with isolation schema or registered
+    nothing, as channels belong to the whole database: name some there that no neighbour has. What neighbours that may
+    send any SQL put into them cannot be kept out."""
     pool: PoolPolicy = field(default_factory=PoolPolicy)
     """Its connections to each endpoint; read-only and read-write are kept apart."""
     limits: TenantPolicy = field(default_factory=TenantPolicy)

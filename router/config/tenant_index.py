@@ -69,6 +69,7 @@ def _uses(tenant: Tenant) -> tuple[_Use, ...]:
     uses: list[_Use] = [("database", cluster, tenant.database), ("login", cluster, tenant.login.user)]
     if tenant.role:
         uses.append(("role", cluster, tenant.role))
+    uses += (("channel", cluster, f"{tenant.database}\0{channel}") for channel in tenant.channels)
     if tenant.pool.floor:
         uses.append(("floor", cluster, ""))
     return tuple(uses)
@@ -91,6 +92,9 @@ def _wanted(section: Any) -> Iterator[_Use]:
     yield "login", cluster, user
     yield "role", cluster, user
     yield "login", cluster, str(section.get("role") or "")
+    channels = section.get("channels")
+    for channel in channels if isinstance(channels, list | tuple) else ():
+        yield "channel", cluster, f"{section.get('database')}\0{channel}"
     pool = section.get("pool")
     if isinstance(pool, Mapping) and pool.get("floor"):
         yield "floor", cluster, ""

@@ -24,6 +24,7 @@ _WAITS_FOR = {
     WaitPhase.REPLAY: "a replica to replay what its consistency token names",
     WaitPhase.ACQUIRE: "a connection",
     WaitPhase.EXECUTE: "PostgreSQL's answer",
+    WaitPhase.LISTEN: "notifications",
 }
 
 

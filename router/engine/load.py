@@ -10,6 +10,7 @@ from router.engine.calls import Register
 from router.engine.clusters import Clusters
 from router.engine.connection_budget import Budgets
 from router.engine.endpoints import Pools
+from router.engine.listeners import Listeners
 from router.engine.tenants import Tenants
 from router.model.events import Outcome
 from router.model.identity import EndpointName, TenantName
@@ -20,8 +21,15 @@ class LoadMeter:
     """Reads the load of one process. Called from the event loop only."""
 
     def __init__(
-        self, clusters: Clusters, pools: Pools, tenants: Tenants, register: Register, budgets: Budgets
+        self,
+        clusters: Clusters,
+        pools: Pools,
+        tenants: Tenants,
+        register: Register,
+        budgets: Budgets,
+        listeners: Listeners,
     ) -> None:
+        self._listeners = listeners
         self._budgets = budgets
         self._clusters = clusters
         self._pools = pools
@@ -47,13 +55,15 @@ class LoadMeter:
             yield (
                 name,
                 TenantLoad(
-                    in_flight=runtime.admission.in_flight + runtime.transactions if runtime else 0,
+                    in_flight=runtime.under_way if runtime else 0,
                     held=cluster.room.held_of(name) if cluster else 0,
                     queued=runtime.admission.queued + runtime.pause.waiting if runtime else 0,
                     served=counts[Outcome.SERVED],
                     failed=counts[Outcome.FAILED],
                     refused=counts[Outcome.REFUSED],
                     cancelled=counts[Outcome.CANCELLED],
+                    listeners=runtime.admission.listeners if runtime else 0,
+                    channels=len(self._listeners.channels_of(name)),
                 ),
             )
 
@@ -84,6 +94,7 @@ class LoadMeter:
         for pool in pools:
             in_flight[pool.endpoint] += pool.in_flight
             connections[pool.endpoint] += pool.size
+        connections.update(self._listeners.endpoints())
         loads = {name: EndpointLoad(in_flight[name], connections[name]) for name in connections}
         for one in self._budgets:
             load = loads.get(one.endpoint, NO_ENDPOINT_LOAD)

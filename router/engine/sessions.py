@@ -365,15 +365,13 @@ class Sessions:
 
     async def _resumed(self, tenant: Tenant, deadline: float, options: Options) -> TenantRuntime:
         """The tenant's runtime, once it is not paused."""
-        runtime = self._tenants.of(tenant)
-        while runtime.tenant.paused and not self._draining:
-            try:
-                await runtime.pause.over(tenant, deadline, patient=options.on_failover is OnFailover.WAIT)
-            except RouterError as error:
-                self.register.refused(tenant.name, Method.TRANSACT, error)
-                raise
-            runtime = self._tenants.of(tenant)
-        return runtime
+        if self._draining:
+            return self._tenants.of(tenant)
+        try:
+            return await self._tenants.resumed(tenant, deadline, patient=options.on_failover is OnFailover.WAIT)
+        except RouterError as error:
+            self.register.refused(tenant.name, Method.TRANSACT, error)
+            raise
 
 
 def _identifier(name: str) -> bytes:

@@ -52,6 +52,8 @@ class Admission:
         self.in_flight = 0
         self.transactions = 0
         """Interactive transactions open; counted here, where a changed configuration does not lose them."""
+        self.listeners = 0
+        """Listen streams open; counted here for the same reason."""
         self.queued = 0
         """Requests waiting."""
         self._line = WaitingLine()
@@ -200,6 +202,11 @@ class TenantRuntime:
         """Interactive transactions open."""
         return self.admission.transactions
 
+    @property
+    def under_way(self) -> int:
+        """Admitted, and not ended: requests, interactive transactions, Listen streams."""
+        return self.admission.in_flight + self.admission.transactions + self.admission.listeners
+
     def want(self, access: Access, options: Options) -> Want:
         """The facts for routing, one object per kind of request."""
         wants = self._reads if access is Access.READ_ONLY else self._writes
@@ -254,6 +261,14 @@ class Tenants:
             runtime.in_flight = before.in_flight
             runtime.uses_keys = before.uses_keys
             self._runtimes[tenant.name] = runtime
+        return runtime
+
+    async def resumed(self, tenant: Tenant, deadline: float, *, patient: bool) -> TenantRuntime:
+        """The runtime of a tenant, once it is not paused. RouterError as of Pause.over()."""
+        runtime = self.of(tenant)
+        while runtime.tenant.paused:
+            await runtime.pause.over(tenant, deadline, patient=patient)
+            runtime = self.of(tenant)
         return runtime
 
     def take(self, changes: TenantChanges) -> None:

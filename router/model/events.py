@@ -10,7 +10,7 @@ from enum import Enum, unique
 
 from router.model.checkup import Finding
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName, Term
-from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RetryReason
+from router.model.reasons import CloseReason, GapReason, HealthReason, HoldEndReason, PhaseReason, RetryReason
 from router.model.request import Access, Method
 from router.model.topology import Role
 
@@ -119,6 +119,27 @@ class ReadHedged:
     outcome: HedgeOutcome
     endpoint: EndpointName
     """Whose answer it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationsHeard:
+    """What a tenant's Listen streams were given since the last such event."""
+
+    tenant: TenantName
+    delivered: int
+    """Put into a stream's queue; one notification may be for several streams."""
+    missed: int
+    """Left out, because a stream's queue was full."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenGapped:
+    """A Listen stream was told that notifications may be missing."""
+
+    tenant: TenantName
+    reason: GapReason
+    lasted_s: float
+    """From when on they may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +300,8 @@ Event = (
     | RequestFinished
     | AttemptRetried
     | ReadHedged
+    | NotificationsHeard
+    | ListenGapped
     | HoldStarted
     | HoldEnded
     | HealthChanged

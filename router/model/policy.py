@@ -137,6 +137,12 @@ class TenantPolicy:
     """An interactive transaction without a message for this long is rolled back (seconds)."""
     max_transactions: int = 64
     """Interactive transactions open at once."""
+    max_listeners: int = 64
+    """Listen streams open at once; in all they use one connection to the primary."""
+    max_channels: int = 64
+    """Different channels that they may listen to at once, together."""
+    listen_heartbeat_s: float = 10.0
+    """A Listen stream tells at least this often that it lives (seconds)."""
     max_result_bytes: int = 1 << 20
     """Largest unary answer unless the caller asks otherwise; 3 MiB at most (bytes)."""
     commit_wait: CommitWait = CommitWait.FLUSHED
@@ -159,6 +165,9 @@ class TenantPolicy:
             "max_transaction_s",
             "idle_in_transaction_s",
             "max_transactions",
+            "max_listeners",
+            "max_channels",
+            "listen_heartbeat_s",
             "max_result_bytes",
             "key_wait_s",
             "key_age_s",

@@ -35,6 +35,8 @@ class RefuseReason(Enum):
     TRANSACTION_CONTROL = "transaction_control"
     SESSION_STATE = "session_state"
     COPY_NOT_HERE = "copy_not_here"
+    CHANNEL_DENIED = "channel_denied"
+    """The tenant may not listen to this channel: others of its database may use it."""
     NOT_REGISTERED = "not_registered"
     """The tenant may run registered statements only, and this is none of them."""
     MESSAGE_TOO_LARGE = "message_too_large"
@@ -158,6 +160,18 @@ class CloseReason(Enum):
     """Another pool of the endpoint needed the room under its cap more."""
     DRAIN = "drain"
     SHUTDOWN = "shutdown"
+
+
+@unique
+class GapReason(Enum):
+    """Why notifications may be missing from a Listen stream."""
+
+    BACKEND_FAILOVER = "backend_failover"
+    """There is another primary."""
+    RECONNECT = "reconnect"
+    """The connection to PostgreSQL was lost, or given up, and is there again."""
+    SLOW_CONSUMER = "slow_consumer"
+    """The caller did not read fast enough."""
 
 
 @unique

@@ -58,6 +58,7 @@ class Method(Enum):
     COPY_OUT = "copy_out"
     COPY_IN = "copy_in"
     GET_OUTCOME = "get_outcome"
+    LISTEN = "listen"
 
 
 @unique
@@ -273,7 +274,7 @@ class Request:
     @property
     def access(self) -> Access:
         """READ_ONLY for the methods that PostgreSQL keeps from writing."""
-        if self.method in (Method.QUERY, Method.STREAM_QUERY, Method.COPY_OUT):
+        if self.method in (Method.QUERY, Method.STREAM_QUERY, Method.COPY_OUT, Method.LISTEN):
             return Access.READ_ONLY
         return Access.READ_WRITE
 

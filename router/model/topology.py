@@ -128,6 +128,8 @@ class Tenant:
     """REGISTERED only: taken by every connection in place of the login's own rights; empty: none."""
     statements: Mapping[str, str] = field(default_factory=dict)
     """REGISTERED only: the SQL it may run, by name."""
+    channels: tuple[str, ...] = ()
+    """What it may listen to. Empty: everything in a database of its own, nothing in one that others use, too."""
     pool: PoolPolicy = PoolPolicy()
     policy: TenantPolicy = TenantPolicy()
     paused: bool = False

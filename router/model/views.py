@@ -90,6 +90,10 @@ class TenantView:
     refused: int = 0
     cancelled: int = 0
     paused: bool = False
+    listeners: int = 0
+    """Listen streams open; in_flight has them, too."""
+    channels: int = 0
+    """Different channels that they listen to, counted for each process by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,8 @@ class TenantLoad:
     failed: int = 0
     refused: int = 0
     cancelled: int = 0
+    listeners: int = 0
+    channels: int = 0
 
     def counts(self) -> dict[str, int]:
         """The numbers by name, as TenantView takes them."""
@@ -181,6 +187,7 @@ class WaitPhase(Enum):
     REPLAY = "replay"
     ACQUIRE = "acquire"
     EXECUTE = "execute"
+    LISTEN = "listen"
 
 
 @dataclass(frozen=True, slots=True)

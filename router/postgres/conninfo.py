@@ -86,6 +86,11 @@ def for_tenant(tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Acc
     return parameters
 
 
+def never_idle(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The same for a connection that waits for days: whatever the server or the role says of idle sessions."""
+    return parameters | {"options": f"{parameters['options']} {_options({'idle_session_timeout': '0'})}"}
+
+
 def for_control(cluster: Cluster, endpoint: Endpoint) -> dict[str, Any]:
     """Parameters of the router's own connections: probes and surgery."""
     parameters = _base(cluster, endpoint, cluster.control, cluster.control_database)

@@ -59,7 +59,7 @@ class PsycopgEndpointPool:
         self._inner: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
         self._opening_inner: asyncio.Lock = asyncio.Lock()
         self._waiters: dict[asyncio.Future[Fault | None], None] = {}
-        self._permits: Final = PoolPermits(
+        self._permits: Final = PoolPermits[PipelineLane](
             budget, tenant.name, tenant.pool, self._waiters, self._close_idle
         )
         self._lent = self._permits.lanes
@@ -295,7 +295,7 @@ class PsycopgPoolFactory:
     """ports.PoolFactory: pools that share one connect gate and one budget per endpoint."""
 
     def __init__(self, chance: Chance, events: EventSink, budget_of: Callable[[Endpoint], ConnectionBudget]) -> None:
-        self._budget_of = budget_of
+        self.budget_of = budget_of
         self._chance = chance
         self._events = events
         self._gates: dict[str, ConnectGate] = {}
@@ -304,10 +304,14 @@ class PsycopgPoolFactory:
         self, tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access, generation: Generation
     ) -> PsycopgEndpointPool:
         """ports.PoolFactory.make."""
-        gate = self._gates.get(endpoint.name)
-        if gate is None:
-            gate = self._gates[endpoint.name] = ConnectGate(cluster.policy.connects_in_flight)
-        budget = self._budget_of(endpoint)
+        gate, budget = self.gate_of(cluster, endpoint), self.budget_of(endpoint)
         return PsycopgEndpointPool(
             tenant, cluster, endpoint, access, generation, gate, budget, self._chance, self._events
         )
+
+    def gate_of(self, cluster: Cluster, endpoint: Endpoint) -> ConnectGate:
+        """What bounds the connects to an endpoint."""
+        gate = self._gates.get(endpoint.name)
+        if gate is None:
+            gate = self._gates[endpoint.name] = ConnectGate(cluster.policy.connects_in_flight)
+        return gate

@@ -81,7 +81,7 @@ class Opener:
         access: Access,
         generation: Generation,
         gate: ConnectGate,
-        permits: PoolPermits,
+        permits: PoolPermits[Any],
         waiters: Waiters,
         chance: Chance,
         events: EventSink,

@@ -14,14 +14,13 @@ import os
 import socket
 import weakref
 from collections.abc import Callable, Sized
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
 
 from router.model.identity import TenantName
 from router.model.policy import PoolPolicy
 from router.ports import ConnectionBudget
-from router.postgres.lane import PipelineLane
 
 GONE_S = 1.5
 """A server that has not closed its end by then never will: frozen, or unreachable."""
@@ -93,7 +92,18 @@ class Permit:
             self._socket = None
 
 
-class PoolPermits:
+class Retirable(Protocol):
+    """A connection in use, as its permit's holder sees it: a lane, or one that listens."""
+
+    def retire(self) -> None:
+        """End as soon as what runs there has ended."""
+        ...
+
+
+_Used = TypeVar("_Used", bound=Retirable)
+
+
+class PoolPermits(Generic[_Used]):
     """ports.BudgetHolder: what one pool holds of its endpoint's budget, and what of that it could do without."""
 
     def __init__(
@@ -111,7 +121,7 @@ class PoolPermits:
         """Idle connections that are being fetched to be closed."""
         self.in_line = False
         """A connect waits for its permit; one at a time, so that pools take turns and workers stay free."""
-        self.lanes: dict[PipelineLane, float] = {}
+        self.lanes: dict[_Used, float] = {}
         """Lent lanes in the order of lending, and when each was asked to run dry (0: not)."""
         self._waiters = waiters
         self._close_idle = close_idle

@@ -24,6 +24,7 @@ from router.model.events import (
     HoldStarted,
     JournalWriteFailed,
     JwtKeysChanged,
+    ListenGapped,
     Outcome,
     Phase,
     PhaseChanged,
@@ -124,6 +125,12 @@ class EventLog:
         """At debug."""
         self._line(
             logging.DEBUG, "read hedged", tenant=event.tenant, outcome=event.outcome, endpoint=event.endpoint
+        )
+
+    def listen_gapped(self, event: ListenGapped) -> None:
+        """At debug: what made the gap is told elsewhere, and louder."""
+        self._line(
+            logging.DEBUG, "listen gapped", tenant=event.tenant, reason=event.reason, lasted_s=round(event.lasted_s, 3)
         )
 
     def hold_started(self, event: HoldStarted) -> None:

@@ -76,6 +76,8 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.RequestFinished: (recorder.request_finished, log.request_finished),
         events.AttemptRetried: (recorder.attempt_retried, log.attempt_retried),
         events.ReadHedged: (recorder.read_hedged, log.read_hedged),
+        events.NotificationsHeard: (recorder.notifications_heard,),
+        events.ListenGapped: (recorder.listen_gapped, log.listen_gapped),
         events.HoldStarted: (recorder.hold_started, log.hold_started),
         events.HoldEnded: (recorder.hold_ended, log.hold_ended),
         events.HealthChanged: (recorder.health_changed, log.health_changed),

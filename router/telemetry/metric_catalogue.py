@@ -84,6 +84,7 @@ def _gauge(name: str, labels: tuple[str, ...], meaning: str, equation: str = "")
 _ADMITTED = "per tenant: admitted = requests{served} + requests{failed} + requests{cancelled} + in flight"
 _ERRORS = "per tenant: sum over reasons = requests{failed} + requests{cancelled} + requests{refused}"
 _HOLDS = "per cluster: entered = sum of ended over all reasons + held"
+_HEARD = "per tenant: given + missed = notifications received x streams that listen to their channel"
 _CAP = "per endpoint: in_use <= granted <= cap, save while a cap or grant that was lowered is being met"
 _ENDPOINT = ("cluster", "endpoint")
 _POOL = ("tenant", "endpoint", "access")
@@ -111,6 +112,16 @@ PHASES = Metric(
 )
 RETRIES = _counter("retries_total", ("method", "reason"), "Attempts made again.")
 HEDGES = _counter("hedges_total", ("outcome",), "Reads asked of a second endpoint, and whether that one was faster.")
+
+LISTENERS = _gauge("listeners", ("tenant",), "Listen streams that are open; requests_in_flight has them, too.")
+CHANNELS = _gauge("listen_channels", ("tenant",), "Different channels that they listen to, in each process by itself.")
+NOTIFICATIONS = _counter("notifications_total", ("tenant",), "Notifications given to Listen streams.", _HEARD)
+NOTIFICATIONS_MISSED = _counter(
+    "notifications_missed_total", ("tenant",), "Notifications left out because a stream read too slowly.", _HEARD
+)
+LISTEN_GAPS = _counter(
+    "listen_gaps_total", ("tenant", "reason"), "Gaps that Listen streams were told: notifications may be missing."
+)
 
 HOLDS_ENTERED = _counter("holds_entered_total", ("cluster",), "Requests that began to wait for a failover.", _HOLDS)
 HOLDS_ENDED = _counter("holds_ended_total", ("cluster", "reason"), "Requests that left the hold.", _HOLDS)

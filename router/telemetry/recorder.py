@@ -22,6 +22,8 @@ from router.model.events import (
     HoldStarted,
     JournalWriteFailed,
     JwtKeysChanged,
+    ListenGapped,
+    NotificationsHeard,
     Outcome,
     PhaseChanged,
     ReadHedged,
@@ -81,6 +83,9 @@ class Recorder:
         self._errors = counter(catalogue.ERRORS)
         self._retries = counter(catalogue.RETRIES)
         self._hedges = counter(catalogue.HEDGES)
+        self._notifications = counter(catalogue.NOTIFICATIONS)
+        self._notifications_missed = counter(catalogue.NOTIFICATIONS_MISSED)
+        self._listen_gaps = counter(catalogue.LISTEN_GAPS)
         self._holds_entered = counter(catalogue.HOLDS_ENTERED)
         self._holds_ended = counter(catalogue.HOLDS_ENDED)
         self._closed = counter(catalogue.CONNECTIONS_CLOSED)
@@ -183,6 +188,15 @@ class Recorder:
     def read_hedged(self, event: ReadHedged) -> None:
         """Count it."""
         self._hedges.cell(event.outcome.value).value += 1
+
+    def notifications_heard(self, event: NotificationsHeard) -> None:
+        """Count them."""
+        self._notifications.cell(event.tenant).value += event.delivered
+        self._notifications_missed.cell(event.tenant).value += event.missed
+
+    def listen_gapped(self, event: ListenGapped) -> None:
+        """Count it."""
+        self._listen_gaps.cell(event.tenant, event.reason.value).value += 1
 
     def hold_started(self, event: HoldStarted) -> None:
         """Count it."""

@@ -58,11 +58,14 @@ def _config(config: ConfigView) -> Iterator[Family]:
 
 def _tenants(tenants: Sequence[TenantView]) -> Iterator[Family]:
     in_flight, queued = GaugeReading(catalogue.IN_FLIGHT), GaugeReading(catalogue.QUEUED)
+    listeners, channels = GaugeReading(catalogue.LISTENERS), GaugeReading(catalogue.CHANNELS)
     for tenant in tenants:
         in_flight.set(tenant.in_flight, tenant.name)
         queued.set(tenant.queued, tenant.name)
-    yield in_flight.family
-    yield queued.family
+        if tenant.listeners or tenant.channels:  # most tenants never listen: no series for each of ten thousand
+            listeners.set(tenant.listeners, tenant.name)
+            channels.set(tenant.channels, tenant.name)
+    yield from (reading.family for reading in (in_flight, queued, listeners, channels))
 
 
 def _clusters(clusters: Sequence[ClusterView]) -> Iterator[Family]:

@@ -64,7 +64,7 @@ def _added(one: _Numbers, other: _Numbers) -> _Numbers:
 
 def ended(load: Load) -> Load:
     """What stays of a process that has ended: how its requests ended, and nothing of what it had open."""
-    zero = {"in_flight": 0, "held": 0, "queued": 0}
+    zero = {"in_flight": 0, "held": 0, "queued": 0, "listeners": 0, "channels": 0}
     return Load({name: replace(one, **zero) for name, one in load.tenants.items()})
 
 

@@ -33,6 +33,7 @@ from tests.api.fake_engine import (
     FakeTenantStore,
     FakeWorkers,
 )
+from tests.api.fake_listeners import FakeListeners
 from tests.support.builders import Recorder
 
 TOKEN = "acme-token"
@@ -58,6 +59,7 @@ class World:
         self.executor = FakeExecutor()
         self.sessions = FakeSessions()
         self.copies = FakeCopies()
+        self.listeners = FakeListeners()
         self.outcomes = FakeOutcomes()
         self.overview = FakeOverview()
         self.operator = FakeOperator()
@@ -75,6 +77,7 @@ class World:
                 self.executor,
                 self.sessions,
                 self.copies,
+                self.listeners,
                 self.outcomes,
                 FakeEncoder(),
                 SystemClock(),

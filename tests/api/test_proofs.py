@@ -382,6 +382,17 @@ async def test_a_transaction_ends_with_its_token(policy: ServerPolicy, signed: P
         assert reason_of(caught.value) == ("UNAUTHENTICATED", "maybe")
 
 
+async def test_a_listener_ends_with_its_token(policy: ServerPolicy, signed: ProofWorld) -> None:
+    async with signed.serving(policy) as world, signed.channel(world, None) as channel:
+        stub: Any = query_service_pb2_grpc.QueryServiceStub(channel)
+        metadata = (bearer(signed.issuer.token(exp=time.time() + 1)),)
+        call = stub.Listen(pb.ListenRequest(channels=["jobs"]), metadata=metadata)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert reason_of(caught.value) == ("UNAUTHENTICATED", "no")
+        assert world.listeners.closed == 1
+
+
 # --- what the tests ask with ---------------------------------------------------------------------------------------
 
 

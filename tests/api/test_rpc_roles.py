@@ -25,7 +25,7 @@ from tests.api.test_identity import call_any
 
 PUBLIC = [method for service in PUBLIC_SERVICES for method in service.methods]
 METHODS = [*PUBLIC, *ADMIN_SERVICE.methods]
-READS = {"Query", "StreamQuery", "CopyOut", "CancelQuery", "Multiplex"}
+READS = {"Query", "StreamQuery", "CopyOut", "CancelQuery", "Multiplex", "Listen"}
 STATEMENT = types_pb2.Statement(sql="s")
 
 

@@ -157,7 +157,7 @@ def test_what_a_tenant_connects_by_is_what_makes_new_connections():
     acme = next(iter(load_good().topology.tenants.values()))
     other: dict[str, Any] = dict.fromkeys(("cluster", "database", "role"), "x")
     other |= {"isolation": IsolationMode.SCHEMA, "login": Login("x"), "pool": policy.PoolPolicy(max_size=3)}
-    other |= {"weights": {}, "tokens": (), "callers": (), "statements": {"a": "b"}}
+    other |= {"weights": {}, "tokens": (), "callers": (), "statements": {"a": "b"}, "channels": ("x",)}
     for name, value in other.items():
         reconnects = effect_of(("tenants", "acme", name), "") is ConfigEffect.NEW_CONNECTIONS
         assert acme.same_connections(replace(acme, **{name: value})) is not reconnects, name

@@ -36,6 +36,9 @@ GOOD = {
         {**SCHEMA, "database": "one"}, {**REGISTERED, "database": "one"}),
     "one login, statements only": (
         {**REGISTERED, "database": "one", "user": "app"}, {**REGISTERED, "database": "one", "user": "app"}),
+    "channels that are nobody else's": (
+        {**SCHEMA, "database": "one", "channels": ["a_jobs"]}, {**SCHEMA, "database": "one", "channels": ["b_jobs"]}),
+    "the same channel in two databases": ({"channels": ["jobs"]}, {"channels": ["jobs", "jobs"]}),
     "one login, a role each": (
         {**REGISTERED, "user": "app", "role": "a_rows"}, {**REGISTERED, "user": "app", "role": "b_rows"}),
 }  # fmt: skip
@@ -70,6 +73,10 @@ BAD = {
     "a mode that does not exist": ({"isolation": "rls"}, {}, {"tenants.a.isolation"}, "registered"),
     "a statement without a name": (
         {**REGISTERED, "statements": {"": "select 1"}}, {}, {"tenants.a.statements."}, "no usable name"),
+    "a channel of two": (
+        {**SCHEMA, "database": "one", "channels": ["a", "jobs"]}, {**SCHEMA, "database": "one", "channels": ["jobs"]},
+        {"tenants.a.channels[1]", "tenants.b.channels[0]"}, "each would hear what is meant for the other"),
+    "a channel whose name would be cut off": ({"channels": ["é" * 32]}, {}, {"tenants.a.channels[0]"}, "at most 63"),
     "a statement without text": (
         {**REGISTERED, "statements": {"x": ""}}, {}, {"tenants.a.statements.x"}, ""),
 }  # fmt: skip
@@ -86,6 +93,7 @@ def test_what_can_be_kept_apart_is_taken(name: str):
     loaded = load(*GOOD[name])["a"]
     assert loaded.isolation is IsolationMode(a.get("isolation", "database"))
     assert loaded.statements == a.get("statements", {})
+    assert loaded.channels == tuple(a.get("channels", ()))  # type: ignore[arg-type]
     assert loaded.role == a.get("role", "")
 
 

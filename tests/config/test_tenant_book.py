@@ -129,6 +129,16 @@ def test_a_newcomer_may_not_have_what_is_anothers(folder: Folder, more: dict[str
     assert bool(book.problems) is stays_wrong
 
 
+def test_a_channel_of_one_among_many_neighbours_is_no_newcomers(folder: Folder) -> None:
+    shared = {"isolation": "schema", "database": "shared"}
+    for n in range(9):
+        folder.write(f"s{n}", section(f"s{n}", **shared, channels=f"[s{n}_jobs]"))
+    book = folder.book()
+    folder.write("z", section("z", **shared, channels="[z_jobs, s7_jobs]"))
+    assert not book.look()
+    assert "(s7_jobs) is also a channel of tenant s7 in database shared" in told(book)
+
+
 def test_floors_of_all_must_fit(folder: Folder) -> None:
     folder.write("a", section("a", pool="{floor: 8}"))
     main = folder.path / "router.yaml"

@@ -48,6 +48,8 @@ ASKED_FOR = ("cache lookup failed for type ",)
 """How messages begin by which PostgreSQL calls its caller's mistake its own: a parameter of no known type."""
 IN_FLIGHT = 24
 CHANNELS = 3
+ENDLESS = frozenset({"Listen"})
+"""What ends by its caller or its deadline only: it gets the shortest one, or it would take most of the time."""
 _DAMAGED = 0.3
 _ABANDONED = 0.05
 _STRANGE_METADATA = 0.06
@@ -132,7 +134,10 @@ class Campaign:
     def _begin(self, method: MethodDescriptor, payloads: list[bytes], chance: random.Random) -> Any:
         channel = chance.choice(self._channels)
         path = f"/{method.containing_service.full_name}/{method.name}"
-        options: dict[str, Any] = {"metadata": self._metadata(chance), "timeout": chance.choice((0.05, 0.5, 1.0, 2.0))}
+        timeout = chance.choice((0.05, 0.5, 1.0, 2.0))
+        options: dict[str, Any] = {
+            "metadata": self._metadata(chance), "timeout": 0.05 if method.name in ENDLESS else timeout
+        }  # fmt: skip
         if method.client_streaming and method.server_streaming:
             return channel.stream_stream(path)(_slowly(payloads, chance), **options)
         if method.client_streaming:

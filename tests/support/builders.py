@@ -24,6 +24,7 @@ from router.model.request import (
 from router.model.topology import Login, Tenant
 from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
 from tests.support.fake_endpoint_pool import FakeEndpointPool, FakePoolFactory
+from tests.support.fake_listening import FakeListeningFactory
 from tests.support.fake_server import FakeServer
 from tests.support.request_path import RequestPath
 from tests.support.virtual_time import FixedChance, VirtualClock
@@ -113,13 +114,13 @@ class Engine:
         self.events = Recorder()
         self.chance = FixedChance()
         self.supervisor = FakeSupervisor(make_cluster(*names, policy=cluster), primary)
-        path = RequestPath(
-            self.supervisor, self.factory, retry or RetryPolicy(), self.clock, self.chance, self.events, FakeInspector()
-        )
+        self.listening = FakeListeningFactory()
+        ways = (self.clock, self.chance, self.events, FakeInspector(), self.listening)
+        path = RequestPath(self.supervisor, self.factory, retry or RetryPolicy(), *ways)
         self.room, self.clusters, self.pools = path.room, path.clusters, path.pools
         self.register, self.tenants = path.register, path.tenants
         self.executor, self.copies, self.sessions = path.executor, path.copies, path.sessions
-        self.outcomes = path.outcomes
+        self.outcomes, self.listeners = path.outcomes, path.listeners
 
     def server(self, name: str = "a") -> FakeServer:
         return self.servers[EndpointName(name)]
@@ -178,7 +179,7 @@ class Engine:
         """Nothing is under way, nothing leaked, nothing was harmed."""
         runtime = self.runtime
         assert len(self.register) == 0
-        assert (runtime.admission.in_flight, runtime.admission.queued, runtime.transactions) == (0, 0, 0)
+        assert (runtime.under_way, runtime.admission.queued) == (0, 0)
         assert self.room.held == 0
         assert not +runtime.in_flight
         assert not -runtime.in_flight
@@ -190,6 +191,7 @@ class Engine:
 
     async def close(self) -> None:
         self.room.close()
+        await self.listeners.close()
         await self.pools.close()
         for inner in self.inner_pools():
             inner.check_conserved(leased=0)

@@ -9,6 +9,7 @@ from router.engine.copies import Copies
 from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
+from router.engine.listeners import Listeners
 from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
 from router.engine.positions import Positions
@@ -16,6 +17,8 @@ from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
 from router.model.policy import RetryPolicy
 from router.ports import Chance, Clock, EventSink, PoolFactory, StatementInspector
+from router.ports.listening import ListeningFactory
+from tests.support.fake_listening import FakeListeningFactory
 
 
 class RequestPath:
@@ -30,6 +33,7 @@ class RequestPath:
         chance: Chance,
         events: EventSink,
         inspector: StatementInspector,
+        listening: ListeningFactory | None = None,
     ) -> None:
         name = source.cluster.name
         self.room = HoldingRoom(source.state, source.cluster.policy.hold, clock, events, source.report_drained)
@@ -51,6 +55,8 @@ class RequestPath:
         )
         self.executor = Executor(*parts)
         self.copies = Copies(*parts)
-        self.outcomes = Outcomes(*parts)
         self.sessions = Sessions(*parts)
         self.outcomes = Outcomes(*parts)
+        hearing = listening or FakeListeningFactory()
+        self.listeners = Listeners(self.tenants, self.register, self.clusters, hearing, clock, chance)
+        source.subscribe(self.listeners.on_state)

@@ -13,7 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.model import events as ev
 from router.model.checkup import Check, Finding, Severity
 from router.model.events import Health, Outcome, Phase
-from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RefuseReason, RetryReason
+from router.model.reasons import (
+    CloseReason,
+    GapReason,
+    HealthReason,
+    HoldEndReason,
+    PhaseReason,
+    RefuseReason,
+    RetryReason,
+)
 from router.model.request import Access, Method
 from router.model.state import EndpointState
 from router.model.topology import FailoverMode, Role
@@ -46,7 +54,7 @@ PG1 = EndpointState("pg1", Role.PRIMARY, Health.UP, lag_s=0.0)
 ENDPOINT = EndpointView("main", "h", 1, "a", PG1, 3, 4, cap=80, granted=60, permits=5, wanted=2)
 VIEW = RouterView(
     clusters=(ClusterView("main", Phase.STEADY, FailoverMode.FOLLOW, "pg1", 7, 2, 5, 1.0, "", (ENDPOINT,)),),
-    tenants=(TenantView("acme", "main", "acme", in_flight=6, queued=1),),
+    tenants=(TenantView("acme", "main", "acme", in_flight=6, queued=1, listeners=2, channels=1),),
     pools=(PoolView("acme", "pg1", Access.READ_ONLY, 1, 4, 1, 2, 1, 9, 8, 2, 33),),
 )
 ALL_EVENTS = (
@@ -55,6 +63,8 @@ ALL_EVENTS = (
     finished("acme", Outcome.SERVED, copied_bytes=1000),
     ev.AttemptRetried("acme", Method.QUERY, RetryReason.NOT_SENT, 2, "pg1", 0.1),
     ev.ReadHedged("acme", ev.HedgeOutcome.WON, "pg1"),
+    ev.NotificationsHeard("acme", 5, 2),
+    ev.ListenGapped("acme", GapReason.SLOW_CONSUMER, 0.5),
     ev.HoldStarted("acme", "main"),
     ev.HoldEnded("acme", "main", HoldEndReason.RELEASED, 0.5),
     ev.HealthChanged("main", "pg1", Health.UP, Health.DOWN, HealthReason.PROBE_TIMEOUT),

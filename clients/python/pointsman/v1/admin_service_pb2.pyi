@@ -220,6 +220,8 @@ class TenantState(google.protobuf.message.Message):
     REFUSED_FIELD_NUMBER: builtins.int
     CANCELLED_FIELD_NUMBER: builtins.int
     PAUSED_FIELD_NUMBER: builtins.int
+    LISTENERS_FIELD_NUMBER: builtins.int
+    CHANNELS_FIELD_NUMBER: builtins.int
     name: builtins.str
     cluster: builtins.str
     database: builtins.str
@@ -231,6 +233,11 @@ class TenantState(google.protobuf.message.Message):
     refused: builtins.int
     cancelled: builtins.int
     paused: builtins.bool
+    listeners: builtins.int
+    """Listen streams that are open (also counted in in_flight), and the different channels that they listen to; the latter
+    counted for each worker by itself.
+    """
+    channels: builtins.int
     def __init__(
         self,
         *,
@@ -245,8 +252,10 @@ class TenantState(google.protobuf.message.Message):
         refused: builtins.int = ...,
         cancelled: builtins.int = ...,
         paused: builtins.bool = ...,
+        listeners: builtins.int = ...,
+        channels: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "cluster", b"cluster", "database", b"database", "failed", b"failed", "held", b"held", "in_flight", b"in_flight", "name", b"name", "paused", b"paused", "queued", b"queued", "refused", b"refused", "served", b"served"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "channels", b"channels", "cluster", b"cluster", "database", b"database", "failed", b"failed", "held", b"held", "in_flight", b"in_flight", "listeners", b"listeners", "name", b"name", "paused", b"paused", "queued", b"queued", "refused", b"refused", "served", b"served"]) -> None: ...
 
 global___TenantState = TenantState
 

@@ -148,6 +148,31 @@ COPY_FORMAT_CSV: CopyFormat.ValueType  # 2
 COPY_FORMAT_BINARY: CopyFormat.ValueType  # 3
 global___CopyFormat = CopyFormat
 
+class _GapReason:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _GapReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_GapReason.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    GAP_REASON_UNSPECIFIED: _GapReason.ValueType  # 0
+    GAP_REASON_BACKEND_FAILOVER: _GapReason.ValueType  # 1
+    """There is another primary. What was sent in between, to the former one or to the new one, is not here."""
+    GAP_REASON_RECONNECT: _GapReason.ValueType  # 2
+    """The connection to PostgreSQL was lost, and is there again."""
+    GAP_REASON_SLOW_CONSUMER: _GapReason.ValueType  # 3
+    """This caller did not read fast enough."""
+
+class GapReason(_GapReason, metaclass=_GapReasonEnumTypeWrapper): ...
+
+GAP_REASON_UNSPECIFIED: GapReason.ValueType  # 0
+GAP_REASON_BACKEND_FAILOVER: GapReason.ValueType  # 1
+"""There is another primary. What was sent in between, to the former one or to the new one, is not here."""
+GAP_REASON_RECONNECT: GapReason.ValueType  # 2
+"""The connection to PostgreSQL was lost, and is there again."""
+GAP_REASON_SLOW_CONSUMER: GapReason.ValueType  # 3
+"""This caller did not read fast enough."""
+global___GapReason = GapReason
+
 @typing.final
 class QueryRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -971,3 +996,162 @@ class CopyInResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "command_tag", b"command_tag", "notices", b"notices", "receipt", b"receipt", "rows", b"rows"]) -> None: ...
 
 global___CopyInResponse = CopyInResponse
+
+@typing.final
+class ListenRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    @property
+    def channels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """One or more, each with 1 to 63 bytes, upper and lower case told apart: LISTEN jobs, unquoted, is "jobs" here."""
+
+    def __init__(
+        self,
+        *,
+        channels: collections.abc.Iterable[builtins.str] | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["channels", b"channels", "request_id", b"request_id"]) -> None: ...
+
+global___ListenRequest = ListenRequest
+
+@typing.final
+class ListenResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    READY_FIELD_NUMBER: builtins.int
+    NOTIFICATION_FIELD_NUMBER: builtins.int
+    GAP_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    @property
+    def ready(self) -> global___ListenReady: ...
+    @property
+    def notification(self) -> global___ListenNotification: ...
+    @property
+    def gap(self) -> global___ListenGap: ...
+    @property
+    def heartbeat(self) -> global___ListenHeartbeat: ...
+    @property
+    def draining(self) -> global___ListenDraining: ...
+    def __init__(
+        self,
+        *,
+        ready: global___ListenReady | None = ...,
+        notification: global___ListenNotification | None = ...,
+        gap: global___ListenGap | None = ...,
+        heartbeat: global___ListenHeartbeat | None = ...,
+        draining: global___ListenDraining | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["draining", b"draining", "event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "notification", b"notification", "ready", b"ready"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["draining", b"draining", "event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "notification", b"notification", "ready", b"ready"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["ready", "notification", "gap", "heartbeat", "draining"] | None: ...
+
+global___ListenResponse = ListenResponse
+
+@typing.final
+class ListenReady(google.protobuf.message.Message):
+    """LISTEN is active: what is committed from now on comes. Sent once at the beginning, and after each interruption."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    TOPOLOGY_FIELD_NUMBER: builtins.int
+    HEARTBEAT_MS_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    topology: builtins.int
+    """The snapshot on which the endpoint was chosen."""
+    heartbeat_ms: builtins.int
+    """Something comes at least this often; after three times as long without anything the connection is dead."""
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+        topology: builtins.int = ...,
+        heartbeat_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["endpoint", b"endpoint", "heartbeat_ms", b"heartbeat_ms", "topology", b"topology"]) -> None: ...
+
+global___ListenReady = ListenReady
+
+@typing.final
+class ListenNotification(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: builtins.int
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    PROCESS_ID_FIELD_NUMBER: builtins.int
+    channel: builtins.str
+    payload: builtins.str
+    process_id: builtins.int
+    """Of the backend that sent it."""
+    def __init__(
+        self,
+        *,
+        channel: builtins.str = ...,
+        payload: builtins.str = ...,
+        process_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["channel", b"channel", "payload", b"payload", "process_id", b"process_id"]) -> None: ...
+
+global___ListenNotification = ListenNotification
+
+@typing.final
+class ListenGap(google.protobuf.message.Message):
+    """Notifications may be missing here, and none are from here on: it comes when LISTEN is active again, in front of the
+    ready. So whoever reads anew, on a gap, what the notifications are about has missed nothing.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    SINCE_MS_FIELD_NUMBER: builtins.int
+    MISSED_FIELD_NUMBER: builtins.int
+    reason: global___GapReason.ValueType
+    since_ms: builtins.int
+    """How long ago, before this message, the first of them may have been sent."""
+    missed: builtins.int
+    """How many are missing for certain; 0 where nobody can know."""
+    def __init__(
+        self,
+        *,
+        reason: global___GapReason.ValueType = ...,
+        since_ms: builtins.int = ...,
+        missed: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["missed", b"missed", "reason", b"reason", "since_ms", b"since_ms"]) -> None: ...
+
+global___ListenGap = ListenGap
+
+@typing.final
+class ListenHeartbeat(google.protobuf.message.Message):
+    """Nothing has happened for a while; also sent at once when the listening is interrupted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LISTENING_FIELD_NUMBER: builtins.int
+    listening: builtins.bool
+    """LISTEN is active. False while there is no primary, or no connection to it."""
+    def __init__(
+        self,
+        *,
+        listening: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["listening", b"listening"]) -> None: ...
+
+global___ListenHeartbeat = ListenHeartbeat
+
+@typing.final
+class ListenDraining(google.protobuf.message.Message):
+    """The router, or this process of it, ends: the stream ends in a moment, with UNAVAILABLE. Open another one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ListenDraining = ListenDraining

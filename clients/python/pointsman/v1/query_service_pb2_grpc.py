@@ -71,6 +71,11 @@ class QueryServiceStub(object):
                 request_serializer=pointsman_dot_v1_dot_query__service__pb2.CopyInRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_query__service__pb2.CopyInResponse.FromString,
                 _registered_method=True)
+        self.Listen = channel.unary_stream(
+                '/pointsman.v1.QueryService/Listen',
+                request_serializer=pointsman_dot_v1_dot_query__service__pb2.ListenRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_query__service__pb2.ListenResponse.FromString,
+                _registered_method=True)
         self.CancelQuery = channel.unary_unary(
                 '/pointsman.v1.QueryService/CancelQuery',
                 request_serializer=pointsman_dot_v1_dot_query__service__pb2.CancelQueryRequest.SerializeToString,
@@ -141,6 +146,15 @@ class QueryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Listen(self, request, context):
+        """What others NOTIFY on these channels, from now on, for as long as the caller stays: PostgreSQL's LISTEN, on the primary.
+        It stays over failovers; wherever notifications may be missing, it says so by a gap. The channels are fixed: for
+        others open another stream. A deadline ends it like any RPC, and so does the end of the caller's token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelQuery(self, request, context):
         """Asks to cancel a running request of the same tenant. Best effort, harmless when repeated.
         """
@@ -192,6 +206,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.CopyIn,
                     request_deserializer=pointsman_dot_v1_dot_query__service__pb2.CopyInRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_query__service__pb2.CopyInResponse.SerializeToString,
+            ),
+            'Listen': grpc.unary_stream_rpc_method_handler(
+                    servicer.Listen,
+                    request_deserializer=pointsman_dot_v1_dot_query__service__pb2.ListenRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_query__service__pb2.ListenResponse.SerializeToString,
             ),
             'CancelQuery': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelQuery,
@@ -395,6 +414,33 @@ class QueryService(object):
             '/pointsman.v1.QueryService/CopyIn',
             pointsman_dot_v1_dot_query__service__pb2.CopyInRequest.SerializeToString,
             pointsman_dot_v1_dot_query__service__pb2.CopyInResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Listen(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.v1.QueryService/Listen',
+            pointsman_dot_v1_dot_query__service__pb2.ListenRequest.SerializeToString,
+            pointsman_dot_v1_dot_query__service__pb2.ListenResponse.FromString,
             options,
             channel_credentials,
             insecure,

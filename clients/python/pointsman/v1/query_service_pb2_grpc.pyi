@@ -72,6 +72,15 @@ class QueryServiceStub:
     while its start is held or refused.
     """
 
+    Listen: grpc.UnaryStreamMultiCallable[
+        pointsman.v1.query_service_pb2.ListenRequest,
+        pointsman.v1.query_service_pb2.ListenResponse,
+    ]
+    """What others NOTIFY on these channels, from now on, for as long as the caller stays: PostgreSQL's LISTEN, on the primary.
+    It stays over failovers; wherever notifications may be missing, it says so by a gap. The channels are fixed: for
+    others open another stream. A deadline ends it like any RPC, and so does the end of the caller's token.
+    """
+
     CancelQuery: grpc.UnaryUnaryMultiCallable[
         pointsman.v1.query_service_pb2.CancelQueryRequest,
         pointsman.v1.query_service_pb2.CancelQueryResponse,
@@ -136,6 +145,15 @@ class QueryServiceAsyncStub:
     """Fills a table with COPY data, atomically: its end message commits, whatever else ends the stream rolls back.
     The response headers come once PostgreSQL takes data: a caller that waits for them keeps its source untouched
     while its start is held or refused.
+    """
+
+    Listen: grpc.aio.UnaryStreamMultiCallable[
+        pointsman.v1.query_service_pb2.ListenRequest,
+        pointsman.v1.query_service_pb2.ListenResponse,
+    ]
+    """What others NOTIFY on these channels, from now on, for as long as the caller stays: PostgreSQL's LISTEN, on the primary.
+    It stays over failovers; wherever notifications may be missing, it says so by a gap. The channels are fixed: for
+    others open another stream. A deadline ends it like any RPC, and so does the end of the caller's token.
     """
 
     CancelQuery: grpc.aio.UnaryUnaryMultiCallable[
@@ -216,6 +234,17 @@ class QueryServiceServicer(metaclass=abc.ABCMeta):
         """Fills a table with COPY data, atomically: its end message commits, whatever else ends the stream rolls back.
         The response headers come once PostgreSQL takes data: a caller that waits for them keeps its source untouched
         while its start is held or refused.
+        """
+
+    @abc.abstractmethod
+    def Listen(
+        self,
+        request: pointsman.v1.query_service_pb2.ListenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[pointsman.v1.query_service_pb2.ListenResponse], collections.abc.AsyncIterator[pointsman.v1.query_service_pb2.ListenResponse]]:
+        """What others NOTIFY on these channels, from now on, for as long as the caller stays: PostgreSQL's LISTEN, on the primary.
+        It stays over failovers; wherever notifications may be missing, it says so by a gap. The channels are fixed: for
+        others open another stream. A deadline ends it like any RPC, and so does the end of the caller's token.
         """
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""What the engine needs from outside, as Protocols: the whole outside world on two pages.
+"""What the engine needs from outside, as Protocols: the whole outside world on three pages (the third is listening.py).
 
 An edge names the contract it fulfils by this file; it never imports the engine. Fakes for tests are in tests/support.
 """
