@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -252,3 +253,10 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
         self.cancel_requests.append(request.request_id)
         known = request.request_id == "a-known-request-id"
         return pb.CancelQueryResponse(result=pb.CANCEL_RESULT_CANCELLING if known else pb.CANCEL_RESULT_NOT_FOUND)
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A router that takes connections and never says a word."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await reader.read()
+    writer.close()

@@ -17,7 +17,7 @@ from pointsman.copy_data import MAX_PIECE_BYTES, PIECE_BYTES, pieces, row_line
 from pointsman.v1 import query_service_pb2 as pb
 
 from tests.sdk.copy_router import CopyRouter
-from tests.sdk.fake_router import status, until
+from tests.sdk.fake_router import silent, status, until
 
 LOST = status(grpc.StatusCode.UNAVAILABLE, "gone", reason="BACKEND_LOST", executed="rolled_back")
 DRAINING = status(grpc.StatusCode.UNAVAILABLE, "draining", reason="DRAINING", executed="no")
@@ -430,3 +430,14 @@ def test_the_synchronous_client_sends_again_as_well(sync_pair: tuple[CopyRouter,
     assert fake.taken == [WHOLE] * 5
     with pytest.raises(ValueError, match="read only once"):
         db.copy_in("t", iter([WHOLE]), idempotent=True)
+
+
+async def test_a_close_while_a_copy_opens_says_so_at_once() -> None:
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        db = pointsman.connect(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        opening = asyncio.ensure_future(db.copy_in("t", [WHOLE], timeout=60))
+        await asyncio.sleep(0.1)
+        await db.close()
+        with pytest.raises(pointsman.ClientClosed) as met:
+            await asyncio.wait_for(opening, 5)
+        assert met.value.executed is pointsman.Executed.NO

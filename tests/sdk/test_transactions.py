@@ -14,7 +14,7 @@ from pointsman.v1 import query_service_pb2 as query_pb
 from pointsman.v1 import transaction_service_pb2 as pb
 from pointsman.v1 import types_pb2 as types
 
-from tests.sdk.fake_router import FakeRouter, result_set, status, until
+from tests.sdk.fake_router import FakeRouter, result_set, silent, status, until
 
 
 class Server:
@@ -278,22 +278,15 @@ async def test_a_cancelled_statement_ends_the_transaction_at_once(
     assert told(router) == ["begin + hang"]
 
 
-async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A router that takes connections and never says a word."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await reader.read()
-    writer.close()
-
-
 async def test_a_close_while_a_transaction_opens_says_that_the_client_was_closed() -> None:
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
         db = pointsman.connect(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         tx = db.transaction()
-        opening = asyncio.create_task(tx.execute("select 1", timeout=1))
+        opening = asyncio.create_task(tx.execute("select 1", timeout=60))
         await asyncio.sleep(0.1)
         await db.close()
         with pytest.raises(pointsman.ClientClosed) as met:
-            await opening
+            await asyncio.wait_for(opening, 5)  # at once, not at its deadline
         assert met.value.executed is not pointsman.Executed.MAYBE
         with pytest.raises(pointsman.Error):
             await tx.execute("select 1")

@@ -120,6 +120,8 @@ class Connections:
         self._looked = 0.0
         self._links: list[Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Timeout] = set()
+        """Of the calls that wait for a router: gRPC does not tell them when their channel is closed."""
         self._closed = False
 
     def metadata(self) -> aio.Metadata:
@@ -174,20 +176,25 @@ class Connections:
         return aio.secure_channel(self.address, self._credentials, options=options)
 
     async def open_until(self, start: Callable[[aio.Channel], RpcCall], deadline: float) -> tuple[RpcCall, Link]:
-        """Starts a call as soon as the router can be reached; its link must be released. Unavailable at the deadline.
+        """Starts a call as soon as the router can be reached; its link must be released. Unavailable at the deadline,
+        ClientClosed as soon as the client is closed.
 
         `deadline` is in the event loop's time.
         """
         loop = asyncio.get_running_loop()
         begun, detail, pauses = loop.time(), "", Pauses()
         while True:
-            link = self.acquire()
+            link, limit = self.acquire(), asyncio.timeout_at(deadline)
+            self._opening.add(limit)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with limit:
                     await asyncio.sleep(pauses.next_s())
                     return await connected(start(link.channel)), link
             except BaseException as error:
                 link.release()
+                closed = self.met_close(error, Executed.NO)
+                if closed is not None:
+                    raise closed from None
                 if isinstance(error, TimeoutError):
                     raise self.unavailable(round(deadline - begun, 3), detail) from None
                 if not isinstance(error, aio.AioRpcError):
@@ -196,6 +203,8 @@ class Connections:
                     raise error_from_rpc(error, writes=False) from None
                 detail = error.details() or error.code().name
                 pauses.failed()
+            finally:
+                self._opening.discard(limit)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs what nobody waits for; `close` ends it."""
@@ -219,6 +228,9 @@ class Connections:
     async def close(self) -> None:
         """Ends all channels."""
         self._closed = True
+        for limit in self._opening:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
