@@ -17,8 +17,9 @@ _MEANING = {
     "not_found": "no trace of it: it was undone, has not come yet, or went with a former primary. Send it again with "
     "the same key, and it is done once (unless it is older than keys are kept, a day: then look at the data)",
     "running": "it is under way, or waits for its standby: ask again",
-    "unknown": "nobody can tell: a write without a key leaves no trace, and of one with a key the standby has not "
-    "confirmed the commit. With a key, ask again or send it again; without one, look at the data",
+    "unknown": "this router cannot tell: a write without a key leaves no trace (another router may be at work on it); "
+    "of one with a key the standby has not confirmed the commit, or a worker did not answer. With a key, ask again or "
+    "send it again; without one, look at the data",
 }
 
 

@@ -14,7 +14,7 @@ from pointsman.outcomes import WriteOutcome
 from router.decisions.keys import purging
 from router.devcluster import DevCluster
 from tests.support.eventually import eventually
-from tests.support.running_router import RunningRouter
+from tests.support.running_router import RunningRouter, running_router
 
 pytestmark = pytest.mark.pg
 
@@ -162,6 +162,26 @@ async def test_the_outcome_of_a_key(db: Client) -> None:
     assert found.began is not None
     assert found.receipt.role == "primary"
     assert (await db.outcome(request_id="k" * 20)).outcome is WriteOutcome.UNKNOWN
+
+
+async def test_any_router_tells_the_outcome_of_a_key_and_of_no_key_says_that_it_does_not_know(
+    pg_cluster: DevCluster, db: Client
+) -> None:
+    """The row is the truth, also while its transaction is open: no router has to ask another one."""
+    key, keyless = str(uuid.uuid4()), str(uuid.uuid4())
+    async with running_router(pg_cluster) as another, another.connect() as elsewhere:
+        with psycopg.connect(pg_cluster.tenant_dsn("acme")) as lock:
+            lock.execute("lock table counters in exclusive mode")
+            keyed = asyncio.create_task(db.execute(ADD, 5, idempotency_key=key, timeout=60))
+            unkeyed = asyncio.create_task(db.execute(ADD, 5, request_id=keyless, timeout=60))
+            await eventually(lambda: runs(elsewhere, key), within_s=30, what="the other router finds it running")
+            assert (await elsewhere.outcome(request_id=keyless)).outcome is WriteOutcome.UNKNOWN
+        await asyncio.gather(keyed, unkeyed)
+        found = await elsewhere.outcome(key)
+        assert (found.outcome, found.command_tags) == (WriteOutcome.COMMITTED, ("UPDATE 1",))
+        assert (await elsewhere.execute(ADD, 5, idempotency_key=key)).receipt.replayed
+        assert (await elsewhere.outcome(request_id=keyless)).outcome is WriteOutcome.UNKNOWN
+        assert await value(db, 5) == 2
 
 
 async def test_old_keys_are_deleted_by_the_statement_that_the_router_uses(db: Client, pg_cluster: DevCluster) -> None:

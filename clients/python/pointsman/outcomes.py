@@ -29,7 +29,8 @@ class WriteOutcome(enum.Enum):
     RUNNING = "running"
     """It is under way, or waits for its standby."""
     UNKNOWN = "unknown"
-    """Nobody can tell."""
+    """This router cannot tell. With a key: ask again, or send it again. Without one nothing is kept of the write, and
+    another router may be at work on it: look at the data."""
 
 
 _OUTCOMES: dict[int, WriteOutcome] = {

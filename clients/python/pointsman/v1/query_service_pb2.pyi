@@ -108,7 +108,9 @@ class _WriteOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     WRITE_OUTCOME_RUNNING: _WriteOutcome.ValueType  # 3
     """It is under way, also where it only waits (for a primary, a connection, its turn), or waits for its standby."""
     WRITE_OUTCOME_UNKNOWN: _WriteOutcome.ValueType  # 4
-    """Nobody here can tell; also when another worker did not say in time whether it is at work on it."""
+    """Nobody here can tell; also when another worker did not say in time whether it is at work on it. The way out: with a
+    key, ask again, or send it again; without one, look at the data.
+    """
 
 class WriteOutcome(_WriteOutcome, metaclass=_WriteOutcomeEnumTypeWrapper): ...
 
@@ -123,7 +125,9 @@ keys are kept. Unless it is that old, to send it again with its key is safe.
 WRITE_OUTCOME_RUNNING: WriteOutcome.ValueType  # 3
 """It is under way, also where it only waits (for a primary, a connection, its turn), or waits for its standby."""
 WRITE_OUTCOME_UNKNOWN: WriteOutcome.ValueType  # 4
-"""Nobody here can tell; also when another worker did not say in time whether it is at work on it."""
+"""Nobody here can tell; also when another worker did not say in time whether it is at work on it. The way out: with a
+key, ask again, or send it again; without one, look at the data.
+"""
 global___WriteOutcome = WriteOutcome
 
 class _CopyFormat:
@@ -665,7 +669,7 @@ class GetOutcomeRequest(google.protobuf.message.Message):
     """The idempotency key of the write."""
     request_id: builtins.str
     """The id of a request without a key. Nothing of it is kept in the database: this tells only whether this router
-    (any of its workers) is still at work on it.
+    (any of its workers) is still at work on it; another router may be.
     """
     timeout_ms: builtins.int
     """Bounds the look together with the RPC's deadline; 0 means the tenant's default."""
