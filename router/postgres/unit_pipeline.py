@@ -39,6 +39,7 @@ _SYNC = int(ExecStatus.PIPELINE_SYNC)
 _IDLE = int(TransactionStatus.IDLE)
 _CHUNKS = (ExecStatus.TUPLES_CHUNK, ExecStatus.SINGLE_TUPLE)
 _MAX_NOTICES = 20
+_COMMIT = b"COMMIT"
 
 _Expected = tuple[int, bytes | None]
 """An answer that is to come: of which step of its unit, and the name of the prepared statement it depends on."""
@@ -142,7 +143,8 @@ class UnitPipeline:
             for step, statement in enumerate(statements):
                 self._send_step(step, statement, named)
             if any(is_control(statement.sql) for statement in statements):
-                self._outside = False  # until libpq can be asked again
+                # Until libpq can be asked again. A COMMIT ends its transaction also where it fails.
+                self._outside = statements[-1].sql == _COMMIT
             if unit.on_rows is not None and unit.chunk_rows:
                 self._row_mode.begin(unit.chunk_rows)
         if unit.tells_executed:

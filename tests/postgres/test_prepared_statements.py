@@ -250,6 +250,22 @@ def _sleeps(elsewhere: psycopg.Connection[Any]) -> bool:
 # --- transactions --------------------------------------------------------------------------------------------------
 
 
+async def test_what_stands_behind_a_commit_goes_by_name(lane: Lane, elsewhere: psycopg.Connection[Any]) -> None:
+    """The question for the commit's position does, with each batch."""
+    for number in range(3):
+        begun = await run_on(lane, "BEGIN", "insert into plans.notes values (1)", commits=False)
+        assert tags(begun) == ["BEGIN", "INSERT 0 1"]
+        committed, behind = submit(lane, "COMMIT"), submit(lane, "select 43")
+        assert (tags(await committed), values(await behind)) == (["COMMIT"], [b"43"])
+        if number == 1:
+            assert b"select 43" in await names_of(lane)
+    await run_on(lane, "BEGIN", "do $$begin execute 'deallocate all'; end$$", commits=False)
+    committed, behind = submit(lane, "COMMIT"), submit(lane, "select 43")
+    assert (tags(await committed), values(await behind)) == (["COMMIT"], [b"43"]), "whatever became of its plan"
+    assert elsewhere.execute("select count(*) from plans.notes").fetchone() == (3,)
+    await lane.give_back(tainted=True)
+
+
 async def test_in_a_transaction_begun_earlier_nothing_goes_by_name(
     lane: Lane, elsewhere: psycopg.Connection[Any]
 ) -> None:
