@@ -14,11 +14,13 @@ import pytest
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import processes
 from tests.benchmarks.callers.contract import Target
+from tests.benchmarks.callers.grpc_floor import FloorCaller
 from tests.benchmarks.callers.work import KINDS
 from tests.benchmarks.cases import CASES, chosen
 from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.delay_proxy import listen
 from tests.benchmarks.figures import Measured, Metric, Sample
+from tests.benchmarks.grpc_floor import running_floor
 from tests.benchmarks.pgbench import parse
 from tests.benchmarks.rounds import Comparison, greedy
 from tests.benchmarks.starting import BenchmarkFailed
@@ -116,6 +118,14 @@ def test_pgbench_is_read() -> None:
     assert answer["operations"] / answer["elapsed_s"] == pytest.approx(6000.5)
     with pytest.raises(BenchmarkFailed):
         parse("pgbench: error")
+
+
+async def test_the_floor_gives_back_what_it_was_asked(tmp_path: Path) -> None:
+    with running_floor(tmp_path / "floor.log") as floor:
+        caller = FloorCaller(Target("floor", floor.port, callers=3))
+        await caller.open()
+        assert await asyncio.gather(*map(caller.point_read, (7, 8, 9))) == [(7,), (8,), (9,)]
+        await caller.close()
 
 
 def test_processor_time_of_ended_children_is_not_lost() -> None:

@@ -14,6 +14,7 @@ class Via(Enum):
     WORKERS = "router with two workers"
     PGBOUNCER = "PgBouncer"
     NOTHING = "nothing"
+    FLOOR = "a gRPC server that only sends back"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "router": Contender("Pointsman SDK", "sdk", Via.ROUTER),
     "router_workers": Contender("Pointsman SDK → 2 workers", "sdk", Via.WORKERS),
     "router_stub": Contender("plain gRPC stub → Pointsman", "stub", Via.ROUTER),
+    "grpc_floor": Contender("bare grpc.aio echo, no database", "floor", Via.FLOOR),
     "psycopg_pgbouncer": Contender("psycopg → PgBouncer", "psycopg", Via.PGBOUNCER),
     "psycopg_pipeline_pgbouncer": Contender(
         "psycopg, pipeline mode → PgBouncer", "psycopg", Via.PGBOUNCER, pipelined=True

@@ -54,11 +54,21 @@ def below(bound: float, metric: Metric, what: str, *, of: str = ROUTER) -> Judge
 def grows(metric: Metric, what: str, *, of: str, without: str, at_most: float | None = None) -> Judge:
     """A contender's figure in one condition over its own in another; without a bound it is only told."""
 
+    if at_most is None:
+        return stated_ratio(metric, what, of=of, to=without)
+
     def judge(figures: Figures) -> Verdict:
-        verdict = _ratio_judge(at_most or 0.0, metric, what, of, without, more=False)(figures)
-        if at_most is None:
-            return replace(verdict, asked=STATED, reached=None, bound=None, is_ratio=False)
-        return replace(verdict, is_ratio=False)
+        return replace(_ratio_judge(at_most, metric, what, of, without, more=False)(figures), is_ratio=False)
+
+    return judge
+
+
+def stated_ratio(metric: Metric, what: str, *, of: str, to: str = PEER) -> Judge:
+    """Nothing is asked; how many times the peer's the figure is, is told."""
+
+    def judge(figures: Figures) -> Verdict:
+        verdict = _ratio_judge(0.0, metric, what, of, to, more=False)(figures)
+        return replace(verdict, asked=STATED, reached=None, bound=None, is_ratio=False)
 
     return judge
 

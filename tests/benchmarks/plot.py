@@ -63,7 +63,9 @@ def ratios(cases: Sequence[CaseResult]) -> list[tuple[str, float, float, bool]]:
 
 def _draw_throughput(axes: Any, cases: Sequence[CaseResult]) -> None:
     for name, points in throughput(cases).items():
-        label, colour, style = SERIES.get(name, (name, PEER, "x-"))
+        if name not in SERIES:
+            continue  # the gRPC stream that reads nothing
+        label, colour, style = SERIES[name]
         axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.6, markersize=4)
     axes.set_xscale("log", base=4)
     axes.set_xlabel("callers in one Python process")

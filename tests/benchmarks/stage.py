@@ -24,6 +24,7 @@ from tests.benchmarks.database import (
     Database,
 )
 from tests.benchmarks.figures import Metric, Sample
+from tests.benchmarks.grpc_floor import running_floor
 from tests.benchmarks.network import calibrate, delay_proxy
 from tests.benchmarks.pgbench import Pgbench
 from tests.benchmarks.pgbouncer import running_pgbouncer
@@ -86,6 +87,8 @@ class Performer:
         match self.contender.via:
             case Via.NOTHING:
                 return self.database.connections().get((STRAIGHT_ROLE, self.name), 0)
+            case Via.FLOOR:
+                return 0
             case Via.PGBOUNCER:
                 own = {POOLED_ROLE}
             case Via.ROUTER | Via.WORKERS:
@@ -192,6 +195,9 @@ class _Builder:
         match via:
             case Via.NOTHING:
                 return _Reached(self._database.port)
+            case Via.FLOOR:
+                floor = self._stack.enter_context(running_floor(self._logs / "grpc_floor_server.log"))
+                return _Reached(floor.port, lambda: [floor.process.pid])
             case Via.PGBOUNCER:
                 pooler = self._stack.enter_context(running_pgbouncer(self._database, connections))
                 return _Reached(pooler.port, lambda: [pooler.process.pid])

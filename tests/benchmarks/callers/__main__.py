@@ -24,6 +24,7 @@ CALLERS = {
     "sdk": ("pointsman_sdk", "SdkCaller"),
     "stub": ("plain_stub", "StubCaller"),
     "psycopg": ("psycopg_pool_caller", "PsycopgCaller"),
+    "floor": ("grpc_floor", "FloorCaller"),
     "asyncpg": ("asyncpg_pool_caller", "AsyncpgCaller"),
 }
 """Module and class by the target's kind; imported when asked for, so that a process holds one library."""

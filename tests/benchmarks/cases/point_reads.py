@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from tests.benchmarks.contenders import PYTHON_PEERS, ROUTERS
 from tests.benchmarks.figures import Metric
-from tests.benchmarks.judging import at_least, at_most, below, stated
+from tests.benchmarks.judging import Judge, at_least, at_most, below, stated, stated_ratio
 from tests.benchmarks.rounds import compare
 from tests.benchmarks.stage import Setting
 
 READS = {"work": "point_reads"}
 UNIT = "reads/s"
+FLOOR = "grpc_floor"
+
+
+def _floor(metric: Metric) -> Judge:
+    """What gRPC alone leaves of what is asked."""
+    return stated_ratio(metric, "the same of a bare gRPC stream, which asks no database", of=FLOOR)
+
 
 CASES = (
     compare(
-        "point_read_1", "Point read, 1 caller", UNIT, ("router", *PYTHON_PEERS), Setting(1), READS,
+        "point_read_1", "Point read, 1 caller", UNIT, ("router", *PYTHON_PEERS, FLOOR), Setting(1), READS,
         at_most(1.6, metric=Metric.P50_MS, what="p50 latency"),
+        _floor(Metric.P50_MS),
     ),
     compare(
-        "point_read_16", "Point read, 16 callers", UNIT, (*ROUTERS, *PYTHON_PEERS), Setting(16), READS,
+        "point_read_16", "Point read, 16 callers", UNIT, (*ROUTERS, *PYTHON_PEERS, FLOOR), Setting(16), READS,
         at_least(1.5, what="throughput"),
+        _floor(Metric.RATE),
     ),
     compare(
-        "point_read_64", "Point read, 64 callers", UNIT, (*ROUTERS, *PYTHON_PEERS), Setting(64), READS,
+        "point_read_64", "Point read, 64 callers", UNIT, (*ROUTERS, *PYTHON_PEERS, FLOOR), Setting(64), READS,
         at_least(3, what="throughput"),
+        _floor(Metric.RATE),
     ),
     compare(
-        "point_read_256", "Point read, 256 callers", UNIT, (*ROUTERS, *PYTHON_PEERS), Setting(256), READS,
+        "point_read_256", "Point read, 256 callers", UNIT, (*ROUTERS, *PYTHON_PEERS, FLOOR), Setting(256), READS,
         at_least(5, what="throughput"),
+        _floor(Metric.RATE),
         below(40, Metric.POOLER_CPU_US, "router CPU per read"),
         stated(Metric.POOLER_CPU_US, "PgBouncer CPU per read", of="psycopg_pgbouncer"),
     ),
