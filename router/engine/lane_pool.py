@@ -148,13 +148,17 @@ class LanePool:
         """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent; without it, commits means that
         PostgreSQL commits by itself once the statements have run, and with tells_executed it is not cancelled from
         then on. behind: leaves with it, and is answered after it, whoever waits for that."""
+        if slot.stopping is not None:
+            await asyncio.wait({slot.stopping})  # a cancel that is on its way was meant for what ran before
         unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=tells_executed)
         unit.slot = slot
         unit.ended = ended = asyncio.get_running_loop().create_future()
         slot.units.append(unit)
-        slot.lane.submit(unit)
-        if behind is not None:
-            self.submit(slot, behind)
+        if behind is None:
+            slot.lane.submit_now(unit)
+        else:
+            self._attach(slot, behind)
+            slot.lane.submit_now(unit, behind)
         try:
             await wait_until(ended, deadline)
         except asyncio.CancelledError:
@@ -175,7 +179,7 @@ class LanePool:
     def submit(self, slot: Slot, unit: Unit) -> None:
         """Give a unit to a pinned lane; its answer comes by unit.done."""
         self._attach(slot, unit)
-        slot.lane.submit(unit)
+        slot.lane.submit_now(unit)
 
     def open_copy(self, slot: Slot, unit: Unit) -> CopyChannel:
         """The same for the unit of a COPY, whose data goes through the channel."""

@@ -145,17 +145,18 @@ class Lane(Protocol):
         """Queue a unit; bytes leave at the end of this loop turn. On a broken lane the unit fails at once, unsent."""
         ...
 
+    def submit_now(self, *units: Unit) -> None:
+        """The same, but bytes leave before this returns, in one send: for who has nothing to add in this turn."""
+        ...
+
     def open_copy(self, unit: Unit) -> CopyChannel:
         """Send a unit of one COPY statement, with commits False; the lane must have nothing in flight, and is the
         copy's alone until the unit is done. Otherwise the unit is one like any other."""
         ...
 
     def abandon(self, reason: CloseReason) -> None:
-        """Shut the socket now: every unit in flight fails, the connection is destroyed.
-
-        Their fault is STALE for reason GENERATION, CONNECTION_LOST for the same reason, else CLOSED: we ended it, so
-        it is no evidence against the server.
-        """
+        """Shut the socket now: every unit in flight fails, the connection is destroyed. Their fault is STALE for reason
+        GENERATION, CONNECTION_LOST for the same reason, else CLOSED: we ended it, no evidence against the server."""
         ...
 
     async def cancel(self) -> None:

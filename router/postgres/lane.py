@@ -90,6 +90,15 @@ class PipelineLane(UnitPipeline):
             self._loop.call_soon(self._send_inbox)
         self._inbox.append(unit)
 
+    def submit_now(self, *units: Unit) -> None:
+        """ports.Lane.submit_now."""
+        if self._closed is not None or self._given_back:
+            for unit in units:
+                self._fail_unsent(unit, FaultKind.CONNECTION_LOST, "lane is closed")
+            return
+        self._inbox.extend(units)
+        self._send_inbox()
+
     def open_copy(self, unit: Unit) -> PqCopyChannel:
         """ports.Lane.open_copy."""
         channel = PqCopyChannel(self._pgconn, unit, CopyHost(self._lose, self._take_error, self._end_copy))

@@ -10,7 +10,8 @@ from typing import Any
 
 from router.model.observation import FaultKind, Stage
 from router.model.reasons import CloseReason
-from router.model.request import Access
+from router.model.request import Access, Statement
+from router.ports import Unit
 from tests.contracts.promises import (
     MakePool,
     Run,
@@ -48,6 +49,27 @@ def test_answers_come_in_order_and_errors_stay_apart(run: Run) -> None:
         assert (lane.in_flight, lane.in_transaction, lane.usable) == (0, False, True)
         await lane.give_back()
         assert pool.statistics().idle == 1
+        await ended(pool)
+
+    run(told)
+
+
+def test_what_is_submitted_now_has_been_sent_when_that_returns(run: Run) -> None:
+    async def told(make: MakePool) -> None:
+        pool = make()
+        lane = await pool.open_lane(soon())
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Unit]] = [loop.create_future() for _ in range(4)]
+        units = [Unit((Statement(b"select %d" % n),), future.set_result) for n, future in enumerate(futures)]
+        lane.submit_now(*units[:2])
+        assert [one.sent for one in units] == [True, True, False, False]
+        assert not futures[0].done(), "done is never called from there"
+        assert [values(await future) for future in futures[:2]] == [[b"0"], [b"1"]]
+        lane.abandon(CloseReason.ABANDONED)
+        lane.submit_now(*units[2:])
+        faults = [fault_of(await future) for future in futures[2:]]
+        assert [(fault.kind, fault.stage) for fault in faults] == [(FaultKind.CONNECTION_LOST, Stage.SEND)] * 2
+        assert [one.sent for one in units[2:]] == [False, False]
         await ended(pool)
 
     run(told)

@@ -76,6 +76,21 @@ async def test_a_stuck_lane_is_abandoned_and_its_neighbours_are_told() -> None:
 
 
 @virtual
+async def test_a_cancel_on_its_way_does_not_reach_what_runs_next_on_a_pinned_lane() -> None:
+    world = World()
+    world.inner.cancel_takes = 0.05
+    slot = await world.pool.pin(now() + 5)
+    first = asyncio.ensure_future(world.write(slot, b"select pg_sleep(0.02)"))
+    await asyncio.sleep(0.01)
+    assert world.pool.stop_running(slot)
+    assert (await first).fault is None, "it was faster than the cancel"
+    unit = await world.write(slot, b"select pg_sleep(0.3)")
+    assert (unit.fault, world.server.cancelled) == (None, [])
+    world.pool.release(slot)
+    await world.end()
+
+
+@virtual
 async def test_a_pinned_statement_is_cancelled_at_its_deadline() -> None:
     world = World()
     slot = await world.pool.pin(now() + 5)

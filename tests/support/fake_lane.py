@@ -125,6 +125,11 @@ class FakeLane:
         self._inbox.append(unit)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
+    def submit_now(self, *units: Unit) -> None:
+        for unit in units:
+            self.submit(unit)
+        self._send()
+
     def _send(self) -> None:
         if self.closed is not None:
             return

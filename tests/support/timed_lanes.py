@@ -111,6 +111,11 @@ class TimedLane:
         self._inbox.append(unit)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
+    def submit_now(self, *units: Unit) -> None:
+        for unit in units:
+            self.submit(unit)
+        self._send()
+
     def open_copy(self, unit: Unit) -> CopyChannel:
         raise NotImplementedError
 
