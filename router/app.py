@@ -17,15 +17,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import router
 from router import interpreter
 from router.api.server import ApiServer
-from router.config import loading
 from router.config.addresses import parse_address
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.config.problems import ConfigProblems
 from router.control_plane import ControlPlane
 from router.data_plane import DataPlane
@@ -202,13 +200,13 @@ async def _restart_workers(process: Running) -> None:
         log.error("workers restart failed", message=str(error))
 
 
-def serve(path: Path, workers: int | None = None) -> int:
+def serve(read: Callable[[], LoadedConfig], workers: int | None = None) -> int:
     """`pointsman serve`: exit code 0 after an orderly end, 1 when the configuration or a port is at fault.
 
-    workers: instead of the configuration's server.workers.
+    read: config.reading.begin's. workers: instead of the configuration's server.workers.
     """
     try:
-        config = loading.load_leniently(path)
+        config = read()
     except ConfigProblems as problems:
         for line in problems.lines():
             print(line, file=sys.stderr)

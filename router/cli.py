@@ -139,9 +139,12 @@ def serve(
     """Run the router. SIGTERM drains it, SIGHUP reads the configuration again, SIGUSR1 restarts its workers."""
     _let_grpc_tell("ERROR")
     interpreter.begin()
+    from router.config import reading
+
+    read = reading.begin(file)  # at once: the imports below take as long as it does
     from router.app import serve as run
 
-    raise typer.Exit(run(file, workers))
+    raise typer.Exit(run(read, workers))
 
 
 @app.command(rich_help_panel=RUN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Protocol
 
 from psycopg import pq
@@ -18,9 +18,8 @@ from router.api.admin_identity import AdminIdentity
 from router.api.auditing import Audit
 from router.api.server import AdminParts
 from router.api.surface import Workers
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.engine.clusters import ClusterSource
-from router.engine.directory import Directory
 from router.engine.doctor import Doctors
 from router.engine.operator import Operator
 from router.engine.overview import Overview
@@ -33,7 +32,7 @@ from router.model.identity import ClusterName, TopologyNumber
 from router.model.journal import JournalFailed
 from router.model.reasons import RefuseReason
 from router.model.state import ClusterState
-from router.model.topology import Cluster, FailoverMode, TenantChanges, Topology
+from router.model.topology import Cluster, FailoverMode, Tenant, TenantChanges, Topology
 from router.model.views import Load, ServerView
 from router.ports import Chance, Clock
 from router.postgres.edges import PostgresEdges
@@ -54,8 +53,9 @@ class Follower(Protocol):
         """A cluster ends."""
         ...
 
-    def apply(self, fresh: LoadedConfig) -> None:
-        """A new configuration is in force; its clusters have been added, those that are gone not yet removed."""
+    def apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
+        """A new configuration is in force, and these of its tenants; its clusters have been added, those that are gone
+        not yet removed."""
         ...
 
     def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
@@ -91,10 +91,9 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._doctors = Doctors(self._edges.examiner, clock, events)
         self.supervisors = Supervisors()
-        self._directory = Directory(config.topology)
         self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
-        self.overview = Overview(self._directory, self.supervisors, load, clock, self._doctors.findings)
+        self.overview = Overview(self._tenants, self.supervisors, load, clock, self._doctors.findings)
         self.operator = Operator(self.supervisors, load, clock)
         self._know_clusters(config)
 
@@ -143,7 +142,7 @@ class ControlPlane:
         if self._audit_log is not None:
             await asyncio.to_thread(self._audit_log.close)
 
-    def _apply(self, fresh: LoadedConfig) -> None:
+    def _apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         old, self._config = self._config.topology, fresh
         self._know_clusters(fresh)
         for name, cluster in fresh.topology.clusters.items():
@@ -152,9 +151,8 @@ class ControlPlane:
                 self._add_cluster(cluster)
             elif cluster != old.clusters[name]:
                 supervisor.apply(cluster)
-        self._directory.apply(fresh.topology)
         self._operators.apply(fresh.admin_tokens, fresh.admin_callers)
-        self._follower.apply(fresh)
+        self._follower.apply(fresh, changes)
         for name in set(old.clusters) - set(fresh.topology.clusters):
             self._follower.remove_cluster(name)
             self._doctors.forget(name)
@@ -162,8 +160,10 @@ class ControlPlane:
 
     def _change(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         self._config = fresh
-        self._directory.change(changes)
         self._follower.change_tenants(fresh, changes)
+
+    def _tenants(self) -> Iterable[Tenant]:
+        return self._config.topology.tenants.values()
 
     def _objection(self, fresh: LoadedConfig) -> str:
         if self._journal is None and _promotes(fresh.topology):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from router.api.auditing import Audit
 from router.api.query_service import CancelElsewhere
 from router.api.server import PublicParts
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.encoding import ENCODERS, Encoding
 from router.engine.attempts import Attempts
 from router.engine.calls import Register
@@ -124,8 +124,9 @@ class DataPlane:
         """A cluster ends."""
         self.clusters.remove(name).room.close()
 
-    def apply(self, fresh: LoadedConfig) -> None:
-        """Take a new configuration; its clusters have been added, those that are gone are still here."""
+    def apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
+        """Take a new configuration, and these of its tenants; its clusters have been added, those that are gone are
+        still here."""
         before, self._config = self._config, fresh
         old, new = before.topology, fresh.topology
         changed = {
@@ -137,11 +138,7 @@ class DataPlane:
         self.budgets.apply(one for cluster in new.clusters.values() for one in cluster.endpoints)
         for name, cluster in new.clusters.items():
             self.clusters[name].room.set_policy(cluster.policy.hold)
-        self.directory.apply(new)
-        changes = TenantChanges.between(old.tenants, new.tenants)
-        self.pools.take(changes)
-        self._tenants.take(changes)
-        self.listeners.take(changes)
+        self.change_tenants(fresh, changes)
         self.pools.forget_servers(changed)
         self.listeners.forget_servers(changed)
 

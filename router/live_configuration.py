@@ -12,24 +12,30 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from router.config import loading, problems
+from router.config import problems, reading
 from router.config.differences import diff, tenant_differences
 from router.config.file_stamps import FilesWatched, Stamp, stamp_of
-from router.config.loading import LoadedConfig
-from router.config.problems import ConfigProblems
-from router.config.tenant_book import TenantBook
+from router.config.loaded import LoadedConfig
+from router.config.problems import ConfigProblems, Problem
 from router.model.events import ConfigChanged
 from router.model.identity import TenantName
 from router.model.topology import Tenant, TenantChanges, Topology
 from router.model.views import ConfigChange, ConfigDiff, ConfigEffect, ConfigView, ReloadResult
 from router.ports import Clock, EventSink
 
+if TYPE_CHECKING:
+    from router.config.tenant_book import TenantBook
+
 SETTLED_S = 0.2
 """A file is read when it has looked the same for so long: who writes it may still be writing."""
 MOST_LOOKS = 25
 OFF_S = 1.0
+_FEW = 200
+"""Tenants in files that are read in this process without anybody noticing."""
+_AT_ONCE = 100
+"""Tenants that change in one turn of the loop: requests are served in between."""
 _T = TypeVar("_T")
 
 
@@ -41,12 +47,12 @@ class LiveConfiguration:
         config: LoadedConfig,
         clock: Clock,
         events: EventSink,
-        apply: Callable[[LoadedConfig], None],
+        apply: Callable[[LoadedConfig, TenantChanges], None],
         change: Callable[[LoadedConfig, TenantChanges], None],
         objection: Callable[[LoadedConfig], str],
     ) -> None:
-        """apply: brings a configuration into force; change: one that differs in some tenants only. objection: why this
-        router cannot run it; empty: it can."""
+        """apply: brings a configuration into force, with what changes of its tenants; change: one that differs in these
+        tenants only. objection: why this router cannot run it; empty: it can."""
         self._config = config
         self._clock = clock
         self._events = events
@@ -62,10 +68,9 @@ class LiveConfiguration:
         """Whoever reads or changes the configuration has it."""
         self._orders: set[asyncio.Task[object]] = set()
         self._reads = 0
-        self._main: frozenset[str] = frozenset()
+        self._main = frozenset(config.files)
         """Files that the main one was last read of, itself among them; also if it was refused."""
-        self._files = FilesWatched({})
-        self._follow(config.files)
+        self._files = FilesWatched(_watched(config, dict(config.files)))
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -112,49 +117,50 @@ class LiveConfiguration:
     async def diff(self, document: str) -> ConfigDiff:
         """What a configuration file's text would change here, with tenants' own files as they stand; empty: the file as
         it stands."""
-        source = self._config.source
         try:
-            fresh = await asyncio.to_thread(
-                lambda: loading.load_text_leniently(document, source) if document else loading.load_leniently(source)
-            )
+            return await asyncio.to_thread(_difference, self._config, document, self._objection)
         except ConfigProblems as found:
             return ConfigDiff(problems=found.lines())
-        objection = self._objection(fresh)
-        told = () if fresh.book is None else problems.lines(source, fresh.book.problems)
-        return ConfigDiff(diff(self._config, fresh), (objection, *told) if objection else told)
 
     # --- the whole -----------------------------------------------------------------------------------------------
 
     async def _reload(self) -> ReloadResult:
         self._reads += 1
         try:
-            fresh = await asyncio.to_thread(_read, self._config)
+            fresh, changes, of_tenants = await asyncio.to_thread(_news, self._config, self._objection)
         except ConfigProblems as found:
             return await self._refuse_main(found.lines(), found.files)
-        objection = self._objection(fresh)
-        if objection:
-            return await self._refuse_main((objection,), fresh.files)
-        changes = diff(self._config, fresh)
-        before, self._config = self._config, fresh
+        before, self._config = [self._config], fresh
         self._problems = ()
-        self._follow(fresh.files)
-        if _without_tenants(before) == _without_tenants(fresh):
-            self._change(fresh, TenantChanges.between(before.topology.tenants, fresh.topology.tenants))
-        else:
-            self._apply(fresh)
+        await self._follow(fresh.files)
+        await self._bring(before[0], of_tenants)
         self._tell(changes)
+        await asyncio.to_thread(before.clear)  # it may have been a folder of ten thousand
         later = [f"after a restart: {one}" for one in changes if one.effect is ConfigEffect.RESTART]
         return ReloadResult(
             applied=not self._refused, changes=(*map(str, changes), *later), problems=self._refused
         )
+
+    async def _bring(self, before: LoadedConfig, changes: TenantChanges) -> None:
+        """The configuration into force: a few tenants a turn of the loop, so that requests do not wait for all of them.
+        Tenants of a cluster that goes must change with it."""
+        fresh = self._config
+        if before.topology.clusters.keys() - fresh.topology.clusters.keys():
+            return self._apply(fresh, changes)
+        if _without_tenants(before) != _without_tenants(fresh):
+            self._apply(fresh, TenantChanges())
+        for part in changes.parts(_AT_ONCE):
+            self._change(fresh, part)
+            await asyncio.sleep(0)
+        return None
 
     async def _refuse_main(self, found: tuple[str, ...], files: Mapping[str, Stamp]) -> ReloadResult:
         """The main file changes nothing; tenants' own files need not wait for it."""
         self._refuse(found)
         told: tuple[ConfigChange, ...] = ()
         if self.book is not None:
-            told = self.take(await asyncio.to_thread(_look, self.book, self._config.topology.tenants))
-        self._follow(files)
+            told = await self.take(await asyncio.to_thread(_look, self.book, self._config.topology.tenants))
+        await self._follow(files)
         return ReloadResult(applied=False, changes=tuple(map(str, told)), problems=(*found, *self._refused))
 
     def _refuse(self, found: tuple[str, ...]) -> None:
@@ -163,11 +169,10 @@ class LiveConfiguration:
         self._problems = found
         self._events.emit(ConfigChanged(applied=False, changes=(), problems=found))
 
-    def _follow(self, files: Mapping[str, Stamp]) -> None:
-        main = dict(files)
-        self._main = frozenset(main)
-        first = {str(self._config.source): main.get(str(self._config.source))}
-        self._files.follow(first | (self.book.files() if self.book is not None else {}) | main)
+    async def _follow(self, files: Mapping[str, Stamp]) -> None:
+        self._main = frozenset(files)
+        self._files.follow(await asyncio.to_thread(_watched, self._config, dict(files)))
+        self._reads += 1  # what the watch has seen meanwhile may be what has just been read
 
     def _tell(self, changes: tuple[ConfigChange, ...]) -> None:
         self._applied_at = self._clock.now()
@@ -186,7 +191,7 @@ class LiveConfiguration:
 
     # --- some tenants --------------------------------------------------------------------------------------------
 
-    def take(self, changes: TenantChanges) -> tuple[ConfigChange, ...]:
+    async def take(self, changes: TenantChanges) -> tuple[ConfigChange, ...]:
         """Bring tenants that the book has taken into force. In one's turn."""
         self._reads += 1
         before = self._config.topology
@@ -194,8 +199,8 @@ class LiveConfiguration:
         names = (*(one.name for one in changes.changed), *changes.removed)
         told = tenant_differences(before.tenants, after, names)
         if changes:
-            self._config = replace(self._config, topology=Topology(before.clusters, after))
-            self._change(self._config, changes)
+            former, self._config = self._config, replace(self._config, topology=Topology(before.clusters, after))
+            await self._bring(former, changes)
             self._tell(told)
         else:
             self._tell_refused()
@@ -214,7 +219,7 @@ class LiveConfiguration:
             changes = await asyncio.to_thread(book.update, users)
         else:
             changes = await asyncio.to_thread(lambda: book.look(closely=False, settled_s=SETTLED_S))
-        self.take(changes)
+        await self.take(changes)
         if path != str(book.frame.folder):
             self._files.forget([path])  # noted again below if it still matters
         after = book.entries.keys() | book.refused.keys()
@@ -246,7 +251,7 @@ class LiveConfiguration:
                 await self._reload()
         except Exception as error:  # a mistake of our own must not end the watch
             self._refuse((f"{self._config.source}: cannot be applied: {type(error).__name__}",))
-            self._follow(self._config.files)
+            await self._follow(self._config.files)
 
     async def _settle(self, path: str) -> None:
         before = await asyncio.to_thread(stamp_of, path)
@@ -260,19 +265,56 @@ class LiveConfiguration:
 
 def _read(current: LoadedConfig) -> LoadedConfig:
     """What the files say now. ConfigProblems; blocking."""
+    former = current.book
+    if former is None or not reading.is_small(current.source):
+        return reading.read(current.source)
+    from router.config import loading  # with pydantic, which tenants' files have brought along
+
     fresh = loading.load_main(current.source)
-    book, former = fresh.book, current.book
-    if book is None:
-        return fresh
-    if former is not None and former.frame == book.frame:
-        former.frame = book.frame
-        former.look()  # all that it holds counts, also what an objection to the main file kept out before
+    if fresh.book is not None and fresh.book.frame == former.frame:
+        former.frame = fresh.book.frame
+        former.look()  # all that it holds counts
         return replace(fresh, topology=Topology(fresh.topology.clusters, former.tenants), book=former)
-    book.look()
-    lost = book.inherit(former) if former is not None else ()
+    fresh = reading.read(current.source, large=len(former.entries) > _FEW)
+    lost = fresh.book.inherit(former) if fresh.book is not None else ()
     if lost:
         raise ConfigProblems(current.source, lost, fresh.files)
-    return replace(fresh, topology=Topology(fresh.topology.clusters, book.tenants))
+    tenants = fresh.book.tenants if fresh.book is not None else fresh.topology.tenants
+    return replace(fresh, topology=Topology(fresh.topology.clusters, tenants))
+
+
+def _news(
+    before: LoadedConfig, objection: Callable[[LoadedConfig], str]
+) -> tuple[LoadedConfig, tuple[ConfigChange, ...], TenantChanges]:
+    """What the files say now, with the old tenants where they are the same, so that none is kept twice; what changes,
+    in words and for those who follow. ConfigProblems, also for an objection. Blocking; of ten thousand tenants seconds,
+    and what it leaves behind tenths of a second, so that it all belongs into a thread."""
+    fresh = _read(before)
+    if words := objection(fresh):
+        raise ConfigProblems(fresh.source, [Problem(0, "", words)], fresh.files)
+    old, new = before.topology.tenants, fresh.topology.tenants
+    changes = TenantChanges.between(old, new)
+    others = {one.name for one in changes.changed}
+    tenants = {name: one if name in others else old[name] for name, one in new.items()}
+    if fresh.book is not None and fresh.book is not before.book:
+        fresh.book.keep(tenants)
+    fresh = replace(fresh, topology=Topology(fresh.topology.clusters, tenants))
+    return fresh, diff(before, fresh), changes
+
+
+def _difference(before: LoadedConfig, document: str, objection: Callable[[LoadedConfig], str]) -> ConfigDiff:
+    """To what a text, or the file as it stands, would be. ConfigProblems; blocking."""
+    large = before.book is not None and len(before.book.entries) > _FEW
+    fresh = reading.read(before.source, document, large=large)
+    words = objection(fresh)
+    told = () if fresh.book is None else problems.lines(before.source, fresh.book.problems)
+    return ConfigDiff(diff(before, fresh), (words, *told) if words else told)
+
+
+def _watched(config: LoadedConfig, main: dict[str, Stamp]) -> dict[str, Stamp]:
+    """Files to watch, the main one and the folder first."""
+    first = {str(config.source): main.get(str(config.source))}
+    return first | (config.book.files() if config.book is not None else {}) | main
 
 
 def _look(book: TenantBook, before: Mapping[TenantName, Tenant]) -> TenantChanges:

@@ -10,17 +10,18 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from router.config import problems, tenant_files
-from router.config.paused_text import with_paused
 from router.config.regular_files import read_regular, why
-from router.config.tenant_book import TenantBook
 from router.live_configuration import LiveConfiguration
 from router.model.errors import Code, RouterError, bad_request
 from router.model.reasons import RefuseReason
 from router.model.topology import TenantChanges
 from router.model.views import TenantDocument, TenantOrdered
+
+if TYPE_CHECKING:
+    from router.config.tenant_book import TenantBook
 
 _T = TypeVar("_T")
 _Edit = Callable[[bytes | None], bytes | None]
@@ -62,6 +63,8 @@ class TenantStore:
 
     async def pause(self, name: str, version: str, *, paused: bool) -> TenantOrdered:
         """Pause a tenant, or resume it; nothing else of its document changes."""
+        from router.config.paused_text import with_paused  # with YAML, which a router may do without
+
         return await self._order(name, lambda now: with_paused(_there(name, now), paused=paused), version)
 
     async def remove(self, name: str, version: str) -> TenantOrdered:
@@ -76,7 +79,7 @@ class TenantStore:
         async def order() -> TenantOrdered:
             book = self._book()
             changes, text = await asyncio.to_thread(_carry_out, book, _checked(name), edit, version)
-            told = self._live.take(changes)
+            told = await self._live.take(changes)
             return TenantOrdered("" if text is None else tenant_files.version_of(text), told)
 
         return await self._live.carried_out(order)

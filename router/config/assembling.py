@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from router.config import caller_sections, certificate_files
 from router.config.caller_sections import token_id
@@ -26,6 +27,9 @@ from router.model.policy import ClusterPolicy, PoolPolicy, ServerPolicy, TenantP
 from router.model.port_policies import ListenerTls
 from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, TlsSettings
 
+_NONE: dict[Any, Any] = {}
+"""Of what most tenants have none, all have the same."""
+
 
 class Shared:
     """Policies that most tenants have alike, and then as the same object."""
@@ -33,6 +37,11 @@ class Shared:
     def __init__(self) -> None:
         self.pools: dict[PoolPolicy, PoolPolicy] = {}
         self.limits: dict[TenantPolicy, TenantPolicy] = {}
+
+    def know(self, tenant: Tenant) -> None:
+        """One that was assembled elsewhere."""
+        self.pools.setdefault(tenant.pool, tenant.pool)
+        self.limits.setdefault(tenant.policy, tenant.policy)
 
 
 class Assembly:
@@ -132,10 +141,10 @@ class Assembly:
             login=self._login((*place, "login"), section.login),
             tokens=self.tokens(place, section.tokens, f"tenant {name}"),
             callers=self.callers(place, section.callers, f"tenant {name}"),
-            weights={EndpointName(endpoint): weight for endpoint, weight in section.weights.items()},
+            weights={EndpointName(endpoint): weight for endpoint, weight in section.weights.items()} or _NONE,
             isolation=section.isolation,
             role=section.role or "",
-            statements=section.statements,
+            statements=section.statements or _NONE,
             channels=section.channels,
             pool=self._shared.pools.setdefault(section.pool, section.pool),
             policy=self._shared.limits.setdefault(section.limits, section.limits),

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 
-from pydantic import BaseModel
-
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.model.identity import TenantName
 from router.model.topology import Cluster, Endpoint, Secret, Tenant
 from router.model.views import ConfigChange, ConfigEffect
@@ -100,8 +98,6 @@ def _children(value: object) -> dict[str, object] | None:
         return {str(name): part for name, part in value.items()}
     if isinstance(value, tuple) and value and all(isinstance(part, Endpoint) for part in value):
         return {part.name: part for part in value}
-    if isinstance(value, BaseModel):
-        return {name: getattr(value, name) for name in type(value).model_fields}
     if is_dataclass(value):
         named = {part.name: getattr(value, part.name) for part in fields(value) if part.name != "name"}
         if isinstance(value, Cluster):

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from router.config import relations
 from router.config.assembling import Assembly
 from router.config.document import Document, parse
-from router.config.file_stamps import Stamp, stamp_of
+from router.config.file_stamps import stamp_of
+from router.config.loaded import LoadedConfig
 from router.config.problems import ConfigProblems, Problem
 from router.config.regular_files import why
-from router.config.schema import FileConfig, LogSection
+from router.config.schema import FileConfig
 from router.config.secret_references import SecretReader
 from router.config.tenant_book import Frame, TenantBook
 from router.config.validation import validate
-from router.model.callers import CallerGrant, CallerId
+from router.model.callers import CallerId
 from router.model.identity import ClusterName, TenantName
-from router.model.policy import RetryPolicy, ServerPolicy
-from router.model.topology import Secret, Topology
+from router.model.topology import Topology
 
 _MOST_BYTES = 32 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class LoadedConfig:
-    """A valid configuration with its secrets resolved."""
-
-    topology: Topology
-    server: ServerPolicy
-    retry: RetryPolicy
-    admin_tokens: tuple[Secret, ...]
-    admin_callers: tuple[CallerGrant, ...]
-    log: LogSection
-    source: Path
-    files: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
-    """All that was read but tenants' own files, the file itself first, each as it was just before."""
-    book: TenantBook | None = field(default=None, compare=False, repr=False)
-    """The folder of tenants, if they are in files of their own. Changes with them."""
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
@@ -69,7 +51,7 @@ def _with_tenants(loaded: LoadedConfig) -> LoadedConfig:
     if loaded.book is None:
         return loaded
     loaded.book.look()
-    return _copied(replace(loaded, topology=Topology(loaded.topology.clusters, loaded.book.tenants)))
+    return replace(loaded, topology=Topology(loaded.topology.clusters, loaded.book.tenants))
 
 
 def load_main(path: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
@@ -95,16 +77,7 @@ def load_main(path: Path, environ: Mapping[str, str] | None = None) -> LoadedCon
 
 def load_text(text: str, source: Path, environ: Mapping[str, str] | None = None) -> LoadedConfig:
     """The same for a text that is already read; source names it in messages and anchors relative paths."""
-    loaded = _loaded(text, source, os.environ if environ is None else environ)
-    return loaded if loaded.book is not None else _copied(loaded)
-
-
-def _copied(loaded: LoadedConfig) -> LoadedConfig:
-    """The same, close together. Ten thousand tenants take 15 MB, scattered over 100 MB of memory that reading took:
-    none of it could go back. By now all the rest is free; the scattered ones go."""
-    raw = pickle.dumps(loaded, pickle.HIGHEST_PROTOCOL)
-    copy: LoadedConfig = pickle.loads(raw)
-    return copy
+    return _loaded(text, source, os.environ if environ is None else environ)
 
 
 def _loaded(text: str, source: Path, environ: Mapping[str, str]) -> LoadedConfig:

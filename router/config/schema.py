@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from router.config.secret_references import SecretReference, TokenReference
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
+from router.model.port_policies import LogPolicy
 from router.model.topology import Endpoint, FailoverMode, IsolationMode, TlsSettings
 
 _STRICT: dict[str, object] = {"use_attribute_docstrings": True, "extra": "forbid"}
@@ -26,26 +27,6 @@ Text = Annotated[str, Field(min_length=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
-
-
-@unique
-class LogLevel(Enum):
-    """Least important events that are written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@unique
-class LogFormat(Enum):
-    """Form of the log."""
-
-    AUTO = "auto"
-    """console on a terminal, JSON otherwise"""
-    CONSOLE = "console"
-    JSON = "json"
 
 
 @unique
@@ -95,15 +76,6 @@ class AdminSection(_Section):
     """References to the tokens that operators prove themselves with; several, so that they can be changed."""
     callers: tuple[OperatorSection, ...] = ()
     """Operators who prove themselves otherwise."""
-
-
-class LogSection(_Section):
-    """The log, on standard error. It never holds SQL text or parameters."""
-
-    level: LogLevel = LogLevel.INFO
-    """Least important events that are written: debug also writes one event per request."""
-    format: LogFormat = LogFormat.AUTO
-    """auto is console on a terminal and json otherwise."""
 
 
 class LoginSection(_Section):
@@ -210,7 +182,7 @@ class FileConfig(_Section):
     """The router process itself."""
     admin: AdminSection
     """Who may operate the router."""
-    log: LogSection = LogSection()
+    log: LogPolicy = LogPolicy()
     """What is logged, and how."""
     retry: RetryPolicy = RetryPolicy()
     """Repeating what provably left no effect."""

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from router.config.document import parse
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.config.schema import FileConfig
 
 

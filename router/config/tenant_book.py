@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ class TenantBook:
         self.folder_stamp: Stamp = None
         self._index = TenantIndex()
         self._shared = Shared()
+
+    def empty_copy(self) -> TenantBook:
+        """One of the same folder, as it was looked at, without tenants."""
+        book = TenantBook(self.frame)
+        book.folder_stamp = self.folder_stamp
+        return book
 
     @property
     def tenants(self) -> dict[TenantName, Tenant]:
@@ -233,6 +239,12 @@ class TenantBook:
         self.forget(name)
         self.entries[name] = entry
         self._index.add(entry.tenant)
+        self._shared.know(entry.tenant)
+
+    def keep(self, tenants: Mapping[TenantName, Tenant]) -> None:
+        """Of equal tenants, these."""
+        for name, entry in self.entries.items():
+            self.entries[name] = replace(entry, tenant=tenants[entry.tenant.name])
 
     def forget(self, name: str) -> None:
         """It is gone."""

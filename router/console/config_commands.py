@@ -12,7 +12,7 @@ from router.console.operator_options import Address, AsJson, Dev, Token
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
-    from router.config.loading import LoadedConfig
+    from router.config.loaded import LoadedConfig
 
 app = typer.Typer(help="Look at configuration files, their form, and what they would change.", no_args_is_help=True)
 

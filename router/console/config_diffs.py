@@ -10,7 +10,7 @@ from typing import Any
 from pointsman.v1 import admin_service_pb2 as pb
 
 from router.config.differences import diff
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.console.admin_client import READING_S, AdminClient
 from router.console.message_values import word
 from router.console.trouble import Trouble

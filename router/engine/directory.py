@@ -25,19 +25,11 @@ class Directory:
     def __init__(self, topology: Topology) -> None:
         self._tenants: dict[TenantName, Tenant] = {}
         self._grants: dict[CallerId, dict[TenantName, Admission[Tenant]]] = {}
-        self.apply(topology)
-
-    def apply(self, topology: Topology) -> None:
-        """Take a new topology; calls already admitted keep the tenant they were admitted with."""
-        grants: dict[CallerId, dict[TenantName, Admission[Tenant]]] = {}
-        for tenant in topology.tenants.values():
-            for grant in _callers(tenant):
-                grants.setdefault(grant.id, {})[tenant.name] = Admission(tenant, grant.role, grant.id)
-        self._tenants = dict(topology.tenants)
-        self._grants = grants
+        self.change(TenantChanges(tuple(topology.tenants.values())))
 
     def change(self, changes: TenantChanges) -> None:
-        """Take changed tenants and let go of removed ones; what is not of theirs is not looked at."""
+        """Take changed tenants and let go of removed ones; what is not of theirs is not looked at. Calls already
+        admitted keep the tenant they were admitted with."""
         for name in (*changes.removed, *(one.name for one in changes.changed)):
             former = self._tenants.pop(name, None)
             for grant in _callers(former) if former is not None else ():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
-from router.engine.directory import Directory
 from router.engine.supervisor import ClusterSupervisor
 from router.engine.supervisors import Supervisors
 from router.model.checkup import Finding
 from router.model.identity import ClusterName, TenantName
 from router.model.state import ClusterState, EndpointState
-from router.model.topology import Endpoint
+from router.model.topology import Endpoint, Tenant
 from router.model.views import (
     NO_ENDPOINT_LOAD,
     NO_TENANT_LOAD,
@@ -29,15 +28,16 @@ class Overview:
     """Views of tenants, endpoints, pools, waiters and clusters."""
 
     def __init__(
-        self, directory: Directory, supervisors: Supervisors, load: Callable[[], Load], clock: Clock,
+        self, tenants: Callable[[], Iterable[Tenant]], supervisors: Supervisors, load: Callable[[], Load], clock: Clock,
         findings: Callable[[ClusterName], tuple[Finding, ...]] = lambda _: (),
     ) -> None:
-        """load: what the requests of this router make at this moment, those of all its processes.
+        """tenants: those configured now. load: what the requests of this router make at this moment, those of all its
+        processes.
 
         findings: what is wrong with the settings of a cluster's servers.
         """
         self._findings = findings
-        self._directory = directory
+        self._tenants = tenants
         self._supervisors = supervisors
         self._load = load
         self._clock = clock
@@ -54,7 +54,7 @@ class Overview:
                 paused=tenant.paused,
                 **loads.get(tenant.name, NO_TENANT_LOAD).counts(),
             )
-            for tenant in sorted(self._directory, key=lambda one: one.name)
+            for tenant in sorted(self._tenants(), key=lambda one: one.name)
         ]
 
     def endpoints(self, cluster: ClusterName | None) -> list[EndpointView]:

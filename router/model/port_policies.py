@@ -1,4 +1,4 @@
-"""The tunables of the router's ports: TLS, signed tokens, limits of connections. Parts of policy.ServerPolicy."""
+"""The tunables of what the router shows: its ports (TLS, signed tokens, limits of connections), and its logs."""
 
 from __future__ import annotations
 
@@ -139,3 +139,35 @@ class TransportPolicy:
         not_negative(self, "max_ping_strikes", "max_age_s", "age_grace_s")
         if not 1024 <= self.max_metadata_bytes <= 1 << 20:
             raise ValueError(f"max_metadata_bytes must be between 1024 and 1048576, not {self.max_metadata_bytes}")
+
+
+@unique
+class LogLevel(Enum):
+    """Least important events that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@unique
+class LogFormat(Enum):
+    """Form of the log."""
+
+    AUTO = "auto"
+    """console on a terminal, JSON otherwise"""
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class LogPolicy:
+    """The log, on standard error. It never holds SQL text or parameters."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    level: LogLevel = LogLevel.INFO
+    """Least important events that are written: debug also writes one event per request."""
+    format: LogFormat = LogFormat.AUTO
+    """auto is console on a terminal and json otherwise."""

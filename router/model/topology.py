@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
@@ -169,6 +169,11 @@ class TenantChanges:
         """What became of the one to make the other."""
         changed = (one for name, one in after.items() if before.get(name) != one)
         return cls(tuple(changed), tuple(name for name in before if name not in after))
+
+    def parts(self, most: int) -> Iterator[TenantChanges]:
+        """The same in several steps of so many tenants each."""
+        steps = range(0, max(len(self.changed), len(self.removed)), most)
+        return (TenantChanges(self.changed[at : at + most], self.removed[at : at + most]) for at in steps)
 
     def of(self, tenants: Mapping[TenantName, Tenant]) -> dict[TenantName, Tenant]:
         """The tenants after the changes."""

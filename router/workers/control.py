@@ -19,7 +19,7 @@ import router
 from router.api.drain import Drain
 from router.api.server import AdminServer
 from router.config.addresses import parse_address
-from router.config.loading import LoadedConfig
+from router.config.loaded import LoadedConfig
 from router.control_plane import ControlPlane
 from router.decisions.connection_ledger import WorkerId
 from router.engine.clusters import ClusterSource
@@ -164,19 +164,20 @@ class ControlProcess:
     def remove_cluster(self, name: ClusterName) -> None:
         """The workers have been told with the configuration."""
 
-    def apply(self, fresh: LoadedConfig) -> None:
+    def apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         """A new configuration is in force: one that was judged here, so that no worker can think otherwise."""
-        self._roster.tell(self._configuration(fresh))
+        without = replace(fresh, topology=replace(fresh.topology, tenants={}))
+        self._roster.tell(self._configuration(without, changes))
         self._sharing.apply(fresh.topology)
 
     def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
-        """Only what has changed travels: ten thousand tenants are megabytes."""
+        """Only what has changed travels."""
         self._roster.tell(TenantsChanged(changes))
 
-    def _configuration(self, config: LoadedConfig) -> Configuration:
+    def _configuration(self, config: LoadedConfig, changes: TenantChanges) -> Configuration:
         clusters = config.topology.clusters
         config = replace(config, files={}, book=None)  # to be watched here alone
-        return Configuration(config, tuple(self._control.supervisors[name].state for name in clusters))
+        return Configuration(config, tuple(self._control.supervisors[name].state for name in clusters), changes)
 
     def _grant(self, worker: WorkerId, grants: Sequence[Grant]) -> None:
         for member in self._roster.told:
@@ -184,7 +185,8 @@ class ControlProcess:
                 member.tell(Grants(tuple(grants)))
 
     def _first_words(self, member: Member) -> Begin:
-        return Begin(member.place, self._count, self.public_address, self._configuration(self._control.config))
+        configuration = self._configuration(self._control.config, TenantChanges())
+        return Begin(member.place, self._count, self.public_address, configuration)
 
     # --- what workers say ---------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from prometheus_client.core import Metric as Family
 
-from router.config import loading, schema
+from router.config import loaded
 from router.model import (
     callers,
     errors,
@@ -164,10 +164,14 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The configuration in force, already judged, with a state of each of its clusters."""
+    """The configuration in force, already judged, with a state of each of its clusters.
 
-    config: loading.LoadedConfig
+    In Begin it is whole. Later ones come without tenants, but for changes: ten thousand are megabytes.
+    """
+
+    config: loaded.LoadedConfig
     states: tuple[ClusterState, ...]
+    changes: TenantChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,7 @@ Reply = CancelOutcome | WriteOutcome | Look
 _CLASSES = (
     *(callers, errors, events, identity, ledger, observation, policy, port_policies, reasons, request, state, topology),
     views,
-    *(loading, schema),
+    loaded,
 )
 
 
@@ -243,5 +247,3 @@ def _described(module: ModuleType) -> Iterator[str]:
             yield f"{module.__name__}.{name}:{','.join(f'{one.name}={one.value}' for one in value)};"
         elif is_dataclass(value):
             yield f"{module.__name__}.{name}({','.join(f'{one.name}:{one.type}' for one in fields(value))});"
-        elif hasattr(value, "model_fields"):
-            yield f"{module.__name__}.{name}({','.join(value.model_fields)});"

@@ -149,8 +149,9 @@ class WorkerProcess:
             {one.name: [end.name for end in one.endpoints] for one in config.topology.clusters.values()}
         )
         if config is not self._config:
-            self._config = config
-            self._data.apply(config)
+            tenants = message.changes.of(self._config.topology.tenants)
+            self._config = replace(config, topology=replace(config.topology, tenants=tenants))
+            self._data.apply(self._config, message.changes)
         for name in set(self._mirrors) - set(config.topology.clusters):
             del self._mirrors[name]
             self._data.remove_cluster(name)

@@ -20,6 +20,7 @@ from router.model.policy import ServerPolicy
 from router.model.port_policies import JwtPolicy, ListenerTls
 from router.model.topology import Login, Tenant, Topology
 from tests.api.conftest import World
+from tests.support.builders import replace_tenants
 from tests.support.certificates import Authority, Issued
 from tests.support.signed_tokens import AUDIENCE, ISSUER, Issuer
 
@@ -76,7 +77,7 @@ class ProofWorld:
     @asynccontextmanager
     async def serving(self, policy: ServerPolicy) -> AsyncIterator[World]:
         world = World(self.policy(policy))
-        world.directory.apply(topology(*tenants()))
+        replace_tenants(world.directory, topology(*tenants()))
         operators = (CallerGrant(CallerId(OPERATOR), CallerRole.ADMIN),)
         world.operators.apply((), operators)
         await world.start()

@@ -41,6 +41,7 @@ from tests.api.proof_world import (
     topology,
 )
 from tests.api.reading import info_of, reason_of
+from tests.support.builders import replace_tenants
 from tests.support.certificates import Authority, Issued
 from tests.support.signed_tokens import Issuer, by_hand, entry_of_weak_key
 
@@ -208,7 +209,7 @@ async def test_what_is_taken_away_counts_on_open_streams(policy: ServerPolicy, p
         await transaction.read()
         assert (await answer(stream, 1)).WhichOneof("reply") == "query"
         without = replace(acme, callers=tuple(one for one in acme.callers if one.id != WEB))
-        world.directory.apply(topology(without, globex))
+        replace_tenants(world.directory, topology(without, globex))
         assert failure(await answer(stream, 2)) == "UNAUTHENTICATED"
         await transaction.write(tx_pb.TransactRequest(tag=2))
         with pytest.raises(grpc.aio.AioRpcError) as caught:

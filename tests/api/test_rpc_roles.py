@@ -22,6 +22,7 @@ from router.model.topology import Login, Tenant, Topology
 from tests.api.conftest import World
 from tests.api.reading import reason_of
 from tests.api.test_identity import call_any
+from tests.support.builders import replace_tenants
 
 PUBLIC = [method for service in PUBLIC_SERVICES for method in service.methods]
 METHODS = [*PUBLIC, *ADMIN_SERVICE.methods]
@@ -64,7 +65,7 @@ def reading(world: World) -> World:
     """A world in which a token may read."""
     callers = (CallerGrant(token_id("reader"), CallerRole.READER),)
     acme = Tenant(TenantName("acme"), ClusterName("main"), "acme", Login("acme"), callers=callers)
-    world.directory.apply(Topology({}, {acme.name: acme}))
+    replace_tenants(world.directory, Topology({}, {acme.name: acme}))
     return world
 
 

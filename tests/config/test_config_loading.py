@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from router.config.loading import LoadedConfig, load, load_text
+from router.config.loaded import LoadedConfig
+from router.config.loading import load, load_text
 from router.config.problems import ConfigProblems
-from router.config.schema import LogFormat, LogLevel
 from router.model.callers import CallerRole
 from router.model.policy import BalancerName, HoldPolicy, PoolPolicy, RetryPolicy, ServerPolicy
+from router.model.port_policies import LogFormat, LogLevel
 from router.model.topology import FailoverMode
 from tests.support.certificates import Authority
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from router import live_configuration
-from router.config.loading import LoadedConfig, load
+from router.config.loaded import LoadedConfig
+from router.config.loading import load
 from router.live_configuration import LiveConfiguration
 from router.model.events import ConfigChanged
 from router.model.topology import TenantChanges
@@ -45,7 +46,7 @@ class Watched:
         self.objection = ""
         config = load(path)
         self.live = LiveConfiguration(
-            config, HastyClock(), self.events, self.applied.append, self.changed, lambda _: self.objection
+            config, HastyClock(), self.events, self.changed, self.changed, lambda _: self.objection
         )
 
     def changed(self, config: LoadedConfig, _: TenantChanges) -> None:
@@ -175,7 +176,7 @@ async def test_an_objection_refuses_and_watch_s_0_does_not_look(path: Path) -> N
         watched.objection = "not here"
         watched.edit("clusters:\n", "server: {watch_s: 0}\nclusters:\n")
         await watched.until(1)
-        assert watched.live.view().problems == ("not here",)
+        assert watched.live.view().problems == (f"{path}: not here",)
         watched.objection = ""
         assert (await watched.live.reload()).applied
         watched.edit("max_size: 5", "max_size: 7")
@@ -206,3 +207,31 @@ async def test_the_difference_to_a_text_or_to_the_file_is_told_and_nothing_appli
     watched.secret(path.name, "clusters: {}")
     assert len((await watched.live.diff("")).problems) > 1
     assert watched.applied == []
+
+
+async def test_tenants_that_have_not_changed_stay_the_very_same(path: Path) -> None:
+    """Of ten thousand, a second copy would be 15 MiB."""
+    watched = Watched(path)
+    before = dict(watched.live._config.topology.tenants)
+    watched.edit("max_size: 5", "max_size: 6")
+    assert (await watched.live.reload()).applied
+    after = watched.applied[-1].topology.tenants
+    assert {name for name, one in after.items() if one is not before[name]} == {"acme"}
+
+
+async def test_many_changes_come_a_few_a_turn_of_the_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_configuration, "_AT_ONCE", 1)
+    watched = Watched(path)
+    parts: list[TenantChanges] = []
+    turns: list[int] = []
+
+    def change(_: LoadedConfig, part: TenantChanges) -> None:
+        parts.append(part)
+        asyncio.get_running_loop().call_soon(turns.append, len(parts))
+
+    watched.live._change = change
+    watched.edit("max_size: 5", "max_size: 6")
+    watched.edit("file:beta.password", "env:ACME_PW")
+    assert (await watched.live.reload()).applied
+    assert [len(one.changed) for one in parts] == [1, 1]
+    assert turns == [1, 2]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from router.config import tenant_files
-from router.config.loading import LoadedConfig, load, load_leniently
+from router.config.loaded import LoadedConfig
+from router.config.loading import load, load_leniently
 from router.config.problems import ConfigProblems, lines
 from router.config.tenant_book import TenantBook
 from router.model.identity import TenantName

@@ -12,7 +12,8 @@ import pytest
 
 from router.config import tenant_files
 from router.config.document_edits import EditMistake, edited
-from router.config.loading import LoadedConfig, load
+from router.config.loaded import LoadedConfig
+from router.config.loading import load
 from router.config.paused_text import with_paused
 from router.config.tenant_book import TenantBook
 from router.live_configuration import LiveConfiguration
@@ -36,7 +37,7 @@ class Store:
         self.live = LiveConfiguration(config, HastyClock(), Recorder(), self.whole, self.some, lambda _: "")
         self.orders = TenantStore(self.live)
 
-    def whole(self, _: LoadedConfig) -> None:
+    def whole(self, _: LoadedConfig, __: TenantChanges) -> None:
         raise AssertionError("only tenants have changed")
 
     def some(self, _: LoadedConfig, changes: TenantChanges) -> None:
@@ -174,7 +175,7 @@ async def test_tenants_do_not_wait_for_a_main_file_that_an_objection_refuses(sto
     done = await store.live.reload()
     assert (done.applied, done.changes) == (False, ("tenants.a.paused: false → true",))
     assert [one.changed[0].paused for one in store.taken] == [True]
-    assert store.live.view().problems == ("not here",)
+    assert store.live.view().problems == (f"{store.folder.path}/router.yaml: not here",)
     store.live._objection = lambda _: ""
     assert (await store.live.reload()).changes == ()
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from router.config.addresses import parse_address
-from router.config.loading import LoadedConfig, load_text
+from router.config.loaded import LoadedConfig
+from router.config.loading import load_text
 from router.model.policy import ServerPolicy
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -9,7 +9,7 @@ from router.model.callers import Evidence
 from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
 from router.model.topology import Secret, Tenant, Topology
-from tests.support.builders import tenant
+from tests.support.builders import replace_tenants, tenant
 
 
 def directory(*tenants: Tenant) -> Directory:
@@ -64,7 +64,7 @@ def test_a_shared_token_needs_a_name() -> None:
 
 def test_a_new_topology_counts_at_once() -> None:
     found = directory(ACME)
-    found.apply(topology(GLOBEX))
+    replace_tenants(found, topology(GLOBEX))
     assert refused(found, "acme-1", None).code is Code.UNAUTHENTICATED
     assert admitted(found, "shared", None) is GLOBEX
     assert found.get(ACME.name) is None

@@ -53,7 +53,8 @@ async def struck(self, *args):
 
 setattr(PostgresSurgeon, act, struck)
 from router.app import serve
-sys.exit(serve(Path(sys.argv[1])))
+from router.config import reading
+sys.exit(serve(reading.begin(Path(sys.argv[1]))))
 """
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from router.app import serve
+from router.config import reading
 
 
 def tell_tasks_to(path: Path) -> None:
@@ -27,4 +28,4 @@ def tell_tasks_to(path: Path) -> None:
 if __name__ == "__main__":
     config = Path(sys.argv[1])
     tell_tasks_to(config.parent / "tasks")
-    sys.exit(serve(config))
+    sys.exit(serve(reading.begin(config)))

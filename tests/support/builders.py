@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+from router.engine.directory import Directory
 from router.model.events import Event
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, TenantPolicy
@@ -21,7 +22,7 @@ from router.model.request import (
     StatementTraits,
     TransactionMode,
 )
-from router.model.topology import Login, Tenant
+from router.model.topology import Login, Tenant, TenantChanges, Topology
 from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
 from tests.support.fake_endpoint_pool import FakeEndpointPool, FakePoolFactory
 from tests.support.fake_listening import FakeListeningFactory
@@ -195,3 +196,8 @@ class Engine:
         await self.pools.close()
         for inner in self.inner_pools():
             inner.check_conserved(leased=0)
+
+
+def replace_tenants(directory: Directory, topology: Topology) -> None:
+    """What a whole new configuration does to a directory."""
+    directory.change(TenantChanges.between({one.name: one for one in directory}, topology.tenants))

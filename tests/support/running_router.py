@@ -32,7 +32,14 @@ START_S = 30.0
 END_S = 30.0
 ADMIN_TOKEN = "operator-token-of-the-tests"
 
-SERVE = ("-c", "import sys; from pathlib import Path; from router.app import serve; sys.exit(serve(Path(sys.argv[1])))")
+_SERVE = """
+import sys
+from pathlib import Path
+from router.app import serve
+from router.config import reading
+sys.exit(serve(reading.begin(Path(sys.argv[1]))))
+"""
+SERVE = ("-c", _SERVE)
 """Arguments of Python that run `serve` with the configuration's path as the next one."""
 
 Config = dict[str, Any]
