@@ -41,7 +41,7 @@ FAILOVER: Sequence[Mutant] = (
         "choose_the_least_advanced", _PROMOTION,
         "return max(counted, key=lambda name: (fenced[name].timeline,",
         "return min(counted, key=lambda name: (fenced[name].timeline,",
-        faults="KILL_PRIMARY SLOW_DISK ONE_WAY",
+        faults="KILL_PRIMARY ONE_WAY",
     ),
     Mutant(
         "begin_a_timeline_twice", _PROMOTION,
