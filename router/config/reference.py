@@ -1,6 +1,6 @@
 """The configuration reference in Markdown, generated from the schema, and its place in a file between two markers.
 
-`pointsman config reference --write README.md` renews it; a test says when it is stale.
+`pointsman config reference --write deploy/CONFIGURATION.md` renews it; a test says when it is stale.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _lines(place: str, part: Schema) -> Iterator[str]:
     required = part.get("required", ())
     sections: list[tuple[str, Schema]] = []
     if place:
-        yield f"#### `{place}`"
+        yield f"## `{place}`"
         yield ""
         yield part.get("description", "")
         yield ""
@@ -56,7 +56,7 @@ def _lines(place: str, part: Schema) -> Iterator[str]:
     for path, section in sections:
         yield from _lines(path, section)
     if rows and not place:
-        yield "#### Beside the sections"
+        yield "## Beside the sections"
         yield ""
         yield from _table(rows)
 

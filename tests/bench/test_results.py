@@ -1,4 +1,4 @@
-"""The results file, the tables and the plot, from a fixed file; and the README is not stale."""
+"""The results file, the tables and the plot, from a fixed file; and the pages are not stale."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_terminal_tells_figures_reasons_and_failures(results: Results) -> No
 
 
 def test_the_markdown_does_not_hide_what_was_missed(results: Results) -> None:
-    text = report.markdown(results)
+    text = report.verdicts(results) + report.contenders(results)
     assert "| Point read, 16 callers: throughput | ≥ 1.5× | 2.00× | reached |" in text
     assert "| COPY into a file: bytes/s | ≥ 0.7× | 0.35× | **not reached** |" in text
     assert "| COPY into a file: memory | ≤ 32 MiB | not measured | not measured |" in text
@@ -72,17 +72,18 @@ def test_the_markdown_does_not_hide_what_was_missed(results: Results) -> None:
     assert "Traceback" not in text
     assert "other work" not in text
     busy = Results(results.when, {**results.machine, "load_before": 1.5}, results.cases)
-    assert "**The machine had other work at the time.**" in report.markdown(busy)
+    assert "**The machine had other work at the time.**" in report.verdicts(busy)
 
 
 def test_results_are_filled_in_between_the_markers(results: Results) -> None:
     before = f"above\n{report.START}\nold\n{report.END}\nbelow\n"
-    after = report.fill(before, results)
-    assert after == f"above\n{report.START}\n{report.markdown(results)}{report.END}\nbelow\n"
-    assert report.fill(after, results) == after
+    body = report.contenders(results)
+    after = report.fill(before, body)
+    assert after == f"above\n{report.START}\n{body}{report.END}\nbelow\n"
+    assert report.fill(after, body) == after
     for broken in ("nothing", report.START, f"{report.END}\n{report.START}"):
         with pytest.raises(report.MarkersMissing):
-            report.fill(broken, results)
+            report.fill(broken, body)
 
 
 def test_points_and_ratios_of_the_plot(results: Results) -> None:
@@ -105,23 +106,25 @@ def test_the_plot_is_a_picture_and_the_same_each_time(results: Results, tmp_path
 def test_what_is_shown_is_what_was_written(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Figures are written rounded; README was once made of the others, and stale at once."""
+    """Figures are written rounded; the README was once made of the others, and stale at once."""
     monkeypatch.setattr(benchmarks, "LATEST", tmp_path / "latest.json")
-    monkeypatch.setattr(benchmarks, "README", tmp_path / "README.md")
+    pages = tuple((tmp_path / f"{number}.md", part) for number, (_, part) in enumerate(benchmarks.PAGES))
+    monkeypatch.setattr(benchmarks, "PAGES", pages)
     monkeypatch.setattr(benchmarks, "_draw", lambda *_: [])
-    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
+    for page, _ in pages:
+        page.write_text(f"{report.START}\n{report.END}\n")
     case = results.cases[0]
     odd = replace(case.measured[0], samples=(Sample({Metric.RATE: 1_179_784.7654}),))
     measured = Results(results.when, results.machine, (replace(case, measured=(odd, *case.measured[1:])),))
     benchmarks._save(Console(file=io.StringIO()), measured, latest=True)
     written = results_file.read(tmp_path / "latest.json")
     assert written is not None
-    text = (tmp_path / "README.md").read_text()
-    assert report.fill(text, written) == text
+    for page, part in pages:
+        assert report.fill(page.read_text(), part(written)) == page.read_text() != f"{report.START}\n{report.END}\n"
 
 
-def test_the_readme_shows_the_latest_results() -> None:
+def test_both_pages_show_the_latest_results() -> None:
     latest = results_file.read(results_file.FOLDER / "latest.json")
     assert latest is not None, "make bench writes it"
-    text = (ROOT / "README.md").read_text()
-    assert report.fill(text, latest) == text, "stale: make bench ARGS=--render"
+    for page, part in benchmarks.PAGES:
+        assert report.fill(page.read_text(), part(latest)) == page.read_text(), "stale: make bench ARGS=--render"

@@ -27,7 +27,8 @@ from tests.benchmarks.starting import ROOT, BenchmarkFailed
 
 LATEST = results_file.FOLDER / "latest.json"
 PARTIAL = results_file.FOLDER / "partial.json"
-README = ROOT / "README.md"
+PAGES = ((ROOT / "README.md", report.verdicts), (Path(__file__).with_name("README.md"), report.contenders))
+"""Where results are shown, and which part of them."""
 QUICK = Options(rounds=2, seconds=0.6, rows=100_000, quick=True)
 
 
@@ -70,10 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=_positive, help="length of a round of one contender (2)")
     parser.add_argument("--rows", type=_positive_int, help="rows of the large results (1000000)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 0.6 s, small results: does it run at all?")
-    parser.add_argument("--keep", action="store_true", help="renew latest.* and the README also after a partial run")
+    parser.add_argument("--keep", action="store_true", help="renew latest.* and both pages also after a partial run")
     parser.add_argument("--json", action="store_true", help="JSON on standard output, tables on standard error")
     parser.add_argument("--list", action="store_true", help="the cases")
-    parser.add_argument("--render", action="store_true", help="only write plot and README again, from latest.json")
+    parser.add_argument("--render", action="store_true", help="only write plot and pages again, from latest.json")
     return parser
 
 
@@ -144,12 +145,17 @@ def _save(console: Console, results: Results, *, latest: bool) -> None:
     merged = results.merged_over(results_file.read(LATEST) if latest else None, [case.name for case in CASES])
     path.parent.mkdir(exist_ok=True)
     path.write_text(merged.to_json())
-    merged = Results.from_json(merged.to_json())  # as it was written, rounded: README must show what the file says
+    merged = Results.from_json(merged.to_json())  # as it was written, rounded: pages must show what the file says
     written = [path, *_draw(console, merged, path)]
     if latest:
-        README.write_text(report.fill(README.read_text(), merged))
-        written.append(README)
+        _show(merged)
+        written += [page for page, _ in PAGES]
     console.print("written: " + ", ".join(_short(one) for one in written))
+
+
+def _show(results: Results) -> None:
+    for page, part in PAGES:
+        page.write_text(report.fill(page.read_text(), part(results)))
 
 
 def _draw(console: Console, results: Results, beside: Path) -> list[Path]:
@@ -168,7 +174,7 @@ def _render(console: Console) -> int:
         print(f"benchmarks: there is no {_short(LATEST)} yet", file=sys.stderr)
         return 1
     _draw(console, results, LATEST)
-    README.write_text(report.fill(README.read_text(), results))
+    _show(results)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Results as tables: on the terminal with rich, in the README as Markdown. Both from the same rows."""
+"""Results as tables: on the terminal with rich, in two pages as Markdown: what was asked here, each contender there."""
 
 from __future__ import annotations
 
@@ -95,14 +95,19 @@ def print_case(console: Console, case: CaseResult) -> None:
     console.print()
 
 
-def markdown(results: Results) -> str:
-    """The section's generated part."""
-    return "\n".join(_markdown_lines(results)) + "\n"
+def verdicts(results: Results) -> str:
+    """What the main README shows: what was asked beside what was measured, and the plot."""
+    return "\n".join(_verdicts(results)) + "\n"
 
 
-def fill(text: str, results: Results) -> str:
+def contenders(results: Results) -> str:
+    """What the page of its own shows: every contender of every case."""
+    return "\n".join(_contenders(results)) + "\n"
+
+
+def fill(text: str, body: str) -> str:
     """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
-    return renew(text, START, END, markdown(results))
+    return renew(text, START, END, body)
 
 
 def renew(text: str, start: str, end: str, body: str) -> str:
@@ -114,15 +119,19 @@ def renew(text: str, start: str, end: str, body: str) -> str:
     return f"{before}{start}\n{body}{end}{after}"
 
 
-def _markdown_lines(results: Results) -> Iterator[str]:
+def _conditions(results: Results) -> str:
     machine = results.machine
-    yield (
+    return (
         f"Measured {results.when[:10]}: {machine['cores']} cores ({machine['processor']}), "
         f"PostgreSQL {machine['postgres']}, PgBouncer {machine['pgbouncer'] or 'none'}, Python {machine['python']}, "
         + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
         + f"; {_rounds(results.cases)}."
         + (" **The machine had other work at the time.**" if is_busy(machine) else "")
     )
+
+
+def _verdicts(results: Results) -> Iterator[str]:
+    yield _conditions(results)
     yield ""
     yield "| case | asked | measured | |"
     yield "|---|---|---|---|"
@@ -135,12 +144,12 @@ def _markdown_lines(results: Results) -> Iterator[str]:
             yield _row([case.title, "", "failed: " + case.failed.splitlines()[0], "**not measured**"])
     yield ""
     yield f"![Throughput by number of callers, and each ratio beside what was asked]({PLOT})"
-    yield ""
-    yield "<details><summary>Every contender of every case</summary>"
+
+
+def _contenders(results: Results) -> Iterator[str]:
+    yield _conditions(results)
     for case in results.cases:
         yield from _markdown_case(case)
-    yield ""
-    yield "</details>"
 
 
 def _rounds(cases: Sequence[CaseResult]) -> str:
@@ -152,7 +161,7 @@ def _rounds(cases: Sequence[CaseResult]) -> str:
 def _markdown_case(case: CaseResult) -> Iterator[str]:
     headings, rows = headings_and_rows(case)
     yield ""
-    yield f"**{case.title}**"
+    yield f"## {case.title}"
     if rows:
         yield ""
         yield _row(headings)

@@ -33,7 +33,8 @@ from tests.chaos.results import Results
 LATEST = results.FOLDER / "latest.json"
 PARTIAL = results.FOLDER / "partial.json"
 HOURS = results.FOLDER / "hours.json"
-README = ROOT / "README.md"
+PAGES = ((ROOT / "README.md", report.goals), (Path(__file__).with_name("README.md"), report.figures))
+"""Where results are shown, and which part of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,10 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=float, default=0.0, help="instead of cases: random faults for so long")
     parser.add_argument("--count", type=int, metavar="N", help="N units of each case instead")
     parser.add_argument("--seed", type=int, help="the seed of an earlier run (printed by it)")
-    parser.add_argument("--keep", action="store_true", help="renew latest.* and the README also after a partial run")
+    parser.add_argument("--keep", action="store_true", help="renew latest.* and both pages also after a partial run")
     parser.add_argument("--json", action="store_true", help="JSON on standard output, tables on standard error")
     parser.add_argument("--list", action="store_true", help="the cases and their sizes")
-    parser.add_argument("--render", action="store_true", help="only write picture and README again, from latest.json")
+    parser.add_argument("--render", action="store_true", help="only write picture and pages again, from latest.json")
     return parser
 
 
@@ -119,11 +120,16 @@ def _machine() -> dict[str, object]:
 def _save(console: Console, made: Results, *, latest: bool) -> None:
     path = LATEST if latest else PARTIAL
     merged = made.merged_over(results.read(LATEST) if latest else None, [case.name for case in CASES])
-    merged = Results.from_json(merged.to_json())  # as it is written: README must show what the file says
+    merged = Results.from_json(merged.to_json())  # as it is written: pages must show what the file says
     _write(console, merged, path)
     if latest:
-        README.write_text(report.fill(README.read_text(), merged))
-        console.print(f"written: {_short(README)}")
+        _show(merged)
+        console.print("written: " + ", ".join(_short(page) for page, _ in PAGES))
+
+
+def _show(made: Results) -> None:
+    for page, part in PAGES:
+        page.write_text(report.fill(page.read_text(), part(made)))
 
 
 def _write(console: Console, made: Results, path: Path) -> None:
@@ -147,7 +153,7 @@ def _render(console: Console) -> int:
         print(f"chaos: there is no {_short(LATEST)} yet", file=sys.stderr)
         return 1
     _draw(console, made, LATEST)
-    README.write_text(report.fill(README.read_text(), made))
+    _show(made)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Results as tables: on the terminal with rich, in the README as Markdown."""
+"""Results as tables: on the terminal with rich, in two pages as Markdown: the goals here, every figure there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.chaos.results import Results
 START = "<!-- chaos-results -->"
 END = "<!-- /chaos-results -->"
 POOLED_FROM = 4
-"""Questions asked by so many cases stand in the README's table once."""
+"""Questions asked by so many cases stand in the table of goals once."""
 PICTURE = "tests/chaos/results/latest.svg"
 
 
@@ -49,25 +49,34 @@ def print_case(console: Console, case: CaseResult) -> None:
     console.print()
 
 
-def markdown(results: Results) -> str:
-    """The section's generated part."""
-    return "\n".join(_lines(results)) + "\n"
+def goals(results: Results) -> str:
+    """What the main README shows: each case's goals, what all cases ask, the picture."""
+    return "\n".join(_goals(results)) + "\n"
 
 
-def fill(text: str, results: Results) -> str:
+def figures(results: Results) -> str:
+    """What the page of its own shows: every figure of every case, and remarks."""
+    return "\n".join(_figures(results)) + "\n"
+
+
+def fill(text: str, body: str) -> str:
     """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
-    return renew(text, START, END, markdown(results))
+    return renew(text, START, END, body)
 
 
-def _lines(results: Results) -> Iterator[str]:
+def _conditions(results: Results) -> str:
     machine = results.machine
-    yield (
+    return (
         f"Measured {results.when[:10]}: {machine['cores']} cores ({machine['processor']}), PostgreSQL "
         f"{machine['postgres']}, Python {machine['python']}, "
         + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()
                     if version != "not installed")
         + "; fsync off." + (" **The machine had other work at the time.**" if is_busy(machine) else "")
     )
+
+
+def _goals(results: Results) -> Iterator[str]:
+    yield _conditions(results)
     yield ""
     yield "| case | | goal | reached | |"
     yield "|---|---|---|---|---|"
@@ -80,15 +89,15 @@ def _lines(results: Results) -> Iterator[str]:
         title = ""
     yield ""
     yield f"![Throughput, latency and events over time]({PICTURE})"
-    yield ""
-    yield "<details><summary>Every figure of every case</summary>"
+
+
+def _figures(results: Results) -> Iterator[str]:
+    yield _conditions(results)
     yield ""
     yield "| case | | goal | reached | |"
     yield "|---|---|---|---|---|"
     for case in results.cases:
         yield from _rows(case)
-    yield ""
-    yield "</details>"
     notes = [(case, note) for case in results.cases for note in case.notes]
     if notes:
         yield ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.chaos import checker, plot, report, results
+from tests.chaos.__main__ import PAGES
 from tests.chaos.cases import limits
 from tests.chaos.checker import Survivors
 from tests.chaos.figures import CaseResult, histogram, none_of, times
@@ -159,7 +159,8 @@ def test_tables_say_the_goal_what_was_reached_and_n(tmp_path) -> None:  # type: 
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1 of 5 writes" in text
     assert "skipped: no netns" in text
-    filled = report.fill(f"a\n{report.START}\nold\n{report.END}\nz", made)
+    both = report.goals(made) + report.figures(made)
+    filled = report.fill(f"a\n{report.START}\nold\n{report.END}\nz", both)
     assert "| kill -9 | wait | max ≤ 2.00 s | p50 500 ms, max 500 ms over 1 | reached |" in filled
     assert "|  | lost | 0 | 1 of 5 writes | **not reached** |" in filled
     assert "a &lt;note&gt;" in filled
@@ -169,10 +170,11 @@ def test_tables_say_the_goal_what_was_reached_and_n(tmp_path) -> None:  # type: 
     assert "kill -9 n1" in picture.read_text()
 
 
-def test_the_readme_shows_the_latest_results() -> None:
+def test_both_pages_show_the_latest_results() -> None:
     made = results.read(results.FOLDER / "latest.json")
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    assert made is None or report.fill(text, made) == text, "make chaos ARGS=--render"
+    assert made is not None, "make chaos writes it"
+    for page, part in PAGES:
+        assert report.fill(page.read_text(), part(made)) == page.read_text(), "make chaos ARGS=--render"
 
 
 def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window() -> None:
@@ -192,7 +194,7 @@ def test_what_most_cases_ask_is_told_once_with_the_sum_of_n_and_every_miss_by_it
     cases = [CaseResult(f"c{n}", f"Case {n}", "quick", 1, (none_of("lost", n == 2, 10, "writes"),
                         none_of(f"only {n}", 0, 1, "x"))) for n in range(4)]
     assert [(one.what, one.said, one.reached) for one in report.pooled(cases)] == [("lost", "1 of 40", False)]
-    text = report.markdown(Results("2026-01-01T00:00Z", results_of().machine, cases)).partition("<details>")[0]
+    text = report.goals(Results("2026-01-01T00:00Z", results_of().machine, cases))
     assert text.count("| lost |") == 2
     assert "| Case 2 | lost | 0 | 1 of 10 writes | **not reached** |" in text
     assert "| all cases together | lost | 0 | 1 of 40 | **not reached** |" in text

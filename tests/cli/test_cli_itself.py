@@ -63,7 +63,7 @@ def test_a_taken_port_is_told_before_any_server_is_started(tmp_path: Path):
     assert not (tmp_path / "data").exists()
 
 
-def test_the_readme_lists_every_variable_that_options_honour():
+def test_operations_list_every_variable_that_options_honour():
     from typer.main import get_command
 
     from router.cli import app
@@ -74,8 +74,8 @@ def test_the_readme_lists_every_variable_that_options_honour():
         below = getattr(command, "commands", {})
         return own.union(*(honoured(f"{name} {word}".strip(), one) for word, one in below.items()))
 
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    listed = readme.partition("## Environment and files")[2].partition("## Configuration reference")[0]
+    operations = (Path(__file__).parents[2] / "deploy" / "OPERATIONS.md").read_text()
+    listed = operations.partition("## Environment and files")[2]
     rows = [line for line in listed.splitlines() if line.startswith("| `")]
     found = honoured("", get_command(app))
     assert {("sql", "POINTSMAN_TOKEN"), ("tenant init", "POINTSMAN_SUPERUSER_DSN")} <= found

@@ -21,6 +21,7 @@ from router.model import policy
 from router.model.topology import IsolationMode, Login
 from router.model.views import ConfigEffect
 from tests.config.test_config_loading import ENVIRON, GOOD, load_good
+from tests.support.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 POLICIES = [value for value in vars(policy).values() if dataclasses.is_dataclass(value)]
@@ -82,17 +83,25 @@ def test_the_sample_with_everything_commented_in_keeps_the_schema():
     jsonschema.validate(yaml.safe_load(everything), schema())
 
 
-def test_the_reference_in_the_readme_is_fresh():
-    text = (ROOT / "README.md").read_text()
-    if START not in text:
-        pytest.skip("README.md has no place for the configuration reference yet")
-    assert fill(text) == text, "run: pointsman config reference --write README.md"
+def test_the_committed_reference_is_fresh():
+    text = (ROOT / "deploy" / "CONFIGURATION.md").read_text()
+    assert fill(text) == text, "run: pointsman config reference --write deploy/CONFIGURATION.md"
+
+
+def test_the_readmes_example_is_a_configuration(tmp_path: Path):
+    section = (ROOT / "README.md").read_text().partition("## Configuration by example")[2]
+    example = section.partition("```yaml\n")[2].partition("```")[0]
+    names = ("POINTSMAN_ADMIN_TOKEN", "POINTSMAN_CONTROL_PASSWORD", "ACME_PASSWORD", "ACME_TOKEN")
+    Authority().issue(dns=["router.example.net"]).write(tmp_path / "callers.pem", tmp_path / "callers.key")
+    (tmp_path / "ca.pem").write_bytes((tmp_path / "callers.pem").read_bytes())
+    config = load_text(example, tmp_path / "x.yaml", {name: name for name in names})
+    assert config.topology.tenants["acme"].pool.floor == 4
 
 
 def test_the_reference_fills_its_place_and_nothing_else():
     text = f"before\n{START}\nold\n{END}\nafter\n"
     filled = fill(text)
-    assert filled.startswith(f"before\n{START}\n#### `server`")
+    assert filled.startswith(f"before\n{START}\n## `server`")
     assert filled.endswith(f"{END}\nafter\n")
     assert fill(filled) == filled
     with pytest.raises(MarkersMissing):
