@@ -23,6 +23,7 @@ from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant
 from router.postgres.endpoint_pool import PsycopgEndpointPool, PsycopgPoolFactory
 from router.system import SystemChance, SystemClock
 from tests.contracts.promises import run_on, submit
+from tests.support.backends import OF_TENANTS, counted
 from tests.support.builders import Recorder
 from tests.support.dev_cluster import TENANTS
 from tests.support.eventually import eventually
@@ -31,7 +32,6 @@ pytestmark = pytest.mark.pg
 
 CAP = 5
 MAIN = ClusterName("main")
-_COUNT = "select count(*) from pg_stat_activity where usename = any(%s)"
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -50,7 +50,7 @@ class World:
         )
         self.cluster = Cluster(MAIN, (self.endpoint,), Login("pointsman_control", Secret(pg.control_password)))
         self.pools: list[PsycopgEndpointPool] = []
-        self.query = _COUNT
+        self.query = OF_TENANTS
 
     @property
     def budget(self) -> EndpointBudget:
@@ -70,7 +70,7 @@ class World:
         with self.server.connect() as connection:
             row = connection.execute("select clock_timestamp()::text").fetchone()
         assert row is not None
-        self.query = f"{_COUNT} and backend_start > '{row[0]}'"
+        self.query = f"{OF_TENANTS} and backend_start > '{row[0]}'"
 
     def backends(self) -> int:
         """As the server counts them. Blocks."""
@@ -79,25 +79,9 @@ class World:
         assert row is not None
         return int(row[0])
 
-    @contextlib.asynccontextmanager
-    async def counted(self) -> AsyncIterator[list[int]]:
-        """Counts backends as often as possible, on a connection and in a thread of its own."""
-        seen: list[int] = []
-        ended = False
-
-        def count() -> None:
-            query = self.query
-            with self.server.connect() as connection:
-                while not ended:
-                    row = connection.execute(query, [list(TENANTS)]).fetchone()
-                    seen.append(int(row[0]) if row else -1)
-
-        counting = asyncio.get_running_loop().run_in_executor(None, count)
-        try:
-            yield seen
-        finally:
-            ended = True
-            await counting
+    def counted(self) -> contextlib.AbstractAsyncContextManager[list[int]]:
+        """Numbers of backends, as often as can be asked."""
+        return counted(self.server, self.query, pause_s=0)
 
     async def close(self) -> None:
         for pool in self.pools:

@@ -50,7 +50,7 @@ async def test_many_callers_of_two_tenants_on_five_connections(fresh_cluster: De
         router.connect("acme") as acme,
         router.connect("globex") as globex,
     ):
-        async with counted(fresh_cluster) as seen:
+        async with counted(fresh_cluster.primary()) as seen:
             until = time.monotonic() + SECONDS
             many = [work(acme, number, until) for number in range(20)]
             few = [work(globex, number, until) for number in range(4)]
@@ -78,7 +78,7 @@ async def test_a_cap_is_changed_by_a_reload_without_an_error(fresh_cluster: DevC
         await eventually(
             lambda: _at_most_two(router, fresh_cluster), within_s=2, what="at most two connections", pause_s=0.02
         )
-        async with counted(fresh_cluster) as seen:
+        async with counted(fresh_cluster.primary()) as seen:
             assert all(await working)
         assert max(seen) <= 2
 

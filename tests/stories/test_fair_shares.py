@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pointsman
 import pytest
 
-from router.devcluster import DevCluster
+from router.devcluster import DevCluster, Server
 from tests.support.backends import counted
 from tests.support.dev_cluster import TENANTS, new_cluster
 from tests.support.running_router import Config, RunningRouter, started_router, tenant
@@ -148,9 +148,9 @@ async def test_a_crowd_of_another_tenant_is_hardly_felt(unequals: RunningRouter)
     assert crowded >= 0.8 * solo, figures
 
 
-def end_sessions(cluster: DevCluster) -> None:
+def end_sessions(server: Server) -> None:
     """Whatever tenants have open, also through the other router: what is counted then is one router's."""
-    with cluster.primary().connect() as connection:
+    with server.connect() as connection:
         ended = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity where usename = any(%s)"
         connection.execute(ended, [[*TENANTS, THIRD]])
 
@@ -161,8 +161,9 @@ async def test_streams_opened_at_once_all_end_and_never_pass_the_cap(
     async def read(db: pointsman.Client) -> int:
         return len([row async for row in db.stream("select generate_series(1, 50)", timeout=30)])
 
-    await asyncio.to_thread(end_sessions, lone_server)
-    async with equals.connect("acme") as acme, equals.connect("globex") as globex, counted(lone_server) as seen:
+    server = lone_server.primary()
+    await asyncio.to_thread(end_sessions, server)
+    async with equals.connect("acme") as acme, equals.connect("globex") as globex, counted(server) as seen:
         rows = await asyncio.gather(*(read((acme, globex)[number % 2]) for number in range(150)))
     assert rows == [50] * 150
     assert max(seen) <= CAP

@@ -7,23 +7,24 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from router.devcluster import DevCluster
+from router.devcluster import Server
 from tests.support.dev_cluster import TENANTS
+
+OF_TENANTS = "select count(*) from pg_stat_activity where usename = any(%s)"
 
 
 @contextlib.asynccontextmanager
-async def counted(cluster: DevCluster) -> AsyncIterator[list[int]]:
-    """Numbers of connections to the primary while the block runs, as often as can be asked."""
+async def counted(server: Server, query: str = OF_TENANTS, pause_s: float = 0.002) -> AsyncIterator[list[int]]:
+    """Numbers of connections to a server while the block runs, asked for in a thread; query takes TENANTS' names."""
     seen: list[int] = []
     ended = False
 
     def count() -> None:
-        query = "select count(*) from pg_stat_activity where usename = any(%s)"
-        with cluster.primary().connect() as connection:
+        with server.connect() as connection:
             while not ended:
                 row = connection.execute(query, [list(TENANTS)]).fetchone()
                 seen.append(int(row[0]) if row else -1)
-                time.sleep(0.002)
+                time.sleep(pause_s)
 
     counting = asyncio.get_running_loop().run_in_executor(None, count)
     try:

@@ -62,6 +62,22 @@ class Caller(Protocol):
     async def close(self) -> None: ...
 
 
+class OnlyPointReads:
+    """The rest of a caller that can do nothing else."""
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    async def transfer(self, aid: int, tid: int, bid: int, delta: int) -> Any:
+        raise NotImplementedError
+
+    async def stream(self, rows: int) -> int:
+        raise NotImplementedError
+
+    async def copy_out(self, rows: int, path: str) -> int:
+        raise NotImplementedError
+
+
 MakeCaller = Callable[[Target], Caller]
 Job = Mapping[str, Any]
 

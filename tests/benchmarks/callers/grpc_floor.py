@@ -8,14 +8,14 @@ from typing import Any
 
 from grpc import aio
 
-from tests.benchmarks.callers.contract import Target
+from tests.benchmarks.callers.contract import OnlyPointReads, Target
 from tests.benchmarks.grpc_floor import METHOD, SERVICE
 
 ITEM = struct.Struct("<QQ64x")
 """80 bytes, about what a point read and its answer take: the call's number, what is asked."""
 
 
-class FloorCaller:
+class FloorCaller(OnlyPointReads):
     """One stream; it answers what it was asked."""
 
     def __init__(self, target: Target) -> None:
@@ -50,18 +50,6 @@ class FloorCaller:
         while (message := await self._rpc.read()) is not aio.EOF:
             for number, aid in ITEM.iter_unpack(message):
                 self._waiting.pop(number).set_result((aid,))
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-    async def transfer(self, aid: int, tid: int, bid: int, delta: int) -> Any:
-        raise NotImplementedError
-
-    async def stream(self, rows: int) -> int:
-        raise NotImplementedError
-
-    async def copy_out(self, rows: int, path: str) -> int:
-        raise NotImplementedError
 
     async def close(self) -> None:
         for task in self._tasks:

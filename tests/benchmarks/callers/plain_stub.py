@@ -9,12 +9,12 @@ from pointsman.v1 import query_service_pb2 as pb
 from pointsman.v1 import query_service_pb2_grpc as rpc
 
 from tests.benchmarks.callers import contract
-from tests.benchmarks.callers.contract import Target, numbered
+from tests.benchmarks.callers.contract import OnlyPointReads, Target, numbered
 
 _POINT_READ = numbered(contract.POINT_READ)
 
 
-class StubCaller:
+class StubCaller(OnlyPointReads):
     """One channel; reads only."""
 
     def __init__(self, target: Target) -> None:
@@ -32,18 +32,6 @@ class StubCaller:
         request.statement.params.add().integer = aid
         answer = await self._stub.Query(request, metadata=self._metadata, timeout=30)
         return tuple(column.integers[0] for column in answer.result.batch.columns)
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-    async def transfer(self, aid: int, tid: int, bid: int, delta: int) -> Any:
-        raise NotImplementedError
-
-    async def stream(self, rows: int) -> int:
-        raise NotImplementedError
-
-    async def copy_out(self, rows: int, path: str) -> int:
-        raise NotImplementedError
 
     async def close(self) -> None:
         await self._channel.close()
