@@ -31,9 +31,10 @@ class Mutant:
     """What pytest is told to run; at least one test must fail."""
     faults: str = ""
     """Or the simulation, with faults of these kinds only: one of the first SEEDS seeds must be broken."""
-
     scenarios: str = ""
     """... and with these further callers."""
+    seed: int = 1
+    """Looked at first: it shows the bug, unless the simulation has changed since."""
 
     def apply(self, source: str) -> str:
         """The changed text. ValueError unless the old one is there exactly once."""

@@ -1,4 +1,4 @@
-"""Whether the simulation notices a bug: the first seeds, with the faults that bring it out.
+"""Whether the simulation notices a bug: a seed that did, or the first ones, with the faults that bring it out.
 
     python -m tests.mutants.simulated NAME    # in a tree with the bug in it; 1 when it was noticed
 """
@@ -18,7 +18,7 @@ def first_broken(mutant: Mutant) -> Result | None:
     """The first seed in which something does not hold, as this process is now."""
     kinds = [Kind[name] for name in mutant.faults.split()]
     scenarios = frozenset(Scenario[name] for name in mutant.scenarios.split())
-    for seed in range(1, SEEDS + 1):
+    for seed in (mutant.seed, *range(1, SEEDS + 1)):
         result = simulate(seed, kinds=kinds, fault_s=FAULT_S, scenarios=scenarios)
         if result.broken is not None:
             return result

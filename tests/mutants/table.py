@@ -41,7 +41,7 @@ FAILOVER: Sequence[Mutant] = (
         "choose_the_least_advanced", _PROMOTION,
         "return max(counted, key=lambda name: (fenced[name].timeline,",
         "return min(counted, key=lambda name: (fenced[name].timeline,",
-        faults="KILL_PRIMARY ONE_WAY",
+        faults="KILL_PRIMARY ONE_WAY", seed=10,
     ),
     Mutant(
         "begin_a_timeline_twice", _PROMOTION,
@@ -52,7 +52,7 @@ FAILOVER: Sequence[Mutant] = (
     Mutant(
         "ignore_what_standbys_hear", _PROMOTION,
         "if len(counted) - len(hearing) >= needed:", "if len(counted) >= needed:",
-        faults="CUT_ROUTER_PRIMARY",
+        faults="CUT_ROUTER_PRIMARY", seed=2,
     ),
     Mutant(
         "believe_one_look_at_the_standbys", _PROMOTION,
@@ -166,7 +166,7 @@ TOKENS: Sequence[Mutant] = (
     Mutant(
         "what_was_just_committed_is_not_waited_for", "router/engine/causal_reads.py",
         "        if need.now:\n            return None\n", "",
-        faults="REPLAY_LAG SLOW_LINKS", scenarios="TOKENS",
+        faults="REPLAY_LAG SLOW_LINKS", scenarios="TOKENS", seed=8,
     ),
     Mutant(
         "any_replica_fulfils_a_token", "router/decisions/consistency.py",
@@ -180,24 +180,24 @@ RETRIES: Sequence[Mutant] = (
     Mutant(
         "repeat_a_write_of_unknown_outcome", _RETRY,
         "keyed = facts.keyed and not facts.interactive", "keyed = not facts.interactive",
-        faults="TERMINATE",
+        faults="TERMINATE", seed=3,
     ),
     Mutant(
         "a_lost_commit_is_undone", _RETRY,
         "        return _Standing.OPEN\n    if facts.first_row_sent",
         "        return _Standing.UNDONE\n    if facts.first_row_sent",
-        faults="TERMINATE",
+        faults="TERMINATE", seed=3,
     ),
     Mutant(
         "a_lost_commit_of_a_batch_is_undone", _RETRY,
         "not (facts.batch and fault.stage is not Stage.COMMIT)", "not facts.batch",
-        faults="CUT_STANDBYS CRASH_BACKEND",
+        faults="CUT_STANDBYS CRASH_BACKEND", seed=2,
     ),
     Mutant(
         "a_lost_commit_of_a_transaction_is_undone", _RETRY,
         "return _Standing.OPEN if writes and fault.stage is Stage.COMMIT else _Standing.ENDED",
         "return _Standing.ENDED",
-        faults="CUT_STANDBYS CRASH_BACKEND",
+        faults="CUT_STANDBYS CRASH_BACKEND", seed=2,
     ),
     Mutant(
         "a_local_commit_is_undone", _RETRY,
@@ -208,13 +208,13 @@ RETRIES: Sequence[Mutant] = (
     Mutant(
         "a_doubt_ends_with_the_attempt", "router/engine/attempts.py",
         "if not call.in_doubt or error.executed in (Executed.MAYBE, Executed.YES):", "if error:",
-        faults="FREEZE_PRIMARY", scenarios="KEYED",
+        faults="FREEZE_PRIMARY", scenarios="KEYED", seed=18,
     ),
     Mutant(
         "a_used_key_is_answered_before_its_standby_has_it", "router/decisions/keys.py",
         'whole = (Statement(b"BEGIN READ WRITE"), key.statement(_LOOK), ASSERT_DURABILITY, COMMIT)',
         'whole = Statement(b"BEGIN READ WRITE"), key.statement(_LOOK[:-11]), ASSERT_DURABILITY, COMMIT',
-        faults="CUT_STANDBYS CRASH_BACKEND", scenarios="KEYED",
+        faults="CUT_STANDBYS CRASH_BACKEND", scenarios="KEYED", seed=3,
     ),
     Mutant(
         "a_copys_data_is_not_compared", "router/engine/keyed_copies.py",
