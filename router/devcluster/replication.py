@@ -46,6 +46,11 @@ def observe(server: Server) -> Observation | None:
     """Ask a server for its state; None when it is dead, frozen or not answering."""
     if not server.is_running or server.is_frozen:
         return None
+    return ask(server)
+
+
+def ask(server: Server) -> Observation | None:
+    """The same of a server that somebody else may have started."""
     try:
         with server.connect() as connection:
             row = connection.execute(_OBSERVE).fetchone()

@@ -24,6 +24,9 @@ from router.model.topology import Cluster, Endpoint, FailoverMode
 from router.ports import Clock, Surgeon
 
 CATCH_UP_STEP_S = 0.002
+LANES_S = 0.3
+"""Who writes opens lanes at the next primary for so long before writes are held (seconds): in the hold that would take
+processor time from the very steps that everybody waits for."""
 UNDO_S = 1.0
 """Undoing holds up the rescue of a cluster whose primary died meanwhile: so long at most (seconds)."""
 
@@ -105,6 +108,7 @@ class Switchover:
                 looks = (surgeon.look(self._endpoints[name], mover.deadline()) for name in names)
                 looking = asyncio.gather(*looks, return_exceptions=True)
                 await mover.set_synchronous(plan.promotion, to, others)
+                await self._clock.sleep(LANES_S)
                 catching_up = mover.act("catch_up", to, self._caught_up(to, plan.lsn))
                 await mover.beside(MoveNote(MoveKind.SWITCHOVER, MoveStage.HOLD, to), catching_up)
                 await looking

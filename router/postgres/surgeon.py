@@ -31,6 +31,7 @@ GRACE_S = 1.0
 """Write transactions that run when writes are to be held get this long to end (seconds)."""
 
 _RELOAD = "SELECT pg_reload_conf()"
+_ALLOW_WRITES = "ALTER SYSTEM RESET default_transaction_read_only"
 _RECEIVER = "SELECT FROM pg_stat_wal_receiver"
 _STANDBY = f"SELECT pg_is_in_recovery(), current_setting('primary_conninfo'), EXISTS ({_RECEIVER})"
 _AT_REST = """
@@ -68,13 +69,15 @@ class PostgresSurgeon:
     async def fence(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """Point the standby's walreceiver at nowhere and wait until it is gone. See ports.Surgeon.
 
-        primary_conninfo keeps its login, so that repoint() finds it, also after a restart of the router.
+        primary_conninfo keeps its login, so that repoint() finds it, also after a restart of the router. A hold on
+        writes left from an earlier switchover is taken back: the next primary is one of the fenced.
         """
         managed, standing = await self._queries(standby, (PATRONI_QUERY, _STANDBY), deadline)
         _refuse_managed(standby, managed)
         settings, streamed = _replication(standby, standing)
         gone = f"NOT EXISTS ({_RECEIVER})"
-        await self._alter(standby, "primary_conninfo", _with(settings, host=self._fence), deadline, gone)
+        nowhere = _with(settings, host=self._fence)
+        await self._alter(standby, "primary_conninfo", nowhere, deadline, gone, beside=(_ALLOW_WRITES,))
         now = asyncio.get_running_loop().time
         quiet_since = now()
         # One that streamed and is gone has ended because of us, and the next goes nowhere.
@@ -96,13 +99,7 @@ class PostgresSurgeon:
         await self._alter(server, "synchronous_standby_names", names, deadline)
 
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
-        """See ports.Surgeon. A default_transaction_read_only left from an earlier switchover is taken back."""
-        setting = "default_transaction_read_only"
-        _, in_force = await self._queries(
-            standby, (f"ALTER SYSTEM RESET {setting}", f"SELECT current_setting('{setting}')"), deadline
-        )
-        if in_force != [("off",)]:  # only then: a reload wakes the start-up process
-            await self._query(standby, _RELOAD, deadline)
+        """See ports.Surgeon."""
         await self._ask_to_promote(standby, deadline)
         while True:
             result = await self._ask(standby, deadline)
@@ -139,10 +136,9 @@ class PostgresSurgeon:
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. Ends with a write of its own that is confirmed, so that the position said is on disk."""
         _refuse_managed(primary, await self._query(primary, PATRONI_QUERY, deadline))
-        await self._alter(primary, "default_transaction_read_only", "on", deadline)
+        look = f"clock_timestamp(), EXISTS (SELECT{_WRITERS})"
+        held_at, writing = await self._alter(primary, "default_transaction_read_only", "on", deadline, look=look)
         now = asyncio.get_running_loop().time
-        look = f"SELECT clock_timestamp(), EXISTS (SELECT{_WRITERS})"
-        [(held_at, writing)] = await self._query(primary, look, deadline)
         before = f" AND a.xact_start < '{held_at}'::timestamptz"
         grace_ends = min(now() + GRACE_S, deadline)
         while writing == "t":
@@ -154,7 +150,7 @@ class PostgresSurgeon:
 
     async def allow_writes(self, primary: Endpoint, deadline: float) -> None:
         """See ports.Surgeon."""
-        await self._queries(primary, ("ALTER SYSTEM RESET default_transaction_read_only", _RELOAD), deadline)
+        await self._queries(primary, (_ALLOW_WRITES, _RELOAD), deadline)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -162,13 +158,27 @@ class PostgresSurgeon:
             connection.close()
         self._connections.clear()
 
-    async def _alter(self, server: Endpoint, setting: str, value: str, deadline: float, until: str = "true") -> None:
-        """ALTER SYSTEM, reload, and wait until a session of the server has read it and a condition holds there."""
+    async def _alter(
+        self,
+        server: Endpoint,
+        setting: str,
+        value: str,
+        deadline: float,
+        until: str = "true",
+        *,
+        look: str = "true",
+        beside: tuple[str, ...] = (),
+    ) -> Row:
+        """ALTER SYSTEM, reload, and wait until a session of the server has read it and a condition holds there; what
+        look was in that moment. beside: what else is to be in force then."""
         wanted = _literal(value)
-        done = f"current_setting('{setting}') = {wanted} AND {until}"
-        change = (f"ALTER SYSTEM SET {setting} = {wanted}", _RELOAD, f"SELECT {done}")
-        if (await self._queries(server, change, deadline))[-1] != [("t",)]:
-            await self._until(server, done, deadline)
+        seen = f"SELECT current_setting('{setting}') = {wanted} AND {until}, {look}"
+        change = (f"ALTER SYSTEM SET {setting} = {wanted}", *beside, _RELOAD, seen)
+        row = (await self._queries(server, change, deadline))[-1][0]
+        while row[0] != "t":
+            await asyncio.sleep(STEP_S)
+            row = (await self._query(server, seen, deadline))[0]
+        return row[1:]
 
     async def _until(self, server: Endpoint, condition: str, deadline: float) -> None:
         """Look until it holds; ended by the deadline of the queries."""

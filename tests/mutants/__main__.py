@@ -91,7 +91,7 @@ def judge(mutant: Mutant, tree: Path) -> Verdict:
         )
         by = next(iter(re.findall(r"^FAILED (.*)$", ran.stdout, re.M)), "")
         killed = ran.returncode == 1 and bool(by)
-        if not killed and ran.returncode not in (0, 1):
+        if not killed and (ran.returncode not in (0, 1) or "\nERROR " in ran.stdout):
             by = f"could not be run: {(ran.stdout + ran.stderr).strip().splitlines()[-1:]}"
     except subprocess.TimeoutExpired:
         killed, by = True, f"not done within {TIMEOUT_S:g} s"

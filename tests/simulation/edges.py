@@ -151,7 +151,7 @@ class ModelSurgeon(_Edge):
         def act(node: Node) -> None:
             if not node.in_recovery:
                 raise _impossible("it is not a standby")
-            node.fence_mark, node.upstream = self._life.mark, None
+            node.fence_mark, node.upstream, node.read_only = self._life.mark, None, False
             node.receiver.end()
 
         node = await self._act("fence", standby, deadline, act)
@@ -172,7 +172,6 @@ class ModelSurgeon(_Edge):
         def act(node: Node) -> None:
             if not node.in_recovery or node.fence_mark != self._life.mark:
                 raise _impossible("it is no standby with our fence on it")
-            node.read_only = False
             node.promote(lambda: None)
 
         node = await self._act("promote", standby, deadline, act)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from tests.chaos.cases import consistency, failovers, fairness, limits, schedules, surroundings, truths
+from tests.chaos.cases import consistency, failovers, fairness, limits, managed, schedules, surroundings, truths
 from tests.chaos.cases.run import Found, Run
 
 
@@ -65,6 +65,7 @@ CASES = (
     Case("streams", "streams opened at once", "streams", 200, 1_000, 5_000, fairness.streams),
     Case("partition", "cables pulled (network namespaces)", "partitions", 3, 3, 60, surroundings.partition),
     Case("disk_full", "the primary's disk is full (tmpfs)", "full disks", 1, 1, 10, surroundings.disk_full),
+    Case("patroni", "a real Patroni moves the primary, follow mode", "moves", 3, 6, 60, managed.patroni),
 )
 
 PART_MINUTES = 10.0
