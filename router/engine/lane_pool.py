@@ -148,9 +148,9 @@ class LanePool:
         """Run a unit on a pinned lane. final: it is a COMMIT, never cancelled once sent; without it, commits means that
         PostgreSQL commits by itself once the statements have run, and with tells_executed it is not cancelled from
         then on. behind: leaves with it, and is answered after it, whoever waits for that."""
-        if slot.stopping is not None:
-            await asyncio.wait({slot.stopping})  # a cancel that is on its way was meant for what ran before
         unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=tells_executed)
+        if slot.stopping is not None and not await self._cancel_arrived(slot.stopping, deadline):
+            raise AttemptFailed(self._shared.silent(unit, Stage.SEND))
         unit.slot = slot
         unit.ended = ended = asyncio.get_running_loop().create_future()
         slot.units.append(unit)
@@ -175,6 +175,11 @@ class LanePool:
         if unit.fault is not None:
             raise AttemptFailed(unit.fault)
         return unit
+
+    async def _cancel_arrived(self, stopping: asyncio.Task[bool], deadline: float) -> bool:
+        """A cancel that is on its way was meant for what ran before. False when it is not there by the deadline."""
+        await asyncio.wait({stopping}, timeout=max(0.0, deadline - self._clock.now()))
+        return stopping.done()
 
     def submit(self, slot: Slot, unit: Unit) -> None:
         """Give a unit to a pinned lane; its answer comes by unit.done."""

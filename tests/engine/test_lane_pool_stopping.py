@@ -84,8 +84,12 @@ async def test_a_cancel_on_its_way_does_not_reach_what_runs_next_on_a_pinned_lan
     await asyncio.sleep(0.01)
     assert world.pool.stop_running(slot)
     assert (await first).fault is None, "it was faster than the cancel"
+    before = now()
+    late = await failure(world.write(slot, b"insert a", 0.01))
+    assert (late.kind, late.stage, now() - before) == (FaultKind.SILENT, Stage.SEND, pytest.approx(0.01))
     unit = await world.write(slot, b"select pg_sleep(0.3)")
     assert (unit.fault, world.server.cancelled) == (None, [])
+    assert b"insert a" not in world.server.seen
     world.pool.release(slot)
     await world.end()
 
