@@ -9,6 +9,10 @@ most that any grant it may still be obeying allows. It falls only by the worker'
 and has closed down to it, and it ends only with `gone`: a worker that is silent, or whose channel broke, may still
 have its connections. A successor of a dead worker is another worker.
 
+A tenant's floor is divided in whole connections as well, to the workers that use them: half a connection in each of two
+would be none. What a worker needs for its parts of floors goes before all else; a part stays where it is until another
+worker lacks it.
+
 The goal is max-min fairness by demand (Bertsekas and Gallager, Data Networks, 6.5.2): nobody's wish is cut while
 somebody who wishes more has more. Grants move only when a wish is not met, and then no more of them than that takes;
 so what is granted in excess of demand stays where it is, and constant demand comes to rest.
@@ -20,8 +24,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
-from router.model.identity import EndpointName
-from router.model.ledger import Demand, Grant
+from router.model.identity import EndpointName, TenantName
+from router.model.ledger import Demand, FloorWish, Grant
 
 WorkerId = NewType("WorkerId", int)
 """One process; never used again."""
@@ -43,6 +47,15 @@ class Account:
     """Open and waiting for more, by its newest word."""
     floor: int = 1
     """Its due however little it asks for, while the cap allows one each."""
+    floors: Mapping[TenantName, FloorWish] = field(default_factory=dict)
+    """Of its tenants, by its newest word."""
+    parts: Mapping[TenantName, int] = field(default_factory=dict)
+    """Of these floors, what is its own by its newest grant."""
+
+    @property
+    def reserved(self) -> int:
+        """Connections that its tenants' floors take here now."""
+        return sum(min(part, self.floors[tenant].wish) for tenant, part in self.parts.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,8 @@ def hear(ledger: Ledger, worker: WorkerId, demand: Demand) -> Ledger:
         # It obeys the newest grant: from now on it opens nothing beyond it, and what is open beyond it only falls.
         held = min(held, max(account.granted, demand.in_use))
     wish = demand.in_use + demand.waiting
-    return _with(ledger, worker, replace(account, held=held, obeyed=demand.number, wish=wish))
+    heard = replace(account, held=held, obeyed=demand.number, wish=wish, floors=demand.floors)
+    return _with(ledger, worker, heard)
 
 
 def gone(ledger: Ledger, worker: WorkerId) -> Ledger:
@@ -98,28 +112,53 @@ def resize(ledger: Ledger, cap: int) -> Ledger:
 
 def divide(ledger: Ledger) -> tuple[Ledger, dict[WorkerId, Grant]]:
     """Grants to send: those that change, and again those that a worker has not said to obey (lost, or on the way)."""
-    before, due = ledger.accounts, fair_shares(ledger)
+    before, ledger = ledger.accounts, _part_floors(ledger)
+    due = fair_shares(ledger)
     ledger = _spread(_raise(_shrink(ledger, due), due))
     for worker, account in ledger.accounts.items():
-        if account.granted != before[worker].granted:
+        if (account.granted, account.parts) != (before[worker].granted, before[worker].parts):
             ledger = _with(ledger, worker, replace(account, number=account.number + 1))
     return ledger, {
-        worker: Grant(ledger.endpoint, account.granted, account.number)
+        worker: Grant(ledger.endpoint, account.granted, account.number, account.parts)
         for worker, account in ledger.accounts.items()
         if account.obeyed < account.number
     }
 
 
 def fair_shares(ledger: Ledger) -> dict[WorkerId, int]:
-    """Max-min fair: everybody's floor first, then everybody's wish; nobody gets more than the larger of the two.
+    """Max-min fair: tenants' floors first, then everybody's own, then everybody's wish; nobody gets more than the
+    largest of these.
 
     A part that cannot be divided further stays with who has it now.
     """
     accounts = ledger.accounts
     order = sorted(accounts, key=lambda one: (-accounts[one].granted, one))
-    shares = _fill(order, dict.fromkeys(order, 0), {one: accounts[one].floor for one in order}, ledger.cap)
+    shares = _fill(order, dict.fromkeys(order, 0), {one: accounts[one].reserved for one in order}, ledger.cap)
+    shares = _fill(order, shares, {one: max(accounts[one].floor, shares[one]) for one in order}, ledger.cap)
     wishes = {one: max(accounts[one].wish, shares[one]) for one in order}
     return _fill(order, shares, wishes, ledger.cap)
+
+
+def _part_floors(ledger: Ledger) -> Ledger:
+    """The same with tenants' floors where they are used."""
+    accounts = ledger.accounts
+    parts: dict[WorkerId, dict[TenantName, int]] = {worker: {} for worker in accounts}
+    for tenant in dict.fromkeys(tenant for account in accounts.values() for tenant in account.floors):
+        for worker, part in _parts_of(tenant, accounts).items():
+            if part:
+                parts[worker][tenant] = part
+    return replace(ledger, accounts={one: replace(account, parts=parts[one]) for one, account in accounts.items()})
+
+
+def _parts_of(tenant: TenantName, accounts: Mapping[WorkerId, Account]) -> dict[WorkerId, int]:
+    """Max-min fair by what the workers use of it; as it is while nobody lacks anything."""
+    words = {worker: account.floors[tenant] for worker, account in accounts.items() if tenant in account.floors}
+    now = {worker: accounts[worker].parts.get(tenant, 0) for worker in words}
+    floor = max(word.floor for word in words.values())
+    order = sorted(now, key=lambda one: (-now[one], one))
+    due = _fill(order, dict.fromkeys(order, 0), {one: word.wish for one, word in words.items()}, floor)
+    enough = sum(now.values()) <= floor and all(now[one] >= due[one] for one in order)
+    return now if enough else due
 
 
 def _fill(

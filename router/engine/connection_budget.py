@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from router.decisions.shares import Claim
 from router.engine.tenant_claims import LanePools, NoLanePools, TenantClaims
 from router.model.identity import EndpointName, TenantName
-from router.model.ledger import Demand, Grant
+from router.model.ledger import Demand, FloorWish, Grant
 from router.model.topology import Endpoint
-from router.ports import BudgetHolder
+from router.ports.budgets import BudgetHolder
 
 PRESS_S = 0.02
 """While somebody waits, or more is open than granted, what can be given up is looked for this often."""
@@ -71,7 +71,7 @@ class EndpointBudget:
 
     @property
     def _part(self) -> float:
-        """Of floors and ceilings that is this process's."""
+        """Of ceilings that is this process's."""
         return min(1.0, self.granted / self.cap) if self.cap else 1.0
 
     def _wanted(self) -> dict[TenantName, int]:
@@ -142,13 +142,27 @@ class EndpointBudget:
             self._changed()
         self._serve()
 
-    def regrant(self, connections: int) -> None:
-        """May have so many from now on: fewer than are open now stops opening and closes what can be spared."""
-        if connections != self.granted:
-            self.granted = connections
+    def regrant(self, connections: int, floors: Mapping[TenantName, int] | None = None) -> None:
+        """May have so many from now on: fewer than are open now stops opening and closes what can be spared.
+
+        floors: see TenantClaims.floors.
+        """
+        if (connections, floors) != (self.granted, self.claims.floors):
+            self.granted, self.claims.floors = connections, floors
             self._lowered = self.in_use > connections
             self._serve()
             self.look_again()
+
+    def demand(self) -> Demand:
+        """What the ledger needs to know."""
+        wanted = self._wanted()
+        used: Counter[TenantName] = Counter()
+        floors = {holder.tenant: holder.policy.floor for holder in self._holders if holder.policy.floor}
+        for holder in self._holders:
+            if holder.tenant in floors:
+                used[holder.tenant] += max(0, holder.keeps - holder.idle)
+        wishes = {tenant: FloorWish(floor, used[tenant] + wanted.get(tenant, 0)) for tenant, floor in floors.items()}
+        return Demand(self.endpoint, self.granted, self.in_use, sum(wanted.values()), self.number, wishes)
 
     def _serve(self) -> None:
         while self._line and self.in_use < self.granted:
@@ -212,7 +226,7 @@ class EndpointBudget:
         wanted = self._wanted()
         patience = dict.fromkeys((one for one, more in beyond.items() if more < _EXACT and one not in wanted), SHARE_S)
         for holder in self._holders:
-            if holder.tenant in patience and keeps[holder.tenant] <= self.claims.floor(holder.policy, self._part):
+            if holder.tenant in patience and keeps[holder.tenant] <= self.claims.floor(holder.tenant, holder.policy):
                 patience[holder.tenant] = FLOOR_S
         return patience
 
@@ -310,6 +324,7 @@ class Budgets:
             granted = 0 if self._divided else self._caps.get(name, 0)
             budget = self._budgets[name] = EndpointBudget(name, granted, lambda: self.changed())
             budget.cap = self._caps.get(name, budget.cap)
+            budget.claims.floors = {} if self._divided else None
             budget.lane_pools = self._lane_pools
         return budget
 
@@ -337,13 +352,13 @@ class Budgets:
         budget = self._of(grant.endpoint)
         if grant.number > budget.number:
             budget.number = grant.number
-            budget.regrant(grant.connections)
+            budget.regrant(grant.connections, grant.floors)
         if budget.in_use <= budget.granted:
             self.changed()
 
     def report(self) -> list[Demand]:
         """What the ledger needs to know, of each endpoint that is used or granted."""
-        return [Demand(one.endpoint, one.granted, one.in_use, one.waiting, one.number) for one in self]
+        return [one.demand() for one in self]
 
     def close(self) -> None:
         """The router ends."""

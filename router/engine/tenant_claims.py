@@ -12,7 +12,7 @@ from typing import Protocol
 from router.decisions.shares import KEPT, UNBOUNDED, Claim, Turns, dues, next_in_line, targets
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import PoolPolicy
-from router.ports import BudgetHolder
+from router.ports.budgets import BudgetHolder
 
 BUSY_PERIOD_S = 0.2
 """Nobody has waited for so long: what was used before is forgotten."""
@@ -55,6 +55,8 @@ class TenantClaims:
         self._turns: Turns[TenantName] = Turns()
         self._seen: dict[TenantName, float] = {}
         self._stepped_at = float("-inf")
+        self.floors: Mapping[TenantName, int] | None = None
+        """Connections of each tenant's floor that are this process's; None: all, as there is no other one."""
 
     # --- ceilings ----------------------------------------------------------------------------------------------
 
@@ -77,10 +79,9 @@ class TenantClaims:
         """Most connections here; among workers each has its part of it, and one at least."""
         return max(1, int(policy.ceiling * part + 1e-9)) if policy.ceiling else UNBOUNDED
 
-    @staticmethod
-    def floor(policy: PoolPolicy, part: float) -> int:
-        """Connections that stay a tenant's own here; among workers each has its part of them."""
-        return round(policy.floor * part)
+    def floor(self, tenant: TenantName, policy: PoolPolicy) -> int:
+        """Connections that stay a tenant's own here."""
+        return policy.floor if self.floors is None else min(policy.floor, self.floors.get(tenant, 0))
 
     # --- shares ------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,7 @@ class TenantClaims:
             tenant: Claim(
                 count,
                 waiting.get(tenant, 0),
-                self.floor(policy, part),
+                self.floor(tenant, policy),
                 float(policy.weight),
                 self.ceiling(policy, part),
                 self._turns.of(tenant),

@@ -7,9 +7,20 @@ Grants. Both are state, not steps: a lost or repeated message does no harm, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from router.model.identity import EndpointName
+from router.model.identity import EndpointName, TenantName
+
+
+@dataclass(frozen=True, slots=True)
+class FloorWish:
+    """What a tenant with a floor would like to have of it in one worker."""
+
+    floor: int
+    """Over all workers."""
+    wish: int
+    """Connections that it uses here, or waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,7 @@ class Demand:
     """Connections that could not be opened because the grant is used up."""
     number: int = 0
     """Of the last Grant obeyed; a Demand that answers an older Grant says nothing about a newer one."""
+    floors: Mapping[TenantName, FloorWish] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +47,5 @@ class Grant:
     connections: int
     number: int
     """Rises with each Grant to a worker for an endpoint; what comes late is known by a lower number."""
+    floors: Mapping[TenantName, int] = field(default_factory=dict)
+    """What each tenant has of its floor here: whole connections, over all workers no more than the floor."""

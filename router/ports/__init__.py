@@ -1,4 +1,5 @@
-"""What the engine needs from outside, as Protocols: the whole outside world on three pages (the third is listening.py).
+"""What the engine needs from outside, as Protocols: the whole outside world on four pages (budgets.py and listening.py
+are the others).
 
 An edge names the contract it fulfils by this file; it never imports the engine. Fakes for tests are in tests/support.
 """
@@ -11,10 +12,9 @@ from typing import Protocol
 
 from router.model.copying import CopyLayout
 from router.model.events import Event
-from router.model.identity import ClusterName, Generation, TenantName
+from router.model.identity import ClusterName, Generation
 from router.model.journal import ClusterRecord
 from router.model.observation import Fault, ProbeResult
-from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Access, Statement, StatementTraits
 from router.model.result import Cells, StatementResult
@@ -208,86 +208,6 @@ class EndpointPool(Protocol):
     async def close(self, reason: CloseReason) -> None: ...
 
     def statistics(self) -> PoolStatistics: ...
-
-
-class BudgetHolder(Protocol):
-    """A pool, as the budget of its endpoint sees it. All of it is synchronous and cheap."""
-
-    tenant: TenantName
-    policy: PoolPolicy
-    """The tenant's share: floor, weight and ceiling."""
-
-    @property
-    def waiting(self) -> int:
-        """Borrowers that wait for a connection."""
-        ...
-
-    @property
-    def leaving(self) -> int:
-        """Permits that are on their way back: connections being closed, and lanes asked to run dry a moment ago."""
-        ...
-
-    @property
-    def keeps(self) -> int:
-        """Permits it holds and was not asked to give up."""
-        ...
-
-    def idle_since(self, *, below_min: bool) -> float | None:
-        """When the connection that has been idle longest was last used; None when it has none to spare. below_min:
-        also those that min_size keeps."""
-        ...
-
-    def close_idle(self) -> None:
-        """Begin to close that connection; its permit comes back when the server has let go of it."""
-        ...
-
-    def retire_lane(self) -> bool:
-        """Ask the lane that has been lent longest to take nothing new and to end with its last answer. False when
-        there is none left to ask."""
-        ...
-
-
-class ConnectionBudget(Protocol):
-    """How many connections this process may have open to one endpoint, over all pools. A permit is one of them: taken
-    before a connection is opened, given back when the server has let go of it."""
-
-    @property
-    def granted(self) -> int:
-        """Most connections open now."""
-        ...
-
-    @property
-    def in_use(self) -> int:
-        """Permits that are out."""
-        ...
-
-    def join(self, holder: BudgetHolder) -> None:
-        """From now on this pool takes permits, and is asked for what it does not use."""
-        ...
-
-    def leave(self, holder: BudgetHolder) -> None:
-        """The pool is closed: no longer asked for anything. Permits that are on their way back still count."""
-        ...
-
-    def try_take(self, holder: BudgetHolder) -> bool:
-        """Take a permit if one is free and the tenant's ceiling allows it."""
-        ...
-
-    async def take(self, holder: BudgetHolder) -> bool:
-        """Take a permit in one's turn; False after withdraw(). May be cancelled at any time: no permit is lost."""
-        ...
-
-    def withdraw(self, holder: BudgetHolder) -> None:
-        """Nobody in this pool needs a connection any more: its take() returns False."""
-        ...
-
-    def give_back(self, holder: BudgetHolder) -> None:
-        """A permit is free again."""
-        ...
-
-    def look_again(self) -> None:
-        """Something became idle; if somebody waits, it may be what they wait for."""
-        ...
 
 
 class PoolFactory(Protocol):

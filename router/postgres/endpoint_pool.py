@@ -24,7 +24,8 @@ from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, Tenant
-from router.ports import Chance, ConnectionBudget, EventSink, PoolStatistics
+from router.ports import Chance, EventSink, PoolStatistics
+from router.ports.budgets import ConnectionBudget
 from router.postgres.lane import PipelineLane
 from router.postgres.liveness import has_ended, shut_socket
 from router.postgres.opening import Born, ConnectGate, Opener

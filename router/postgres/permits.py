@@ -20,7 +20,7 @@ import psycopg
 
 from router.model.identity import TenantName
 from router.model.policy import PoolPolicy
-from router.ports import ConnectionBudget
+from router.ports.budgets import ConnectionBudget
 
 GONE_S = 1.5
 """A server that has not closed its end by then never will: frozen, or unreachable."""
@@ -184,6 +184,11 @@ class PoolPermits(Generic[_Used]):
         if not self._permits:
             return 0
         return self.open - self.closing - sum(retired > 0 for retired in self.lanes.values())
+
+    @property
+    def idle(self) -> int:
+        """ports.BudgetHolder.idle."""
+        return max(0, len(self._idle) - self.closing)
 
     def idle_since(self, *, below_min: bool) -> float | None:
         """ports.BudgetHolder.idle_since."""

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from router.decisions.connection_ledger import Ledger, WorkerId, divide, fair_shares, gone, hear, join, resize
-from router.model.identity import EndpointName
-from router.model.ledger import Demand, Grant
+from router.model.identity import EndpointName, TenantName
+from router.model.ledger import Demand, FloorWish, Grant
 
 PG1 = EndpointName("pg1")
+ACME, BETA = TenantName("acme"), TenantName("beta")
 
 
 @dataclass
@@ -26,10 +27,21 @@ class Worker:
     granted: int = 0
     number: int = 0
     in_use: int = 0
+    floors: dict[TenantName, FloorWish] = field(default_factory=dict)
+    """Of its tenants; their wishes are part of wants."""
+    parts: dict[TenantName, int] = field(default_factory=dict)
 
     def obey(self, grant: Grant) -> None:
         if grant.number > self.number:
-            self.number, self.granted = grant.number, grant.connections
+            self.number, self.granted, self.parts = grant.number, grant.connections, dict(grant.floors)
+
+    def kept(self, tenant: TenantName) -> int:
+        """Connections that its part of the tenant's floor is good for."""
+        return min(self.parts.get(tenant, 0), self.floors[tenant].wish if tenant in self.floors else 0)
+
+    def use(self, tenant: TenantName, floor: int, wish: int) -> None:
+        self.floors[tenant] = FloorWish(floor, wish)
+        self.wants = max(self.wants, sum(one.wish for one in self.floors.values()))
 
     def settle(self) -> None:
         """Close what is too much, open what is wanted and allowed."""
@@ -37,7 +49,7 @@ class Worker:
         self.in_use = max(min(self.wants, self.in_use), min(self.wants, self.granted))
 
     def say(self) -> Demand:
-        return Demand(PG1, self.granted, self.in_use, max(0, self.wants - self.in_use), self.number)
+        return Demand(PG1, self.granted, self.in_use, max(0, self.wants - self.in_use), self.number, dict(self.floors))
 
 
 @dataclass
@@ -192,6 +204,49 @@ def test_a_lowered_cap_takes_effect_as_the_workers_follow() -> None:
     assert world.ledger.held == 6
 
 
+# --- floors of tenants ---------------------------------------------------------------------------------------------
+
+
+def test_a_floor_of_one_is_one_connection_where_it_is_used_and_not_half_of_one_everywhere() -> None:
+    world = World(4)
+    one, two = world.add(1, 20), world.add(2, 20)
+    world.rounds_until_quiet()
+    two.use(ACME, 1, 1)
+    world.rounds_until_quiet()
+    assert (one.parts, two.parts) == ({}, {ACME: 1})
+    one.use(ACME, 1, 3)
+    two.use(ACME, 1, 3)
+    world.rounds_until_quiet()
+    assert (one.parts, two.parts) == ({}, {ACME: 1}), "who uses it keeps it"
+    two.use(ACME, 1, 0)
+    world.rounds_until_quiet()
+    assert (one.parts, two.parts) == ({ACME: 1}, {})
+    one.use(ACME, 1, 0)
+    assert world.round() is False, "what nobody lacks stays"
+
+
+def test_a_floor_of_three_is_divided_by_use() -> None:
+    world = World(10)
+    one, two = world.add(1, 0), world.add(2, 0)
+    one.use(ACME, 3, 5)
+    world.rounds_until_quiet()
+    assert one.parts == {ACME: 3}
+    two.use(ACME, 3, 1)
+    world.rounds_until_quiet()
+    assert (one.parts, two.parts) == ({ACME: 2}, {ACME: 1})
+
+
+def test_floors_go_before_what_a_worker_is_due_and_before_wishes() -> None:
+    world = World(4)
+    one, two = world.add(1, 30), world.add(2, 0)
+    world.rounds_until_quiet()
+    assert world.granted == [3, 1]
+    two.use(ACME, 2, 2)
+    two.use(BETA, 2, 2)
+    world.rounds_until_quiet()
+    assert (world.granted, one.in_use) == ([0, 4], 0), "all of the cap is promised to others"
+
+
 # --- properties ----------------------------------------------------------------------------------------------------
 
 wishes_ = st.lists(st.integers(0, 120), min_size=1, max_size=9)
@@ -219,6 +274,40 @@ def test_constant_demand_is_met_fairly_within_a_few_rounds_and_then_all_is_quiet
             assert all(
                 other.granted <= max(cut.granted + 1, other.floor) for other in accounts.values() if other is not cut
             ), "a wish is cut while somebody has more"
+
+
+@st.composite
+def floored_worlds(draw: st.DrawFn) -> World:
+    """Workers whose tenants' floors fit into the cap, as every configuration is held to."""
+    cap = draw(st.integers(1, 20))
+    world, left = World(cap), cap
+    for number in range(draw(st.integers(1, 4))):
+        world.add(number, draw(st.integers(0, 30)))
+    for name in ("acme", "beta", "gamma"):
+        floor = draw(st.integers(0, left))
+        left -= floor
+        for worker in world.workers.values():
+            if floor and draw(st.booleans()):
+                worker.use(TenantName(name), floor, draw(st.integers(0, 8)))
+    return world
+
+
+@given(floored_worlds(), st.data())
+def test_all_workers_together_hold_each_floor_and_never_pass_the_cap(world: World, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        world.rounds_until_quiet()
+        workers = world.workers.values()
+        for tenant in {tenant for worker in workers for tenant in worker.floors}:
+            words = [worker.floors[tenant] for worker in workers if tenant in worker.floors]
+            floor, used = words[0].floor, sum(word.wish for word in words)
+            assert sum(worker.kept(tenant) for worker in workers) == min(floor, used), "held, wherever it is used"
+            assert sum(worker.parts.get(tenant, 0) for worker in workers) <= floor
+        for worker in workers:
+            assert worker.granted >= sum(map(worker.kept, worker.floors)), "what is promised can be opened"
+        assert sum(world.granted) == world.cap
+        for worker in workers:
+            for tenant, word in list(worker.floors.items()):
+                worker.use(tenant, word.floor, data.draw(st.integers(0, 8)))
 
 
 class Losses(RuleBasedStateMachine):
@@ -257,6 +346,11 @@ class Losses(RuleBasedStateMachine):
             worker.in_use = draw.randint(worker.in_use, min(wants, worker.granted))
         elif worker.in_use > min(wants, worker.granted):
             worker.in_use = draw.randint(min(wants, worker.granted), worker.in_use)
+
+    @precondition(lambda self: self.alive)
+    @rule(draw=st.randoms(use_true_random=False), wish=st.integers(0, 3))
+    def a_tenant_with_a_floor_works(self, draw: random.Random, wish: int) -> None:
+        self.alive[self.pick(draw, self.alive)].use(ACME, 1, wish)
 
     @precondition(lambda self: self.alive)
     @rule(draw=st.randoms(use_true_random=False))
@@ -303,6 +397,7 @@ class Losses(RuleBasedStateMachine):
         everyone = [*self.alive.values(), *self.dead.values()]
         assert sum(worker.in_use for worker in everyone) <= self.ledger.cap
         assert sum(max(worker.granted, worker.in_use) for worker in everyone) <= self.ledger.held <= self.ledger.cap
+        assert sum(account.parts.get(ACME, 0) for account in self.ledger.accounts.values()) <= 1
 
     def teardown(self) -> None:
         """Once messages arrive again, everybody gets its due."""
@@ -320,6 +415,8 @@ class Losses(RuleBasedStateMachine):
         assert divide(self.ledger)[1] == {}
         due = fair_shares(self.ledger)
         assert all(self.alive[who].granted >= share for who, share in due.items())
+        asked = any(worker.floors[ACME].wish for worker in self.alive.values() if ACME in worker.floors)
+        assert sum(worker.kept(ACME) for worker in self.alive.values()) == asked
 
 
 TestLosses = Losses.TestCase

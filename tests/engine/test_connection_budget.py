@@ -12,7 +12,7 @@ import pytest
 from router.engine.connection_budget import FLOOR_S, PRESS_S, SHARE_S, TURN_S, Budgets, EndpointBudget
 from router.engine.tenant_claims import NoLanePools
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.ledger import Demand, Grant
+from router.model.ledger import Demand, FloorWish, Grant
 from router.model.policy import PoolPolicy
 from router.model.topology import Endpoint
 from tests.support.sweeping import Sweep, sweep
@@ -38,8 +38,8 @@ class Holder:
         self.tenant = TenantName(tenant or f"tenant{next(self._number)}")
         self.policy = policy or PoolPolicy(min_size=min_size, max_size=max(8, min_size))
         self.min_size = min_size
-        self.idle: list[float] = []
-        """When each was last used."""
+        self.unused: list[float] = []
+        """When each idle connection was last used."""
         self.lanes: list[bool] = []
         """Lent lanes; True: asked to run dry."""
         self.closing = 0
@@ -48,7 +48,7 @@ class Holder:
 
     @property
     def size(self) -> int:
-        return len(self.idle) + len(self.lanes)
+        return self.idle + len(self.lanes)
 
     @property
     def leaving(self) -> int:
@@ -58,13 +58,17 @@ class Holder:
     def keeps(self) -> int:
         return self.size - sum(self.lanes)
 
+    @property
+    def idle(self) -> int:
+        return len(self.unused)
+
     def idle_since(self, *, below_min: bool) -> float | None:
         if not below_min and self.size <= self.min_size:
             return None
-        return min(self.idle, default=None)
+        return min(self.unused, default=None)
 
     def close_idle(self) -> None:
-        self.idle.remove(min(self.idle))
+        self.unused.remove(min(self.unused))
         self.closing += 1
         asyncio.get_running_loop().call_later(CLOSING_TAKES, self.closed)
 
@@ -92,7 +96,7 @@ class Holder:
         """So many lanes become idle."""
         for _ in range(count):
             self.lanes.remove(False)
-            self.idle.append(asyncio.get_running_loop().time())
+            self.unused.append(asyncio.get_running_loop().time())
         self.budget.look_again()
 
     def close(self) -> None:
@@ -198,10 +202,10 @@ async def test_idle_connections_of_others_are_closed_least_recently_used_first()
     two.rest()
     before = asyncio.get_running_loop().time()
     await poor.open()
-    assert (len(one.idle), len(two.idle)) == (0, 1)
+    assert (one.idle, two.idle) == (0, 1)
     assert asyncio.get_running_loop().time() - before == pytest.approx(CLOSING_TAKES), "at once, not at the next look"
     await poor.open()
-    assert (len(two.idle), budget.in_use) == (0, 4)
+    assert (two.idle, budget.in_use) == (0, 4)
     budget.close()
 
 
@@ -213,7 +217,7 @@ async def test_no_more_is_closed_than_is_wanted_and_min_size_is_kept() -> None:
     rich.rest(4)
     opening = asyncio.create_task(poor.open(2))
     await asyncio.sleep(0.1)
-    assert (len(rich.idle), len(poor.lanes), budget.waiting) == (3, 1, 1)
+    assert (rich.idle, len(poor.lanes), budget.waiting) == (3, 1, 1)
     opening.cancel()
     await asyncio.wait({opening})
     assert budget.waiting == 0
@@ -305,6 +309,12 @@ class Busy:
         async with asyncio.TaskGroup() as group:
             for _ in range(self.callers):
                 group.create_task(self._work())
+
+    def let_go(self) -> None:
+        """Its callers are gone: what they left is closed."""
+        while self.holder.lanes:
+            self.holder.close()
+        self.working = self.holder.waiting = 0
 
     async def _work(self) -> None:
         holder = self.holder
@@ -423,12 +433,12 @@ async def test_both_pools_of_a_tenant_share_its_ceiling() -> None:
     reads.rest()
     opening = asyncio.create_task(writes.open())
     await asyncio.wait_for(opening, 0.1)
-    assert (budget.in_use, len(reads.idle), len(writes.lanes)) == (2, 0, 2)
+    assert (budget.in_use, reads.idle, len(writes.lanes)) == (2, 0, 2)
     budget.close()
 
 
 @virtual
-async def test_a_worker_applies_its_part_of_floors_and_ceilings() -> None:
+async def test_a_worker_applies_its_part_of_ceilings() -> None:
     budgets = Budgets(divided=True)
     budget = budgets.of(endpoint(8))
     holder = Holder(budget, policy=PoolPolicy(ceiling=4))
@@ -461,6 +471,32 @@ async def test_lanes_of_a_tenant_within_its_share_may_pause_for_longer() -> None
     opening.cancel()
     await asyncio.wait({opening})
     budget.close()
+
+
+@virtual
+async def test_a_worker_holds_the_floors_that_the_ledger_gave_it() -> None:
+    budgets = Budgets(divided=True)
+    asked: list[Mapping[TenantName, float]] = []
+    pools = FakeLanePools()
+    pools.asked = lambda _, patience: asked.append(patience)
+    budgets.serve_lanes(pools)
+    budget = budgets.of(endpoint(8))
+    calm, greedy = Holder(budget, tenant="calm", policy=PoolPolicy(floor=1)), Holder(budget, tenant="greedy")
+    budgets.on_grant(Grant(PG1, 4, 1))
+    await calm.open()
+    await greedy.open(3)
+    opening = asyncio.create_task(greedy.open())
+    await settle()
+    assert asked[-1] == {"calm": SHARE_S}, "its floor is elsewhere"
+    assert budgets.report() == [Demand(PG1, 4, 4, 1, 1, {calm.tenant: FloorWish(1, 1)})]
+    budgets.on_grant(Grant(PG1, 4, 2, {calm.tenant: 1}))
+    await asyncio.sleep(PRESS_S)
+    assert asked[-1] == {"calm": FLOOR_S}
+    calm.rest()
+    assert budgets.report()[0].floors == {calm.tenant: FloorWish(1, 0)}, "what is idle may be the floor's elsewhere"
+    opening.cancel()
+    await asyncio.wait({opening})
+    budgets.close()
 
 
 # --- grants --------------------------------------------------------------------------------------------------------

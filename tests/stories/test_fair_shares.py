@@ -34,18 +34,18 @@ def lone_server() -> Iterator[DevCluster]:
         cluster.stop()
 
 
-def of_three(pools: dict[str, Config]) -> Callable[[Config], None]:
-    """Three tenants on a cap of ten; whatever their pools say besides."""
+def of_three(pools: dict[str, Config], cap: int = CAP) -> Callable[[Config], None]:
+    """Three tenants on one cap; whatever their pools say besides."""
 
     def edit(config: Config) -> None:
         config["clusters"]["main"]["mode"] = "follow"
         for endpoint in config["clusters"]["main"]["endpoints"].values():
-            endpoint["max_connections"] = CAP
+            endpoint["max_connections"] = cap
         third = tenant(THIRD, tokens=["env:POINTSMAN_TEST_THIRD"])
         third["login"]["password"] = "file:acme.password"
         config["tenants"][THIRD] = third
         for name, section in config["tenants"].items():
-            section["pool"] = {"max_size": CAP, **pools.get(name, {})}
+            section["pool"] = {"max_size": cap, **pools.get(name, {})}
 
     return edit
 
@@ -73,6 +73,18 @@ def unequals(lone_server: DevCluster) -> Iterator[RunningRouter]:
     def edit(config: Config) -> None:
         of_three({"globex": {"floor": 6}, THIRD: {"max_size": 2}})(config)
         config["tenants"][THIRD]["limits"] = {"max_in_flight": 4}
+
+    with sharing(lone_server, edit) as router:
+        yield router
+
+
+@pytest.fixture(scope="module")
+def workers(lone_server: DevCluster) -> Iterator[RunningRouter]:
+    """Two workers, and a tenant with a floor of one connection over both."""
+
+    def edit(config: Config) -> None:
+        of_three({"globex": {"floor": 1}}, cap=4)(config)
+        config["server"]["workers"] = 2
 
     with sharing(lone_server, edit) as router:
         yield router
@@ -146,6 +158,27 @@ async def test_a_crowd_of_another_tenant_is_hardly_felt(unequals: RunningRouter)
     # The crowd's callers take half of this machine's processors: how late the last of a hundred is says more of them.
     assert crowded_s[0] <= 1.3 * solo_s[0], figures
     assert crowded >= 0.8 * solo, figures
+
+
+async def test_a_floor_of_one_is_held_over_two_workers(workers: RunningRouter) -> None:
+    """A caller that pauses longer than lent connections may be unused still finds the connection that it had: in each
+    worker half of the floor had been rounded to none."""
+    async with contextlib.AsyncExitStack() as stack:
+        calm = await stack.enter_async_context(workers.connect("globex"))
+        crowd = []
+        for name in ("acme", THIRD) * 4:  # each client has a connection of its own, to one of the workers
+            db = await stack.enter_async_context(workers.connect(name))
+            crowd.append(Load(db, 8, "select pg_sleep(0.05)"))
+        await asyncio.sleep(0.5)
+        await calm.query("select 1", timeout=10)
+        await asyncio.sleep(0.5)
+        sessions = []
+        for _ in range(6):
+            sessions.append(await calm.query_value("select pg_backend_pid()", timeout=10))
+            await asyncio.sleep(0.4)
+        for load in crowd:
+            await load.stop()
+    assert len(set(sessions)) == 1, sessions
 
 
 def end_sessions(server: Server) -> None:

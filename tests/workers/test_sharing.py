@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from router.decisions.connection_ledger import WorkerId
+from router.engine.connection_budget import Budgets, EndpointBudget
 from router.model.identity import ClusterName, EndpointName
 from router.model.ledger import Demand, Grant
+from router.model.policy import PoolPolicy
 from router.model.topology import Cluster, Endpoint, Login, Topology
 from router.workers.sharing import Sharing
+from tests.engine.test_connection_budget import Busy, FakeLanePools
+from tests.support.virtual_time import virtual
 
 MAIN, N1, N2 = ClusterName("main"), EndpointName("n1"), EndpointName("n2")
 
@@ -100,7 +107,7 @@ def test_the_cap_holds_whoever_comes_and_goes() -> None:
     for _ in range(30):
         world, living, next_one = Workers(), set[WorkerId](), 1
         world.sharing.apply(_topology(n1=7))
-        for _ in range(60):
+        for _ in range(30):
             match chance.choice(("join", "die", "report", "report", "report", "want")):
                 case "join" if len(living) < 4:
                     living.add(WorkerId(next_one))
@@ -116,3 +123,70 @@ def test_the_cap_holds_whoever_comes_and_goes() -> None:
                 case "report" if living:
                     world.report(chance.choice(sorted(living)))
             assert world.total(N1) <= 7, world.granted
+
+
+class RealWorkers:
+    """Two budgets of two workers, whose messages take no time."""
+
+    def __init__(self, cap: int) -> None:
+        self.sharing = Sharing(self.tell)
+        self.sharing.apply(_topology(n1=cap))
+        self.budgets: dict[WorkerId, Budgets] = {}
+        for worker in (WorkerId(1), WorkerId(2)):
+            budgets = self.budgets[worker] = Budgets(divided=True)
+            budgets.of(Endpoint(N1, MAIN, "127.0.0.1", max_connections=cap))
+            self.sharing.join(worker)
+            budgets.changed = functools.partial(self.report_soon, worker)
+            self.report_soon(worker)
+
+    def tell(self, worker: WorkerId, grants: Sequence[Grant]) -> None:
+        for grant in grants:
+            self.budgets[worker].on_grant(grant)
+
+    def report_soon(self, worker: WorkerId) -> None:
+        asyncio.get_running_loop().call_soon(lambda: self.sharing.hear(worker, self.budgets[worker].report()))
+
+    async def report(self) -> None:
+        """As workers do now and then."""
+        while True:
+            await asyncio.sleep(0.5)
+            for worker in self.budgets:
+                self.report_soon(worker)
+
+    def budget(self, worker: int) -> EndpointBudget:
+        found = self.budgets[WorkerId(worker)].find(N1)
+        assert found is not None
+        return found
+
+
+@virtual
+async def test_a_floor_of_one_is_held_whichever_of_two_workers_its_tenant_calls() -> None:
+    """It was rounded to none in each."""
+    world = RealWorkers(4)
+    policy = PoolPolicy(floor=1)
+    crowd = [Busy(world.budget(worker), f"t{number}", callers=3) for worker in (1, 2) for number in range(2)]
+    calm = {worker: Busy(world.budget(worker), "calm", callers=3, policy=policy) for worker in (1, 2)}
+    for worker in (1, 2):
+        own = [one for one in (*crowd, calm[worker]) if one.holder.budget is world.budget(worker)]
+        times = functools.partial(lambda own: {one.holder.tenant: one.served_s for one in own}, own)
+        world.budget(worker).lane_pools = FakeLanePools(times)
+    running = [asyncio.create_task(one.run()) for one in crowd] + [asyncio.create_task(world.report())]
+    await asyncio.sleep(2.0)
+    for worker in (1, 2):
+        calling = asyncio.create_task(calm[worker].run())
+        await asyncio.sleep(0.5)
+        seen = Counter[bool]()
+        for _ in range(30):
+            await asyncio.sleep(0.05)
+            seen[calm[worker].working >= 1] += 1
+            assert world.budget(1).in_use + world.budget(2).in_use <= 4
+        assert seen == {True: 30}
+        calling.cancel()
+        await asyncio.wait({calling})
+        calm[worker].let_go()
+        await asyncio.sleep(1.0)
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    for budgets in world.budgets.values():
+        budgets.close()
