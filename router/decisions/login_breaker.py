@@ -9,6 +9,8 @@ Invariant: while it is not closed, at most one connect is under way that began a
 
 from __future__ import annotations
 
+from enum import Enum, unique
+
 from router.model.observation import Fault, FaultKind
 
 OPENS_AFTER = 3
@@ -16,6 +18,15 @@ OPENS_AFTER = 3
 FIRST_PAUSE_S = 1.0
 """Until the first probe; doubled with each that is refused."""
 LONGEST_PAUSE_S = 30.0
+
+
+@unique
+class Try(Enum):
+    """What a connect that may begin is to the breaker; it is told with how it ended."""
+
+    AT_WILL = "at_will"
+    PROBE = "probe"
+    """The only one that may: what becomes of it says when the next one may."""
 
 
 class LoginBreaker:
@@ -33,34 +44,36 @@ class LoginBreaker:
         self._pause_s = FIRST_PAUSE_S
         self._probing = False
 
-    def may_connect(self, now: float) -> bool:
-        """Whether a connect may begin; if so, it must be told how it ended. False: `fault` says why."""
+    def begin(self, now: float) -> Try | None:
+        """What a connect that begins now is; it must be told how it ended. None: it may not, `fault` says why."""
         if self.fault is None:
-            return True
+            return Try.AT_WILL
         if self._probing or now < self.again_at:
-            return False
+            return None
         self._probing = True
-        return True
+        return Try.PROBE
 
     def accepted(self) -> None:
-        """A connect succeeded: the login is good."""
+        """A login succeeded, whenever it began."""
         self.refused = 0
         self.fault = None
         self._pause_s = FIRST_PAUSE_S
         self._probing = False
 
-    def unknown(self) -> None:
-        """A connect ended without a word on the login (cancelled, or the server did not answer): the next may probe."""
-        self._probing = False
+    def unknown(self, what: Try) -> None:
+        """A connect ended without a word on the login (cancelled, the server did not answer, somebody else's failure,
+        a connection that was open already): after a probe, the next one may be one."""
+        if what is Try.PROBE:
+            self._probing = False
 
-    def refusal(self, fault: Fault, now: float) -> None:
+    def refusal(self, what: Try, fault: Fault, now: float) -> None:
         """The server refused the login."""
-        self.refused += 1
-        if self._probing:
+        if what is Try.PROBE:
             self._probing = False
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         elif self.fault is not None:
             return  # it had begun before the breaker opened
+        self.refused += 1
         if self.refused >= OPENS_AFTER:
             self.fault = fault
             self.again_at = now + self._pause_s

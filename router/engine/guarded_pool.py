@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.decisions.login_breaker import LoginBreaker, refuses_login
+from router.decisions.login_breaker import LoginBreaker, Try, refuses_login
 from router.model.identity import EndpointName, Generation, TenantName
-from router.model.observation import AttemptFailed
+from router.model.observation import AttemptFailed, Fault
 from router.model.reasons import CloseReason
 from router.model.topology import Login, Tenant
 from router.ports import Clock, EndpointPool, Lane, PoolStatistics
@@ -55,25 +55,35 @@ class GuardedPool:
     async def open_lane(self, deadline: float) -> Lane:
         """ports.EndpointPool.open_lane."""
         breaker = self._breaker
-        now = self._clock.now()
-        if not breaker.may_connect(now):
-            assert breaker.fault is not None
-            words = f"{breaker.fault.message} ({breaker.refused} times in a row; not tried again for "
-            words += f"{max(0.0, breaker.again_at - now):.1f} s)"
-            raise AttemptFailed(replace(breaker.fault, message=words))
+        # A connection that is open already asks for no login, and proves none.
+        idle = self._inner.statistics().idle > 0
+        what = Try.AT_WILL if idle else breaker.begin(self._clock.now())
+        if what is None:
+            raise AttemptFailed(self._refused())
         try:
             lane = await self._inner.open_lane(deadline)
         except AttemptFailed as failure:
-            if refuses_login(failure.fault):
-                breaker.refusal(failure.fault, self._clock.now())
+            # One failed connect is told to all who wait for one, as shared: it was one login.
+            if refuses_login(failure.fault) and (what is Try.PROBE or not failure.fault.shared):
+                breaker.refusal(what, failure.fault, self._clock.now())
             else:
-                breaker.unknown()
+                breaker.unknown(what)
             raise
         except BaseException:
-            breaker.unknown()
+            breaker.unknown(what)
             raise
-        breaker.accepted()
+        if idle:
+            breaker.unknown(what)
+        else:
+            breaker.accepted()
         return lane
+
+    def _refused(self) -> Fault:
+        breaker = self._breaker
+        assert breaker.fault is not None
+        words = f"{breaker.fault.message} ({breaker.refused} times in a row; not tried again for "
+        words += f"{max(0.0, breaker.again_at - self._clock.now()):.1f} s)"
+        return replace(breaker.fault, message=words)
 
     def fence(self, generation: Generation) -> None:
         """ports.EndpointPool.fence."""

@@ -13,6 +13,7 @@ from router.decisions.login_breaker import (
     LONGEST_PAUSE_S,
     OPENS_AFTER,
     LoginBreaker,
+    Try,
     refuses_login,
 )
 from router.model.observation import Fault, FaultKind, Stage
@@ -23,38 +24,52 @@ WRONG = Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, "28P01", "password authen
 def opened(now: float = 0.0) -> LoginBreaker:
     breaker = LoginBreaker()
     for _ in range(OPENS_AFTER):
-        assert breaker.may_connect(now)
-        breaker.refusal(WRONG, now)
+        assert breaker.begin(now) is Try.AT_WILL
+        breaker.refusal(Try.AT_WILL, WRONG, now)
     return breaker
 
 
 def test_it_opens_after_refusals_in_a_row_and_lets_one_probe_after_each_pause() -> None:
     breaker, now, pause_s = opened(), 0.0, FIRST_PAUSE_S
     for _ in range(8):
-        assert not breaker.may_connect(now + pause_s - 0.01)
+        assert breaker.begin(now + pause_s - 0.01) is None
         now += pause_s
-        assert breaker.may_connect(now)
-        assert not breaker.may_connect(now), "one probe"
-        breaker.refusal(WRONG, now)
+        assert breaker.begin(now) is Try.PROBE
+        assert breaker.begin(now) is None, "one probe"
+        breaker.refusal(Try.PROBE, WRONG, now)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     assert pause_s == LONGEST_PAUSE_S
 
 
 def test_an_accepted_login_closes_it_and_begins_the_count_anew() -> None:
     breaker = opened()
-    assert breaker.may_connect(FIRST_PAUSE_S)
+    assert breaker.begin(FIRST_PAUSE_S) is Try.PROBE
     breaker.accepted()
     assert breaker.fault is None
     for _ in range(OPENS_AFTER - 1):
-        breaker.refusal(WRONG, 9.0)
-    assert all(breaker.may_connect(9.0) for _ in range(5))
+        breaker.refusal(Try.AT_WILL, WRONG, 9.0)
+    assert all(breaker.begin(9.0) is Try.AT_WILL for _ in range(5))
 
 
 def test_a_probe_that_says_nothing_leaves_the_next_one_to_probe() -> None:
     breaker = opened()
-    assert breaker.may_connect(FIRST_PAUSE_S)
-    breaker.unknown()
-    assert breaker.may_connect(FIRST_PAUSE_S)
+    assert breaker.begin(FIRST_PAUSE_S) is Try.PROBE
+    breaker.unknown(Try.PROBE)
+    assert breaker.begin(FIRST_PAUSE_S) is Try.PROBE
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_connect_that_began_before_it_opened_says_nothing_about_the_probe(refused: bool) -> None:
+    breaker = opened()
+    assert breaker.begin(FIRST_PAUSE_S) is Try.PROBE
+    if refused:
+        breaker.refusal(Try.AT_WILL, WRONG, FIRST_PAUSE_S)
+    else:
+        breaker.unknown(Try.AT_WILL)
+    assert breaker.begin(100.0) is None, "the probe is under way yet"
+    assert breaker.refused == OPENS_AFTER
+    breaker.refusal(Try.PROBE, WRONG, FIRST_PAUSE_S)
+    assert breaker.again_at == FIRST_PAUSE_S + 2 * FIRST_PAUSE_S, "doubled once"
 
 
 @pytest.mark.parametrize(
@@ -79,12 +94,12 @@ def test_the_server_sees_at_most_one_login_a_second_once_it_is_open(steps: list[
     breaker, now, began, under_way = opened(), 0.0, [], False
     for pause_s, what in steps:
         now += pause_s
-        if what == "ask" and breaker.may_connect(now):
+        if what == "ask" and breaker.begin(now) is Try.PROBE:
             assert not under_way
             under_way = True
             began.append(now)
         elif under_way and what == "refuse":
             under_way = False
-            breaker.refusal(WRONG, now)
+            breaker.refusal(Try.PROBE, WRONG, now)
         # A probe without an answer may be repeated at once: nobody was refused by it.
     assert all(later - earlier >= FIRST_PAUSE_S - 1e-9 for earlier, later in itertools.pairwise(began))

@@ -27,12 +27,14 @@ class LoginPool(FakeEndpointPool):
     tries = 0
     refuses = True
     hangs = False
+    shared = False
 
     async def open_lane(self, deadline: float) -> Lane:  # type: ignore[override]
         self.tries += 1
         await asyncio.sleep(9.0 if self.hangs else 0.01)
-        if self.refuses:
-            raise AttemptFailed(Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, "28P01", "wrong password"))
+        if self.refuses and not self.statistics().idle:
+            fault = Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, "28P01", "wrong password", shared=self.shared)
+            raise AttemptFailed(fault)
         return await super().open_lane(deadline)
 
 
@@ -86,6 +88,37 @@ async def test_a_probe_whose_caller_goes_away_leaves_the_next_one_to_probe() -> 
     await asyncio.wait({probing})
     inner.hangs = inner.refuses = False
     await pool.open_lane(asyncio.get_running_loop().time() + 5)
+
+
+@virtual
+async def test_one_login_that_is_refused_counts_once_however_many_wait_for_it() -> None:
+    inner, pool = guarded()
+    inner.shared = True
+    for _ in range(2 * OPENS_AFTER):
+        await refused(pool)
+    assert inner.tries == 2 * OPENS_AFTER, "it is closed yet"
+    inner.shared = False
+    for _ in range(2 * OPENS_AFTER):
+        await refused(pool)
+    assert inner.tries == 3 * OPENS_AFTER
+
+
+@virtual
+async def test_connections_that_are_open_already_are_lent_whatever_becomes_of_logins() -> None:
+    inner, pool = guarded()
+    inner.refuses = False
+    deadline = asyncio.get_running_loop().time() + 5
+    lane, other = await pool.open_lane(deadline), await pool.open_lane(deadline)
+    await other.give_back()
+    inner.refuses = True
+    other = await pool.open_lane(deadline)
+    for _ in range(OPENS_AFTER):
+        await refused(pool)
+    await lane.give_back()
+    tries = inner.tries
+    lane = await pool.open_lane(deadline)
+    await refused(pool)
+    assert inner.tries == tries + 1, "what was lent is no proof that the login is good again"
 
 
 def test_another_login_or_database_begins_with_a_closed_breaker_and_both_accesses_share_one() -> None:
