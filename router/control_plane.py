@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Protocol
 
 from psycopg import pq
@@ -19,10 +19,13 @@ from router.api.auditing import Audit
 from router.api.server import AdminParts
 from router.api.surface import Workers
 from router.config.loaded import LoadedConfig
+from router.config.secret_commands import CommandRunner
 from router.engine.clusters import ClusterSource
+from router.engine.control_logins import ControlLogins
 from router.engine.doctor import Doctors
 from router.engine.operator import Operator
 from router.engine.overview import Overview
+from router.engine.passwords import Passwords
 from router.engine.supervisor import ClusterSupervisor, SnapshotNumbers
 from router.engine.supervisors import Supervisors
 from router.journal.state_directory import StateDirectory, open_state_directory
@@ -33,7 +36,7 @@ from router.model.journal import JournalFailed
 from router.model.reasons import RefuseReason
 from router.model.state import ClusterState
 from router.model.topology import Cluster, FailoverMode, Tenant, TenantChanges, Topology
-from router.model.views import Load, ServerView
+from router.model.views import CredentialTrouble, Load, ServerView
 from router.ports import Chance, Clock
 from router.postgres.edges import PostgresEdges
 from router.telemetry.audit_log import AuditLog
@@ -85,7 +88,9 @@ class ControlPlane:
         self._follower = follower
         self._everywhere = everywhere
         self._started = clock.now()
-        self._edges = PostgresEdges(owner=chance.identifier())
+        self._passwords = Passwords(CommandRunner(), clock, events)
+        self._logins = ControlLogins(clock, events)
+        self._edges = PostgresEdges(chance.identifier(), self._passwords, self._logins)
         self._journal = _open_journal(config)
         self._numbers = SnapshotNumbers()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,7 +98,9 @@ class ControlPlane:
         self.supervisors = Supervisors()
         self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
-        self.overview = Overview(self._tenants, self.supervisors, load, clock, self._doctors.findings)
+        self.overview = Overview(
+            self._tenants, self.supervisors, load, clock, self._doctors.findings, self._credential_troubles
+        )
         self.operator = Operator(self.supervisors, load, clock)
         self._know_clusters(config)
 
@@ -150,12 +157,14 @@ class ControlPlane:
             if supervisor is None:
                 self._add_cluster(cluster)
             elif cluster != old.clusters[name]:
+                self._logins.apply(cluster)
                 supervisor.apply(cluster)
         self._operators.apply(fresh.admin_tokens, fresh.admin_callers)
         self._follower.apply(fresh, changes)
         for name in set(old.clusters) - set(fresh.topology.clusters):
             self._follower.remove_cluster(name)
             self._doctors.forget(name)
+            self._logins.forget(name)
             self._spawn(self.supervisors.remove(name).stop())
 
     def _change(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
@@ -171,6 +180,7 @@ class ControlPlane:
         return ""
 
     def _add_cluster(self, cluster: Cluster) -> None:
+        self._logins.apply(cluster)
         numbers, everywhere, journal = self._numbers, self._everywhere, self._journal
         try:
             supervisor = ClusterSupervisor(
@@ -182,6 +192,13 @@ class ControlPlane:
         self._follower.add_cluster(supervisor, self.overview.on_state)
         self._spawn(supervisor.run())
         self._doctors.see(supervisor)
+
+    def _credential_troubles(self) -> Iterator[CredentialTrouble]:
+        yield from self._logins.troubles()
+        for cluster in self._config.topology.clusters.values():
+            failing = self._passwords.trouble(cluster.control)
+            if failing is not None:
+                yield CredentialTrouble(cluster.name, cluster.endpoints[0].name, None, *failing)
 
     def _know_clusters(self, config: LoadedConfig) -> None:
         clusters = config.topology.clusters.values()

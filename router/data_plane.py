@@ -11,6 +11,7 @@ from router.api.auditing import Audit
 from router.api.query_service import CancelElsewhere
 from router.api.server import PublicParts
 from router.config.loaded import LoadedConfig
+from router.config.secret_commands import CommandRunner
 from router.encoding import ENCODERS, Encoding
 from router.engine.attempts import Attempts
 from router.engine.calls import Register
@@ -25,6 +26,7 @@ from router.engine.key_expiry import KeyExpiry
 from router.engine.listeners import Listeners
 from router.engine.load import LoadMeter
 from router.engine.outcomes import Outcomes
+from router.engine.passwords import Passwords
 from router.engine.placement import Placement
 from router.engine.positions import Positions
 from router.engine.sessions import Sessions
@@ -63,12 +65,9 @@ class DataPlane:
         self._chance = chance
         self._events = events
         self.clusters = Clusters()
-        factory = PsycopgPoolFactory(chance, events, self.budgets.of)
-        self.pools = Pools(
-            factory,
-            clock,
-            lambda name: self.clusters[name].supervisor.cluster,
-        )
+        passwords = Passwords(CommandRunner(), clock, events)
+        factory = PsycopgPoolFactory(chance, events, self.budgets.of, passwords)
+        self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, events)
         self.budgets.serve_lanes(self.pools)
         self.directory = Directory(config.topology)
         self._tenants = Tenants(config.retry, clock, self._pause_s)
@@ -80,9 +79,10 @@ class DataPlane:
         self.sessions = Sessions(*parts)
         self.copies = Copies(*parts)
         self.outcomes = Outcomes(*parts)
-        listening = PsycopgListeningFactory(factory, chance, events)
+        listening = PsycopgListeningFactory(factory, chance, events, self.pools.credentials.login_of)
         self.listeners = Listeners(self._tenants, register, self.clusters, listening, clock, chance)
-        self.load = LoadMeter(self.clusters, self.pools, self._tenants, register, self.budgets, self.listeners)
+        metered = (self.clusters, self.pools, self._tenants, register, self.budgets, self.listeners)
+        self.load = LoadMeter(*metered, passwords)
         expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)
         self._expiry = KeyExpiry(self._tenants, lambda: self._config.topology.tenants, *expiring)
         self._beside: list[asyncio.Task[None]] = []
@@ -145,8 +145,10 @@ class DataPlane:
     def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         """Take a configuration that differs in these tenants only; nothing of the others is touched."""
         self._config = fresh
+        known = (self.directory.get(one.name) for one in changes.changed)
+        before = {one.name: one for one in known if one is not None}  # of this step, not of the whole configuration
         self.directory.change(changes)
-        self.pools.take(changes)
+        self.pools.take(changes, before)
         self._tenants.take(changes)
         self.listeners.take(changes)
 

@@ -47,6 +47,7 @@ def tenant_init(name: Name, config: Config, dsn: Dsn = "", dry_run: DryRun = Fal
     if dry_run:
         print(tenant_setup.script_of(topology, tenant), end="")
         return
+    tenant = _with_password(tenant)
     _with_database(lambda: tenant_setup.init(dsn or _default_dsn(topology, tenant), topology, tenant))
     print(f"tenant {name} is ready: isolation {tenant.isolation.value}, database {tenant.database}")
 
@@ -83,6 +84,24 @@ def _find(config: Path, name: str) -> tuple[Topology, Tenant]:
         if tenant.name == name:
             return topology, tenant
     raise Trouble(f"{config} has no tenant {name}", f"It has {', '.join(sorted(topology.tenants)[:10])}.")
+
+
+def _with_password(tenant: Tenant) -> Tenant:
+    """The tenant with the password that its command prints now, if it has one."""
+    import asyncio
+    from dataclasses import replace
+
+    from router.config.secret_commands import CommandRunner
+    from router.model.secret_commands import SecretCommand, SecretFailed
+
+    command = tenant.login.password
+    if not isinstance(command, SecretCommand):
+        return tenant
+    try:
+        password = asyncio.run(CommandRunner().run(command))
+    except SecretFailed as failed:
+        raise Trouble(f"the password of login {tenant.login.user}: {failed}") from None
+    return replace(tenant, login=replace(tenant.login, password=password))
 
 
 def _default_dsn(topology: Topology, tenant: Tenant) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from router.devcluster.sql_script import GEXEC, fill, run_script, script, split, tenant_values
-from router.model.topology import Cluster, IsolationMode, Tenant, Topology
+from router.model.topology import Cluster, IsolationMode, Secret, Tenant, Topology
 
 _PASSWORD = frozenset({"password"})
 _SPARE_CONNECTIONS = 2
@@ -51,7 +51,7 @@ def values_of(topology: Topology, tenant: Tenant) -> dict[str, str]:
     ]
     return tenant_values(
         tenant.name,
-        tenant.login.password.value if tenant.login.password is not None else "",
+        tenant.login.password.value if isinstance(tenant.login.password, Secret) else "",
         login=tenant.login.user,
         database=tenant.database,
         role=tenant.role,

@@ -152,8 +152,17 @@ class Assembly:
         )
 
     def _login(self, place: Place, section: LoginSection) -> Login:
-        password = None if section.password is None else self._secret((*place, "password"), section.password)
-        return Login(section.user, password)
+        here, reference = (*place, "password"), section.password
+        if reference is None:
+            return Login(section.user)
+        if not reference.startswith("command:"):
+            return Login(section.user, self._secret(here, reference))
+        try:
+            command = self.reader.command(reference, section.command_ttl_s, section.command_timeout_s)
+        except SecretUnavailable as missing:
+            self._document.report(here, str(missing))
+            return Login(section.user)
+        return Login(section.user, command)
 
     def tokens(self, place: Place, references: tuple[str, ...], owner: str) -> tuple[Secret, ...]:
         """Secrets behind references to tokens, which no other owner has."""

@@ -9,6 +9,7 @@ from enum import Enum
 
 from router.config.loaded import LoadedConfig
 from router.model.identity import TenantName
+from router.model.secret_commands import SecretCommand
 from router.model.topology import Cluster, Endpoint, Secret, Tenant
 from router.model.views import ConfigChange, ConfigEffect
 
@@ -92,7 +93,7 @@ def _changes(path: _Path, old: object, new: object) -> Iterator[tuple[_Path, str
 
 def _children(value: object) -> dict[str, object] | None:
     """The named parts of a section; None for a plain value. Sections are told apart by shape, as in the file."""
-    if isinstance(value, Secret | Enum):
+    if isinstance(value, Secret | SecretCommand | Enum):
         return None
     if isinstance(value, Mapping):
         return {str(name): part for name, part in value.items()}
@@ -109,7 +110,7 @@ def _children(value: object) -> dict[str, object] | None:
 
 
 def _shown(old: object, new: object) -> str:
-    if any(isinstance(value, Secret) or _holds_secrets(value) for value in (old, new)):
+    if any(isinstance(value, Secret | SecretCommand) or _holds_secrets(value) for value in (old, new)):
         return "changed (secret)"
     return f"{_text(old)} → {_text(new)}"
 

@@ -59,7 +59,8 @@ _MORE: Mapping[str, tuple[str, ...]] = {
 _HEAD = """\
 # Pointsman configuration: a sample with every key. What is commented out shows its default (or an example).
 # Check a file with `pointsman check-config FILE`. Editors can use the output of `pointsman config schema`.
-# Secrets are references: env:NAME is an environment variable, file:PATH a file (relative to this one).
+# Secrets are references: env:NAME is an environment variable, file:PATH a file (relative to this one); the password of
+# a login may also be command:PROGRAM ARGUMENT ..., which prints it.
 """
 
 

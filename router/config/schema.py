@@ -11,9 +11,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.config.secret_references import SecretReference, TokenReference
+from router.config.secret_references import PasswordReference, SecretReference, TokenReference
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, ServerPolicy, TenantPolicy
 from router.model.port_policies import LogPolicy
+from router.model.secret_commands import LONGEST_RUN_S, LONGEST_TTL_S, SecretCommand
 from router.model.topology import Endpoint, FailoverMode, IsolationMode, TlsSettings
 
 _STRICT: dict[str, object] = {"use_attribute_docstrings": True, "extra": "forbid"}
@@ -83,8 +84,15 @@ class LoginSection(_Section):
 
     user: Text
     """Name of the role."""
-    password: SecretReference | None = None
-    """Reference to its password; without one, a client certificate or the server's trust must do."""
+    password: PasswordReference | None = None
+    """Reference to its password; without one, a client certificate or the server's trust must do. command:PROGRAM
+    ARGUMENT ... runs a program, without a shell, when a connection is to be opened, and takes what it prints, such as a
+    token of `aws rds generate-db-auth-token` or `gcloud sql generate-login-token`."""
+    command_ttl_s: Annotated[float, Field(ge=1, le=LONGEST_TTL_S)] = SecretCommand.ttl_s
+    """New connections are opened with what a command printed for so long; it is run again when three quarters are over.
+    If that fails, the old goes on, with an alarm. Shorter than what is printed is good for (IAM: 15 minutes)."""
+    command_timeout_s: Annotated[float, Field(gt=0, le=LONGEST_RUN_S)] = SecretCommand.timeout_s
+    """A command that takes longer is ended."""
 
 
 class TlsSection(_Section):

@@ -1,8 +1,14 @@
-"""Secrets by reference: env:NAME or file:PATH. The file never holds one, and no message shows one."""
+"""Secrets by reference: env:NAME or file:PATH, for passwords of logins also command:PROGRAM ARGUMENT ...
+
+The file never holds one, and no message shows one.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +18,7 @@ from pydantic import BeforeValidator, Field
 
 from router.config.file_stamps import Stamp, stamp_of
 from router.config.regular_files import read_regular, why
+from router.model.secret_commands import SecretCommand
 from router.model.topology import Secret
 
 PATTERN = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$"
@@ -34,6 +41,26 @@ SecretReference = Annotated[
     str,
     BeforeValidator(_check),
     Field(examples=["env:ACME_PASSWORD", "file:acme.password"], json_schema_extra={"pattern": PATTERN}),
+]
+
+
+PASSWORD_PATTERN = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|command:\s*\S.*)$"
+PASSWORD_WAY_OUT = (
+    "must be a reference: env:NAME (an environment variable), file:PATH (a file) or command:PROGRAM ARGUMENT ... (a "
+    "program that prints it), never the password itself"
+)
+
+
+def _check_password(value: object) -> str:
+    if not isinstance(value, str) or re.match(PASSWORD_PATTERN, value) is None:
+        raise ValueError(PASSWORD_WAY_OUT)
+    return value
+
+
+PasswordReference = Annotated[
+    str,
+    BeforeValidator(_check_password),
+    Field(examples=["env:ACME_PASSWORD", "file:acme.password"], json_schema_extra={"pattern": PASSWORD_PATTERN}),
 ]
 
 
@@ -70,6 +97,22 @@ class SecretReader:
         if not text:
             raise SecretUnavailable(f"{reference} is empty")
         return Secret(text)
+
+    def command(self, reference: str, ttl_s: float, timeout_s: float) -> SecretCommand:
+        """The command behind a reference, which is not run. SecretUnavailable when it could not be."""
+        try:
+            words = shlex.split(reference.partition(":")[2])
+        except ValueError as error:
+            raise SecretUnavailable(f"command: cannot be split into words: {error}".lower()) from None
+        if not words:
+            raise SecretUnavailable("command: names no program")
+        program = os.path.expanduser(words[0])
+        if os.sep in program:
+            program = str(self.base / program)
+        found = shutil.which(program, path=self.environ.get("PATH", os.defpath))
+        if found is None:
+            raise SecretUnavailable(f"program {words[0]} cannot be found or executed (it is run without a shell)")
+        return SecretCommand((os.path.abspath(found), *words[1:]), str(self.base), ttl_s, timeout_s)
 
     def _from_environment(self, name: str) -> str:
         try:

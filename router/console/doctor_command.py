@@ -1,4 +1,6 @@
-"""`pointsman doctor`: what in the servers' settings will make a failover slow, unsafe or impossible, with the fix."""
+"""`pointsman doctor`: what in the servers' settings will make a failover slow, unsafe or impossible, and which logins
+are not in use as configured, with the fix.
+"""
 
 from __future__ import annotations
 

@@ -174,8 +174,9 @@ def _reason(end: Any) -> tuple[str, str]:
 
 
 def _messages(cluster: Any) -> list[RenderableType]:
-    """Below the table, not in it: an error of libpq is longer than all columns together."""
+    """Below the table, not in it: an error of libpq is longer than all columns together. Logins in trouble as well."""
     told = [(end.name, _reason(end)[1]) for end in cluster.endpoints]
+    told += [(one.endpoint, visible(one.message)) for one in cluster.findings if one.check == "credential"]
     return [Text(f"  {name}: ", style="dim").append(message, style="yellow") for name, message in told if message]
 
 

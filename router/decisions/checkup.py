@@ -8,6 +8,7 @@ from router.decisions.promotion import read_sync_names
 from router.model.checkup import Check, Finding, ServerSettings, Severity
 from router.model.identity import EndpointName
 from router.model.topology import Cluster, FailoverMode
+from router.model.views import CredentialTrouble
 
 LONG_RETRY_S = 1.0
 LONG_TIMEOUT_S = 10.0
@@ -29,6 +30,14 @@ def manager_of(settings: Settings) -> str:
     """Who else moves the primary of these servers, in words; empty when nobody does."""
     told = sorted(f"{name}: {one.manager}" for name, one in settings.items() if one.manager)
     return told[0] if told else ""
+
+
+def of_credential(trouble: CredentialTrouble) -> Finding:
+    """A login that is not in use as configured."""
+    whose = "the router's own login" if trouble.tenant is None else f"login of tenant {trouble.tenant}"
+    message = f"{whose}, for {trouble.for_s:.0f} s: {trouble.problem}"
+    fix = "-- mend the login in PostgreSQL (ALTER ROLE ... PASSWORD, pg_hba.conf), its command, or the configuration"
+    return Finding(trouble.endpoint, Check.CREDENTIAL, Severity.ERROR, message, fix)
 
 
 def _alone(cluster: Cluster, name: EndpointName, one: ServerSettings) -> Iterator[Finding]:

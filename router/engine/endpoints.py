@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from router.engine.connection_budget import SPARE_S
-from router.engine.guarded_pool import GuardedPool, LoginBreakers
+from router.engine.credentials import Credentials, Place
+from router.engine.guarded_pool import MOVED, GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
 from router.model.events import Health
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
@@ -18,8 +21,8 @@ from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.state import ClusterState
-from router.model.topology import Cluster, Role, Tenant, TenantChanges
-from router.ports import Clock, PoolFactory
+from router.model.topology import Cluster, Endpoint, Login, Role, Tenant, TenantChanges
+from router.ports import Clock, EventSink, PoolFactory
 
 _SWEEP_S = 1.0
 _QUIET_S = 0.1
@@ -38,12 +41,15 @@ class PoolKey(NamedTuple):
 class Pools:
     """All lane pools of this process. Called from the event loop only."""
 
-    def __init__(self, factory: PoolFactory, clock: Clock, cluster_of: Callable[[ClusterName], Cluster]) -> None:
+    def __init__(
+        self, factory: PoolFactory, clock: Clock, cluster_of: Callable[[ClusterName], Cluster], events: EventSink
+    ) -> None:
         self._factory = factory
         self._clock = clock
         self._cluster_of = cluster_of
         self._pools: dict[PoolKey, LanePool] = {}
         self._owners: dict[PoolKey, Tenant] = {}
+        """As configured; the login that a pool has is the one that self.credentials names."""
         self._newest: dict[TenantName, Tenant] = {}
         """Of those that have changed: a call that was admitted before must not open connections as it was."""
         self._states: dict[ClusterName, ClusterState] = {}
@@ -51,6 +57,7 @@ class Pools:
         """Out of use, but something still runs on them."""
         self._closing: set[asyncio.Task[None]] = set()
         self._breakers = LoginBreakers()
+        self.credentials = Credentials(self._log_in, self._serves, self._retire_place, clock, events)
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -68,16 +75,30 @@ class Pools:
                 self._owners[key] = tenant
                 return pool
             self._retire(key)
+        return self._made(key, tenant, generation)
+
+    def _made(self, key: PoolKey, tenant: Tenant, generation: Generation) -> LanePool:
+        cluster, server = self._server(tenant, key.endpoint)
+        login = self.credentials.login_of(tenant, key.endpoint)
+        opening = replace(tenant, login=login)
+        guarded = GuardedPool(
+            self._factory.make(opening, cluster, server, key.access, generation),
+            self._breakers.of(opening, key.endpoint),
+            self._clock,
+            partial(self.credentials.accepted, Place(tenant.name, key.endpoint), login),
+            partial(self.credentials.rescued, Place(tenant.name, key.endpoint), login),
+        )
+        pool = self._pools[key] = LanePool(guarded, tenant.pool, self._clock)
+        self._owners[key] = tenant
+        return pool
+
+    def _server(self, tenant: Tenant, endpoint: EndpointName) -> tuple[Cluster, Endpoint]:
         cluster = self._cluster_of(tenant.cluster)
         server = next((one for one in cluster.endpoints if one.name == endpoint), None)
         if server is None:
             words = f"{endpoint} has left the configuration of {cluster.name}"
             raise AttemptFailed(Fault(FaultKind.STALE, Stage.ACQUIRE, message=words))
-        inner = self._factory.make(tenant, cluster, server, access, generation)
-        guarded = GuardedPool(inner, self._breakers.of(tenant, endpoint), self._clock)
-        pool = self._pools[key] = LanePool(guarded, tenant.pool, self._clock)
-        self._owners[key] = tenant
-        return pool
+        return cluster, server
 
     def find(self, tenant: TenantName, endpoint: EndpointName, access: Access) -> LanePool | None:
         """The pool that there is."""
@@ -126,6 +147,11 @@ class Pools:
     def __iter__(self) -> Iterator[tuple[PoolKey, LanePool]]:
         return iter(list(self._pools.items()))
 
+    def served(self) -> list[tuple[Tenant, EndpointName]]:
+        """Tenants as configured, where they have pools."""
+        found = {Place(key.tenant, key.endpoint): (self._owners[key], key.endpoint) for key in self._pools}
+        return list(found.values())
+
     def in_flight(self, endpoint: EndpointName) -> int:
         """Units running on an endpoint, of all tenants."""
         return sum(pool.in_flight for key, pool in self._pools.items() if key.endpoint == endpoint)
@@ -167,12 +193,20 @@ class Pools:
             unused_s, pool = max(idle, key=lambda one: one[0])
             pool.give_back_idle(unused_s)
 
-    def take(self, changes: TenantChanges) -> None:
-        """Close the pools of tenants that are gone, or whose connections are not as good as new ones."""
+    def take(self, changes: TenantChanges, before: Mapping[TenantName, Tenant]) -> None:
+        """Close the pools of tenants that are gone, or whose connections are not as good as new ones; a changed login
+        is proven first. before: the tenants as they were configured."""
+        serving: dict[TenantName, set[EndpointName]] = {}
+        for key in self._pools:
+            serving.setdefault(key.tenant, set()).add(key.endpoint)
         for tenant in changes.changed:
             self._newest[tenant.name] = tenant
+            self.credentials.changed(before.get(tenant.name), tenant, serving.get(tenant.name, set()))
         for key, owner in list(self._owners.items()):
-            if key.tenant in self._newest and not owner.same_connections(self._newest[key.tenant]):
+            newest = self._newest.get(key.tenant, owner)
+            if owner.same_connections(newest):
+                self._owners[key] = newest
+            else:
                 self._retire(key)
         gone = set(changes.removed)
         for name in gone:
@@ -184,11 +218,41 @@ class Pools:
         for key in [key for key in self._pools if key.tenant in gone]:
             self._retire(key)
         self._breakers.forget(gone)
+        self.credentials.forget(gone)
 
     def forget_servers(self, changed: set[EndpointName]) -> None:
         """Close the pools of endpoints whose address or protection changed."""
         for key in [key for key in self._pools if key.endpoint in changed]:
             self._retire(key)
+
+    # --- logins --------------------------------------------------------------------------------------------------
+
+    def _of_place(self, place: Place) -> list[PoolKey]:
+        return [key for key in self._pools if (key.tenant, key.endpoint) == place]
+
+    def _serves(self, place: Place) -> bool:
+        return bool(self._of_place(place))
+
+    def _retire_place(self, place: Place) -> None:
+        for key in self._of_place(place):
+            pool = self._pools[key]
+            self._retire(key)
+            pool.send_on(MOVED)
+
+    async def _log_in(self, place: Place, login: Login) -> None:
+        """Open one connection with a login, as its pools would, within the cap, and close it. AttemptFailed."""
+        key = next(iter(self._of_place(place)), None)
+        if key is None:
+            raise AttemptFailed(Fault(FaultKind.CLOSED, Stage.ACQUIRE, message="nobody uses it any more"))
+        tenant, generation = replace(self._owners[key], login=login), self._pools[key].generation
+        inner = self._factory.make(tenant, *self._server(tenant, key.endpoint), key.access, generation)
+        try:
+            lane = await inner.open_lane(self._clock.now() + tenant.pool.acquire_timeout_s)
+            await lane.give_back()
+        finally:
+            await inner.close(CloseReason.DRAIN)
+
+    # --- ending --------------------------------------------------------------------------------------------------
 
     def _retire(self, key: PoolKey) -> None:
         pool = self._pools.pop(key)
@@ -210,6 +274,7 @@ class Pools:
 
     async def close(self) -> None:
         """Close all pools; what still runs on them ends with CONNECTION_LOST."""
+        await self.credentials.close()
         for task in list(self._closing):
             task.cancel()
         pools, self._pools = self._pools, {}

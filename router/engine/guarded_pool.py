@@ -1,18 +1,23 @@
 """An endpoint's pool behind the tenant's login breaker: a login that is refused is not tried by every request.
 
-decisions/login_breaker says when one may try. Everybody else is told at once what the server said last.
+decisions/login_breaker says when one may try. Everybody else is told at once what the server said last. When another
+login of the tenant does in its stead, who waits here is sent to the pool that has it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from router.decisions.login_breaker import LoginBreaker, Try, refuses_login
 from router.model.identity import EndpointName, Generation, TenantName
-from router.model.observation import AttemptFailed, Fault
+from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.topology import Login, Tenant
 from router.ports import Clock, EndpointPool, Lane, PoolStatistics
+
+MOVED = "another login of the tenant is in use by now"
 
 
 class LoginBreakers:
@@ -39,10 +44,20 @@ class LoginBreakers:
 class GuardedPool:
     """ports.EndpointPool."""
 
-    def __init__(self, inner: EndpointPool, breaker: LoginBreaker, clock: Clock) -> None:
+    def __init__(
+        self,
+        inner: EndpointPool,
+        breaker: LoginBreaker,
+        clock: Clock,
+        accepted: Callable[[], None] = lambda: None,
+        rescued: Callable[[Fault], Awaitable[bool]] | None = None,
+    ) -> None:
+        """accepted: a login succeeded. rescued: one failed; True: another login is in use, in another pool."""
         self._inner = inner
         self._breaker = breaker
         self._clock = clock
+        self._accepted = accepted
+        self._rescued = rescued
 
     def __repr__(self) -> str:
         return repr(self._inner)
@@ -68,6 +83,8 @@ class GuardedPool:
                 breaker.refusal(what, failure.fault, self._clock.now())
             else:
                 breaker.unknown(what)
+            if failure.fault.kind is FaultKind.CONNECT_FAILED and await self._is_rescued(failure.fault, deadline):
+                raise AttemptFailed(Fault(FaultKind.STALE, Stage.ACQUIRE, message=MOVED)) from None
             raise
         except BaseException:
             breaker.unknown(what)
@@ -76,7 +93,17 @@ class GuardedPool:
             breaker.unknown(what)
         else:
             breaker.accepted()
+            self._accepted()
         return lane
+
+    async def _is_rescued(self, fault: Fault, deadline: float) -> bool:
+        if self._rescued is None:
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._rescued(fault)
+        except TimeoutError:
+            return False
 
     def _refused(self) -> Fault:
         breaker = self._breaker

@@ -313,7 +313,7 @@ class LanePlaces:
     def _not_opened(self, fault: Fault) -> None:
         """Without any lane, everyone who waits is told why, at once; else the lanes that are there must do."""
         if not self.slots:
-            self._fail_lines(fault)
+            self.fail_lines(fault)
             return
         self._opener.rest()
         asyncio.get_running_loop().call_later(OPEN_AGAIN_S, self.go_on)
@@ -336,7 +336,7 @@ class LanePlaces:
         else:
             self._end(slot)
 
-    def _fail_lines(self, fault: Fault) -> None:
+    def fail_lines(self, fault: Fault) -> None:
         for read, told in refuse_all(self._alone, (self.fast, self.slow), fault):
             self._refuse((read,), told)
 
@@ -371,7 +371,7 @@ class LanePlaces:
         self.slots = [slot for slot in self.slots if slot.pinned or slot.lane.generation == generation]
         self._opener.go_on()
         # They were routed before the change: a new connection from here could lead to a former primary.
-        self._fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))
+        self.fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))
 
     def cut(self, reason: CloseReason) -> None:
         """The server is gone: what is in flight there fails now, not at its deadline."""
@@ -383,7 +383,7 @@ class LanePlaces:
     async def close(self, reason: CloseReason) -> None:
         """End everything."""
         self.closed = self._opener.closed = True
-        self._fail_lines(closed_fault(reason.value))
+        self.fail_lines(closed_fault(reason.value))
         await self._pool.close(reason)
         self.slots.clear()
         for task in list(self._tasks):

@@ -14,7 +14,7 @@ from router.engine.lane_slots import Slot
 from router.engine.shared_lanes import GRACE_S, STUCK_S, SharedLanes
 from router.engine.shared_read import SharedRead
 from router.model.identity import Generation
-from router.model.observation import AttemptFailed, FaultKind, Stage
+from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Residue, Statement
@@ -306,6 +306,10 @@ class LanePool:
         """Connections of an older generation are destroyed now; who waits fails with STALE, unsent: it was routed
         before the primary changed, and a new connection could lead it to the one before."""
         self._places.fence(generation)
+
+    def send_on(self, why: str) -> None:
+        """Another pool is in use: who waits here is told to ask again where to go; what runs goes on."""
+        self._places.fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message=why))
 
     def cut(self, reason: CloseReason) -> None:
         """The server is gone: what is in flight there fails now, not at its deadline."""

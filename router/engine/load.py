@@ -11,10 +11,11 @@ from router.engine.clusters import Clusters
 from router.engine.connection_budget import Budgets
 from router.engine.endpoints import Pools
 from router.engine.listeners import Listeners
+from router.engine.passwords import Passwords
 from router.engine.tenants import Tenants
 from router.model.events import Outcome
 from router.model.identity import EndpointName, TenantName
-from router.model.views import NO_ENDPOINT_LOAD, EndpointLoad, Load, PoolView, TenantLoad
+from router.model.views import NO_ENDPOINT_LOAD, CredentialTrouble, EndpointLoad, Load, PoolView, TenantLoad
 
 
 class LoadMeter:
@@ -28,8 +29,10 @@ class LoadMeter:
         register: Register,
         budgets: Budgets,
         listeners: Listeners,
+        passwords: Passwords,
     ) -> None:
         self._listeners = listeners
+        self._passwords = passwords
         self._budgets = budgets
         self._clusters = clusters
         self._pools = pools
@@ -45,6 +48,7 @@ class LoadMeter:
             pools=pools,
             waiters=tuple(self._register.waiters(None)),
             held={one.supervisor.cluster.name: one.room.held for one in self._clusters},
+            credentials=tuple(self._credential_troubles()),
         )
 
     def _tenant_loads(self) -> Iterator[tuple[TenantName, TenantLoad]]:
@@ -87,6 +91,13 @@ class LoadMeter:
                 due.get(key.endpoint, {}).get(key.tenant, 0),
                 pool.database_s,
             )
+
+    def _credential_troubles(self) -> Iterator[CredentialTrouble]:
+        yield from self._pools.credentials.troubles()
+        for tenant, endpoint in self._pools.served():
+            failing = self._passwords.trouble(tenant.login)
+            if failing is not None:
+                yield CredentialTrouble(tenant.cluster, endpoint, tenant.name, *failing)
 
     def _endpoint_loads(self, pools: tuple[PoolView, ...]) -> dict[EndpointName, EndpointLoad]:
         in_flight: Counter[EndpointName] = Counter()

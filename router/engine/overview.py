@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 
+from router.decisions import checkup
 from router.engine.supervisor import ClusterSupervisor
 from router.engine.supervisors import Supervisors
 from router.model.checkup import Finding
@@ -15,6 +16,7 @@ from router.model.views import (
     NO_ENDPOINT_LOAD,
     NO_TENANT_LOAD,
     ClusterView,
+    CredentialTrouble,
     EndpointView,
     Load,
     PoolView,
@@ -30,12 +32,14 @@ class Overview:
     def __init__(
         self, tenants: Callable[[], Iterable[Tenant]], supervisors: Supervisors, load: Callable[[], Load], clock: Clock,
         findings: Callable[[ClusterName], tuple[Finding, ...]] = lambda _: (),
+        credentials: Callable[[], Iterable[CredentialTrouble]] = tuple,
     ) -> None:
         """tenants: those configured now. load: what the requests of this router make at this moment, those of all its
         processes.
 
-        findings: what is wrong with the settings of a cluster's servers.
+        findings: what is wrong with the settings of a cluster's servers. credentials: with the router's own logins.
         """
+        self._credentials = credentials
         self._findings = findings
         self._tenants = tenants
         self._supervisors = supervisors
@@ -78,9 +82,11 @@ class Overview:
     def clusters(self) -> list[ClusterView]:
         """Every cluster with its endpoints."""
         now, load = self._clock.now(), self._load()
+        troubles = (*self._credentials(), *load.credentials)
         views = []
         for supervisor in self._supervisors:
             state = supervisor.state
+            credentials = tuple(one for one in troubles if one.cluster == state.name)
             views.append(
                 ClusterView(
                     state.name,
@@ -93,7 +99,8 @@ class Overview:
                     phase_age_s=max(0.0, now - state.since),
                     detail=state.detail,
                     endpoints=tuple(self._endpoints(supervisor, load)),
-                    findings=self._findings(state.name),
+                    findings=(*map(checkup.of_credential, credentials), *self._findings(state.name)),
+                    credentials=credentials,
                 )
             )
         return views

@@ -1,4 +1,6 @@
-"""What a server's settings mean for failover: the settings as read, and what is found to be wrong with them."""
+"""What a server's settings mean for failover: the settings as read, and what is found to be wrong with them, or with
+logins.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ class Check(Enum):
     PREPARED_TRANSACTIONS = "prepared_transactions"
     MINOR_VERSION = "minor_version"
     MIXED_VERSIONS = "mixed_versions"
+    CREDENTIAL = "credential"
 
 
 @unique
@@ -31,7 +34,7 @@ class Severity(Enum):
     """How bad it is."""
 
     ERROR = "error"
-    """A failover will not happen, or not safely."""
+    """A failover will not happen, or not safely; or a login is not the one that is configured."""
     WARNING = "warning"
     """It will be slower, or the old primary harder to bring back."""
 

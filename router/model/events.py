@@ -284,6 +284,28 @@ class JwtKeysChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginChanged:
+    """A changed login was accepted by a server and is in use, or was refused: then the former one goes on."""
+
+    cluster: ClusterName
+    endpoint: EndpointName
+    tenant: TenantName | None
+    """None: the router's own login."""
+    problem: str = ""
+    """Why it was refused; empty: it was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCommandEnded:
+    """A command that prints a password was run. problem: why it brought none; empty: it did."""
+
+    command: str
+    problem: str = ""
+    kept: bool = False
+    """The one that it printed before goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerFailed:
     """A mistake of the router's own: an RPC ended with an exception that nobody expected."""
 
@@ -316,5 +338,7 @@ Event = (
     | ConfigChanged
     | CertificatesChanged
     | JwtKeysChanged
+    | LoginChanged
+    | SecretCommandEnded
     | HandlerFailed
 )

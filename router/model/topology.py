@@ -9,6 +9,7 @@ from enum import Enum, unique
 from router.model.callers import CallerGrant
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.policy import ClusterPolicy, PoolPolicy, TenantPolicy
+from router.model.secret_commands import SecretCommand
 
 
 @unique
@@ -69,7 +70,7 @@ class Login:
     """A role that the router logs in with, and its secret (None: certificate or trust)."""
 
     user: str
-    password: Secret | None = None
+    password: Secret | SecretCommand | None = None
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,14 @@ class Tenant:
     """Its requests wait until it is resumed."""
 
     def same_connections(self, other: Tenant) -> bool:
-        """Whether connections of the other one are as good: what differs is not how they were opened or are kept."""
+        """Whether connections of the other one are as good, save for their login: what differs is not how they were
+        opened or are kept. Another login has to prove itself before connections move to it."""
         return self._connections() == other._connections()
 
     def _connections(self) -> tuple[object, ...]:
         limits = self.policy
         kept = (limits.commit_wait, limits.max_timeout_s, limits.idle_in_transaction_s)
-        return (self.name, self.cluster, self.database, self.login, self.isolation, self.role, self.pool, *kept)
+        return (self.name, self.cluster, self.database, self.isolation, self.role, self.pool, *kept)
 
 
 @dataclass(frozen=True)

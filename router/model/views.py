@@ -174,6 +174,19 @@ class EndpointLoad:
     """Connections that wait for room under the cap."""
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialTrouble:
+    """A login that the router cannot use as configured."""
+
+    cluster: ClusterName
+    endpoint: EndpointName
+    tenant: TenantName | None
+    """None: the router's own login."""
+    problem: str
+    for_s: float
+    """Since it began."""
+
+
 NO_TENANT_LOAD = TenantLoad()
 NO_ENDPOINT_LOAD = EndpointLoad()
 
@@ -217,6 +230,8 @@ class Load:
     """Oldest first."""
     held: Mapping[ClusterName, int] = field(default_factory=dict)
     """Requests that wait for a primary."""
+    credentials: tuple[CredentialTrouble, ...] = ()
+    """Logins of tenants that cannot be used as configured."""
 
 
 @unique
@@ -275,7 +290,9 @@ class ClusterView:
     detail: str = ""
     endpoints: tuple[EndpointView, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """What is wrong with its servers' settings, the worst first."""
+    """What is wrong with logins, and with its servers' settings, the worst first."""
+    credentials: tuple[CredentialTrouble, ...] = ()
+    """Logins that cannot be used as configured."""
 
 
 @dataclass(frozen=True, slots=True)

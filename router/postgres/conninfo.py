@@ -1,12 +1,13 @@
-"""Endpoint → connection parameters. Secrets are resolved here and nowhere further in."""
+"""Endpoint → connection parameters, without the password: that is asked for when a connection is opened."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from router.model.policy import CommitWait
 from router.model.request import Access
-from router.model.topology import Cluster, Endpoint, IsolationMode, Login, Tenant
+from router.model.topology import Cluster, Endpoint, IsolationMode, Login, Secret, Tenant
 
 PINNED = {
     "DateStyle": "ISO",
@@ -41,13 +42,16 @@ def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> 
         "keepalives_count": 3,
         "gssencmode": "disable",
     }
-    if login.password is not None:
-        parameters["password"] = login.password.value
-        if endpoint.tls.mode not in _PROVEN:
-            # Whoever answers there could ask for it, and would be told: hashed it tells nothing that lasts.
-            parameters["require_auth"] = "!password"
+    if login.password is not None and endpoint.tls.mode not in _PROVEN:
+        # Whoever answers there could ask for it, and would be told: hashed it tells nothing that lasts.
+        parameters["require_auth"] = "!password"
     parameters.update(tls_parameters(endpoint))
     return parameters
+
+
+def with_password(parameters: Mapping[str, Any], password: Secret | None) -> dict[str, Any]:
+    """The parameters of a connection that is opened now."""
+    return {**parameters} if password is None else {**parameters, "password": password.value}
 
 
 def tls_parameters(endpoint: Endpoint) -> dict[str, str]:
@@ -91,9 +95,9 @@ def never_idle(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters | {"options": f"{parameters['options']} {_options({'idle_session_timeout': '0'})}"}
 
 
-def for_control(cluster: Cluster, endpoint: Endpoint) -> dict[str, Any]:
+def for_control(cluster: Cluster, endpoint: Endpoint, login: Login) -> dict[str, Any]:
     """Parameters of the router's own connections: probes and surgery."""
-    parameters = _base(cluster, endpoint, cluster.control, cluster.control_database)
+    parameters = _base(cluster, endpoint, login, cluster.control_database)
     parameters["options"] = _options({"search_path": "pg_catalog", "TimeZone": "UTC"})
     parameters["application_name"] = "pointsman/control"
     return parameters

@@ -29,6 +29,7 @@ from router.ports.budgets import ConnectionBudget
 from router.postgres.lane import PipelineLane
 from router.postgres.liveness import has_ended, shut_socket
 from router.postgres.opening import Born, ConnectGate, Opener
+from router.postgres.passwords import KnownPasswords, Passwords
 from router.postgres.permits import PoolPermits
 
 _RECONNECT_S = 0.0
@@ -49,6 +50,7 @@ class PsycopgEndpointPool:
         generation: Generation,
         gate: ConnectGate,
         budget: ConnectionBudget,
+        passwords: Passwords,
         chance: Chance,
         events: EventSink,
     ) -> None:
@@ -65,7 +67,7 @@ class PsycopgEndpointPool:
         )
         self._lent = self._permits.lanes
         self._opener = Opener(
-            tenant, cluster, endpoint, access, generation, gate, self._permits, self._waiters, chance, events
+            tenant, cluster, endpoint, access, generation, gate, self._permits, self._waiters, passwords, chance, events
         )
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -295,8 +297,16 @@ def _why_unfit(connection: Any, born: Born | None, generation: Generation, now: 
 class PsycopgPoolFactory:
     """ports.PoolFactory: pools that share one connect gate and one budget per endpoint."""
 
-    def __init__(self, chance: Chance, events: EventSink, budget_of: Callable[[Endpoint], ConnectionBudget]) -> None:
+    def __init__(
+        self,
+        chance: Chance,
+        events: EventSink,
+        budget_of: Callable[[Endpoint], ConnectionBudget],
+        passwords: Passwords | None = None,
+    ) -> None:
+        """passwords: None: no login has a command."""
         self.budget_of = budget_of
+        self.passwords = passwords or KnownPasswords()
         self._chance = chance
         self._events = events
         self._gates: dict[str, ConnectGate] = {}
@@ -307,7 +317,7 @@ class PsycopgPoolFactory:
         """ports.PoolFactory.make."""
         gate, budget = self.gate_of(cluster, endpoint), self.budget_of(endpoint)
         return PsycopgEndpointPool(
-            tenant, cluster, endpoint, access, generation, gate, budget, self._chance, self._events
+            tenant, cluster, endpoint, access, generation, gate, budget, self.passwords, self._chance, self._events
         )
 
     def gate_of(self, cluster: Cluster, endpoint: Endpoint) -> ConnectGate:

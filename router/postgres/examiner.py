@@ -12,8 +12,7 @@ import asyncio
 
 from router.model.checkup import ServerSettings
 from router.model.topology import Cluster, Endpoint
-from router.postgres import conninfo
-from router.postgres.control_connection import ControlConnection
+from router.postgres.control_door import ControlDoor
 
 PATRONI_OPTIONS = ("cluster_name", "hot_standby", "max_locks_per_transaction", "wal_level", "wal_log_hints")
 TIMEOUT_S = 2.0
@@ -72,13 +71,13 @@ SELECT pg_is_in_recovery(),
 class PostgresExaminer:
     """Asks the servers of one cluster, each time on a connection of its own."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, door: ControlDoor | None = None) -> None:
+        self._door = door or ControlDoor(cluster)
 
     async def examine(self, endpoint: Endpoint) -> ServerSettings:
         """See engine.doctor.Examiner."""
         deadline = asyncio.get_running_loop().time() + TIMEOUT_S
-        connection = await ControlConnection.open(conninfo.for_control(self._cluster, endpoint), deadline)
+        connection = await self._door.open(endpoint, deadline)
         try:
             rows = await connection.query(_QUERY, deadline)
             return _read(rows[0], connection.server_version)

@@ -105,15 +105,19 @@ def from_connect(error: BaseException, door: ProbeOutcome, *, proven: bool) -> F
     Not so where the connection broke at that moment: then the network failed, and another try may succeed.
     """
     refused = door is ProbeOutcome.REFUSED
-    asked = getattr(getattr(error, "pgconn", None), "used_password", False)
-    cut_off = any(words in str(error) for words in _CUT_OFF)
-    login = asked and not cut_off and not proven and door is ProbeOutcome.LOGIN_REFUSED
+    login = asked_for_password(error) and not proven and door is ProbeOutcome.LOGIN_REFUSED
     return Fault(
         kind=FaultKind.CONNECT_REFUSED if refused else FaultKind.CONNECT_FAILED,
         stage=Stage.CONNECT,
         sqlstate=getattr(error, "sqlstate", None) or (LOGIN_FAILED if login else ""),
         message=first_line(error),
     )
+
+
+def asked_for_password(error: BaseException) -> bool:
+    """Whether a connect failed that had come to the password, and not because the connection broke."""
+    asked = bool(getattr(getattr(error, "pgconn", None), "used_password", False))
+    return asked and not any(words in str(error) for words in _CUT_OFF)
 
 
 def first_line(error: BaseException) -> str:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
 
 from router.model.events import ConnectionClosed
-from router.model.identity import Generation
+from router.model.identity import EndpointName, Generation
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
-from router.model.topology import Cluster, Endpoint, Tenant
+from router.model.topology import Cluster, Endpoint, Login, Tenant
 from router.ports import Chance, EventSink
 from router.ports.listening import Hearer
 from router.postgres import conninfo, faults
@@ -142,7 +143,15 @@ class PqListeningConnection:
 class PsycopgListeningFactory:
     """ports.listening.ListeningFactory: with the gates and budgets of the pools."""
 
-    def __init__(self, pools: PsycopgPoolFactory, chance: Chance, events: EventSink) -> None:
+    def __init__(
+        self,
+        pools: PsycopgPoolFactory,
+        chance: Chance,
+        events: EventSink,
+        login_of: Callable[[Tenant, EndpointName], Login] = lambda tenant, _: tenant.login,
+    ) -> None:
+        """login_of: what a tenant's new connections to an endpoint are opened with."""
+        self._login_of = login_of
         self._pools = pools
         self._chance = chance
         self._events = events
@@ -162,8 +171,10 @@ class PsycopgListeningFactory:
         waiters = {told: None}
         permits = PoolPermits[PqListeningConnection](budget, tenant.name, tenant.pool, waiters, _nothing_idle)
         opener = Opener(
-            tenant, cluster, endpoint, ACCESS, generation, gate, permits, waiters, self._chance, self._events
-        )
+            replace(tenant, login=self._login_of(tenant, endpoint.name)),
+            cluster, endpoint, ACCESS, generation, gate, permits, waiters, self._pools.passwords, self._chance,
+            self._events,
+        )  # fmt: skip
         try:
             connection = await _connected(opener, permits, told, endpoint, deadline)
         except BaseException:

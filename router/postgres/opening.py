@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +20,13 @@ from router.model.identity import Generation
 from router.model.observation import Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
-from router.model.topology import Cluster, Endpoint, Tenant
+from router.model.secret_commands import SecretFailed
+from router.model.topology import Cluster, Endpoint, Secret, Tenant
 from router.ports import Chance, EventSink
 from router.postgres import conninfo, faults
 from router.postgres.greeting import ask_at_the_door
 from router.postgres.liveness import shut_socket
+from router.postgres.passwords import Passwords
 from router.postgres.permits import Permit, PoolPermits
 from router.postgres.prepared import PreparedStatements
 from router.postgres.proving import Misplaced, prove
@@ -40,6 +42,10 @@ Waiters = Mapping[asyncio.Future[Fault | None], None]
 
 class NotNow(psycopg.OperationalError):
     """No room under the endpoint's cap, or nobody needs the connection any more."""
+
+
+class NoPassword(psycopg.OperationalError):
+    """The command that prints the password has failed; the text is for the operator."""
 
 
 class ConnectGate:
@@ -83,6 +89,7 @@ class Opener:
         gate: ConnectGate,
         permits: PoolPermits[Any],
         waiters: Waiters,
+        passwords: Passwords,
         chance: Chance,
         events: EventSink,
     ) -> None:
@@ -99,6 +106,7 @@ class Opener:
         self._access = access
         self._connect_timeout_s = cluster.policy.connect_timeout_s
         self._kwargs = conninfo.for_tenant(tenant, cluster, endpoint, access)
+        self._passwords = passwords
         self._permits = permits
         self._waiters = waiters
         self._chance = chance
@@ -154,6 +162,8 @@ class Opener:
                 raise NotNow("the server took none the last time")
             if not replaces and self._permits.open >= self._tenant.pool.min_size:
                 raise NotNow("nobody waits for it")
+        if number == self._newest:
+            await self._have_password()  # what takes a while holds no permit
         permit = await self._permits.take() if number == self._newest else None
         if permit is None:
             raise NotNow("no room under the endpoint's cap")
@@ -171,12 +181,12 @@ class Opener:
         generation = self.generation
         self.connecting += 1
         try:
-            async with self.gate:
-                connection = await connect(*args, autocommit=True, **kwargs)
-                permit.attach(connection)
-                await self._prove(connection)
+            connection = await self._log_in(permit, connect, *args, autocommit=True, **kwargs)
         except Misplaced as misplaced:
             self._tell_misplaced(misplaced)
+            raise
+        except NoPassword as missing:
+            self._tell_misfit(str(missing))
             raise
         except faults.CLIENT_ERRORS as error:
             await self._tell_failure(error)
@@ -198,6 +208,42 @@ class Opener:
         self._permits.now_idle(connection)
         return connection
 
+    async def _log_in(self, permit: Permit, connect: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Connect with the password of this moment; once more if the server refuses it and there is a newer one.
+        Commands are waited for outside the gate, which tenants share."""
+        login = self._tenant.login
+
+        async def with_password(password: Secret | None) -> Any:
+            async with self.gate:
+                connection = await connect(*args, **conninfo.with_password(kwargs, password))
+                permit.attach(connection)
+                await self._prove(connection)
+            return connection
+
+        password = await self._password(self._passwords.of(login))
+        try:
+            return await with_password(password)
+        except psycopg.Error as error:
+            if password is login.password or not faults.asked_for_password(error):
+                raise
+            newer = await self._password(self._passwords.newer(login, password))
+            if newer is None:
+                raise
+        return await with_password(newer)
+
+    async def _have_password(self) -> None:
+        try:
+            await self._password(self._passwords.of(self._tenant.login))
+        except NoPassword as missing:
+            self._tell_misfit(str(missing))
+            raise
+
+    async def _password(self, asked: Awaitable[Secret | None]) -> Secret | None:
+        try:
+            return await asked
+        except SecretFailed as failed:
+            raise NoPassword(str(failed)) from None
+
     async def _prove(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Close it unless it is the tenant's own."""
         try:
@@ -208,15 +254,18 @@ class Opener:
             raise
 
     def _tell_misplaced(self, misplaced: Misplaced) -> None:
-        """Nobody gets it. Not the server's fault, and nothing that waiting or another server would mend."""
-        self.failing = True
+        """Nobody gets it."""
         tenant, endpoint, problem = self._tenant.name, self._endpoint.name, str(misplaced)
         self._events.emit(ConnectionMisplaced(tenant, endpoint, problem))
-        self._events.emit(ConnectFailed(tenant, endpoint, problem))
+        self._tell_misfit(problem)
         self._events.emit(ConnectionClosed(tenant, endpoint, self._access, CloseReason.MISPLACED))
-        self._tell(
-            Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, faults.LOGIN_FAILED, problem, endpoint=self._endpoint.name)
-        )
+
+    def _tell_misfit(self, problem: str) -> None:
+        """Not the server's fault, and nothing that waiting or another server would mend."""
+        self.failing = True
+        endpoint = self._endpoint.name
+        self._events.emit(ConnectFailed(self._tenant.name, endpoint, problem))
+        self._tell(Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, faults.LOGIN_FAILED, problem, endpoint=endpoint))
 
     async def _tell_failure(self, error: BaseException) -> None:
         door = await ask_at_the_door(self._kwargs, asyncio.get_running_loop().time() + _DOOR_S)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from router.model.observation import AttemptFailed, FaultKind, ProbeOutcome, ProbeResult, RoleClaim
 from router.model.topology import Cluster, Endpoint
-from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection
+from router.postgres.control_door import ControlDoor
 from router.postgres.faults import SENSELESS
-from router.postgres.greeting import ask_at_the_door
 from router.postgres.role_query import ROLE_QUERY, read_claim
 from router.postgres.timeline_history import TimelineHistory
 
@@ -45,9 +44,9 @@ serves its sessions is up, and why it takes no new ones stands in the message.""
 class PostgresProber:
     """Watches one endpoint with the control login. One probe at a time."""
 
-    def __init__(self, cluster: Cluster, endpoint: Endpoint) -> None:
+    def __init__(self, cluster: Cluster, endpoint: Endpoint, door: ControlDoor | None = None) -> None:
         self._endpoint = endpoint
-        self._parameters = conninfo.for_control(cluster, endpoint)
+        self._door = door or ControlDoor(cluster)
         self._timeout_s = cluster.policy.probe.timeout_s
         self._connection: ControlConnection | None = None
         self._history = TimelineHistory()
@@ -104,11 +103,11 @@ class PostgresProber:
 
     async def _try_anew(self, deadline: float) -> _Answer:
         try:
-            connection = await ControlConnection.open(self._parameters, deadline)
+            connection = await self._door.open(self._endpoint, deadline)
         except AttemptFailed as error:
             if error.fault.kind is FaultKind.SILENT:
                 return _Answer(ProbeOutcome.TIMEOUT, message=error.fault.message)
-            outcome = await ask_at_the_door(self._parameters, deadline)
+            outcome = await self._door.ask(self._endpoint, deadline)
             return _Answer(outcome, message=error.fault.message)
         return await self._ask_on(connection, deadline)
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from router.model.identity import EndpointName
 from router.model.observation import AttemptFailed, Fault, FaultKind, ProbeOutcome, ProbeResult, Stage
 from router.model.topology import Cluster, Endpoint
-from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection, Row
+from router.postgres.control_door import ControlDoor
 from router.postgres.examiner import PATRONI_QUERY
 from router.postgres.role_query import FENCED_HOST, ROLE_QUERY, read_claim
 
@@ -55,9 +54,9 @@ _PROOF = (
 class PostgresSurgeon:
     """Operates on the servers of one cluster."""
 
-    def __init__(self, cluster: Cluster, owner: str) -> None:
+    def __init__(self, cluster: Cluster, owner: str, door: ControlDoor | None = None) -> None:
         """owner: this router's mark on its fences, of letters and digits; no other router may have the same."""
-        self._cluster = cluster
+        self._door = door or ControlDoor(cluster)
         self._fence = f"{FENCED_HOST}/{owner}"
         self._stands = f"pg_is_in_recovery() AND position('{self._fence}' in current_setting('primary_conninfo')) > 0"
         self._connections: dict[EndpointName, ControlConnection] = {}
@@ -208,8 +207,7 @@ class PostgresSurgeon:
             except AttemptFailed as error:
                 if error.fault.kind is not FaultKind.CONNECTION_LOST:
                     raise
-        parameters: Mapping[str, Any] = conninfo.for_control(self._cluster, server)
-        connection = await ControlConnection.open(parameters, deadline)
+        connection = await self._door.open(server, deadline)
         self._connections[server.name] = connection
         return await connection.queries(statements, deadline)
 

@@ -25,11 +25,13 @@ from router.model.events import (
     JournalWriteFailed,
     JwtKeysChanged,
     ListenGapped,
+    LoginChanged,
     Outcome,
     Phase,
     PhaseChanged,
     ReadHedged,
     RequestFinished,
+    SecretCommandEnded,
     SettingFound,
 )
 from router.model.reasons import CloseReason, RefuseReason
@@ -282,6 +284,27 @@ class EventLog:
             logging.INFO if event.applied else logging.ERROR,
             "keys for signed tokens renewed" if event.applied else "keys for signed tokens not renewed",
             keys=event.keys,
+            problem=event.problem,
+        )
+
+    def login_changed(self, event: LoginChanged) -> None:
+        """One that is refused is an error: the former one ends some day."""
+        self._line(
+            logging.ERROR if event.problem else logging.INFO,
+            "new login refused, the former one goes on" if event.problem else "new login in use",
+            cluster=event.cluster,
+            endpoint=event.endpoint,
+            tenant=event.tenant,
+            problem=event.problem,
+        )
+
+    def secret_command_ended(self, event: SecretCommandEnded) -> None:
+        """One that fails is an error: what it printed before, if anything, ends some day."""
+        words = "password command failed, what it printed before goes on" if event.kept else "password command failed"
+        self._line(
+            logging.ERROR if event.problem else logging.DEBUG,
+            words if event.problem else "password command run",
+            command=event.command,
             problem=event.problem,
         )
 

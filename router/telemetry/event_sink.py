@@ -92,5 +92,7 @@ def _handlers(recorder: Recorder, log: EventLog) -> dict[type, tuple[Handler, ..
         events.ConfigChanged: (recorder.config_changed, log.config_changed),
         events.CertificatesChanged: (recorder.certificates_changed, log.certificates_changed),
         events.JwtKeysChanged: (recorder.jwt_keys_changed, log.jwt_keys_changed),
+        events.LoginChanged: (recorder.login_changed, log.login_changed),
+        events.SecretCommandEnded: (recorder.secret_command_ended, log.secret_command_ended),
         events.HandlerFailed: (recorder.handler_failed, log.handler_failed),
     }

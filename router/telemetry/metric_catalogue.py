@@ -213,6 +213,19 @@ CERTIFICATE_CHANGES = _counter(
 JWT_KEY_CHANGES = _counter(
     "jwt_key_changes_total", ("result",), "New keys for signed tokens taken (ok) or not to be had (failed)."
 )
+LOGIN_CHANGES = _counter(
+    "login_changes_total",
+    ("endpoint", "result"),
+    "Changed logins that a server accepted (ok), and tries of such that it refused (failed).",
+)
+CREDENTIAL_TROUBLE = _gauge(
+    "credential_trouble_seconds",
+    ("cluster", "endpoint", "tenant"),
+    "For how long a login could not be used as configured; absent when all is well. The router's own has no tenant.",
+)
+SECRET_COMMANDS = _counter(
+    "password_commands_total", ("result",), "Runs of commands that print passwords: with one (ok) or without (failed)."
+)
 HANDLER_FAILURES = _counter("handler_failures_total", ("rpc",), "RPCs that ended by a mistake of the router's own.")
 BUILD = _gauge("build_info", ("version",), "Always 1; the label tells the version.")
 

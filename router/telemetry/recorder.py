@@ -23,12 +23,14 @@ from router.model.events import (
     JournalWriteFailed,
     JwtKeysChanged,
     ListenGapped,
+    LoginChanged,
     NotificationsHeard,
     Outcome,
     PhaseChanged,
     ReadHedged,
     RequestAdmitted,
     RequestFinished,
+    SecretCommandEnded,
 )
 from router.model.identity import TenantName
 from router.model.reasons import CloseReason, HealthReason, HoldEndReason, PhaseReason, RefuseReason, RetryReason
@@ -100,6 +102,8 @@ class Recorder:
         self._reloads = counter(catalogue.RELOADS)
         self._certificate_changes = counter(catalogue.CERTIFICATE_CHANGES)
         self._jwt_key_changes = counter(catalogue.JWT_KEY_CHANGES)
+        self._login_changes = counter(catalogue.LOGIN_CHANGES)
+        self._secret_commands = counter(catalogue.SECRET_COMMANDS)
         self._handler_failures = counter(catalogue.HANDLER_FAILURES)
         self._cells: dict[TenantName, dict[Method, _TenantMethodCells]] = {}
         self._start_at_0()
@@ -115,6 +119,7 @@ class Recorder:
         for result in Success:
             self._reloads.cell(result.value)
             self._jwt_key_changes.cell(result.value)
+            self._secret_commands.cell(result.value)
             for port in ("callers", "operators"):
                 self._certificate_changes.cell(port, result.value)
 
@@ -131,6 +136,8 @@ class Recorder:
             self._failovers.cell(cluster, cause.value)
         for endpoint in endpoints:
             self._connect_failures.cell(endpoint)
+            for result in Success:
+                self._login_changes.cell(endpoint, result.value)
             self._misplaced.cell(endpoint)
             for health in HealthReason:
                 self._health_changes.cell(cluster, endpoint, health.value)
@@ -252,6 +259,14 @@ class Recorder:
     def jwt_keys_changed(self, event: JwtKeysChanged) -> None:
         """Count it."""
         self._jwt_key_changes.cell((Success.OK if event.applied else Success.FAILED).value).value += 1
+
+    def login_changed(self, event: LoginChanged) -> None:
+        """Count it."""
+        self._login_changes.cell(event.endpoint, (Success.FAILED if event.problem else Success.OK).value).value += 1
+
+    def secret_command_ended(self, event: SecretCommandEnded) -> None:
+        """Count it."""
+        self._secret_commands.cell((Success.FAILED if event.problem else Success.OK).value).value += 1
 
     def handler_failed(self, event: HandlerFailed) -> None:
         """Count it."""

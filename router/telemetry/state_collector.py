@@ -71,15 +71,17 @@ def _tenants(tenants: Sequence[TenantView]) -> Iterator[Family]:
 def _clusters(clusters: Sequence[ClusterView]) -> Iterator[Family]:
     held, phases = GaugeReading(catalogue.HELD), GaugeReading(catalogue.PHASE)
     terms, generations = GaugeReading(catalogue.TERM), GaugeReading(catalogue.GENERATION)
-    findings = GaugeReading(catalogue.FINDINGS)
+    findings, credentials = GaugeReading(catalogue.FINDINGS), GaugeReading(catalogue.CREDENTIAL_TROUBLE)
     for cluster in clusters:
+        for one in cluster.credentials:
+            credentials.set(one.for_s, cluster.name, one.endpoint, one.tenant or "")
         findings.set(len(cluster.findings), cluster.name)
         held.set(cluster.held, cluster.name)
         terms.set(cluster.term, cluster.name)
         generations.set(cluster.generation, cluster.name)
         for phase in Phase:
             phases.set(cluster.phase is phase, cluster.name, phase.value)
-    yield from (reading.family for reading in (held, phases, terms, generations, findings))
+    yield from (reading.family for reading in (held, phases, terms, generations, findings, credentials))
 
 
 def _endpoints(endpoints: Sequence[tuple[str, EndpointView]]) -> Iterator[Family]:

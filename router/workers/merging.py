@@ -14,7 +14,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.samples import Sample
 
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.views import EndpointLoad, Load, PoolView, TenantLoad, WaiterView
+from router.model.views import CredentialTrouble, EndpointLoad, Load, PoolView, TenantLoad, WaiterView
 
 SUMMED = frozenset({"counter", "histogram"})
 """Types whose samples are added up; those of any other say something about one process, and get its label."""
@@ -31,6 +31,7 @@ def merge_loads(loads: Iterable[Load]) -> Load:
     pools: dict[tuple[TenantName, EndpointName, object], PoolView] = {}
     held: dict[ClusterName, int] = {}
     waiters: list[WaiterView] = []
+    credentials: dict[tuple[TenantName | None, EndpointName], CredentialTrouble] = {}
     for load in loads:
         for tenant, one in load.tenants.items():
             tenants[tenant] = _added(tenants[tenant], one) if tenant in tenants else one
@@ -42,8 +43,12 @@ def merge_loads(loads: Iterable[Load]) -> Load:
         for cluster, count in load.held.items():
             held[cluster] = held.get(cluster, 0) + count
         waiters += load.waiters
+        for trouble in load.credentials:
+            longest = credentials.setdefault((trouble.tenant, trouble.endpoint), trouble)
+            if trouble.for_s > longest.for_s:
+                credentials[trouble.tenant, trouble.endpoint] = trouble
     waiters.sort(key=lambda one: -one.waited_s)
-    return Load(tenants, endpoints, tuple(pools.values()), tuple(waiters), held)
+    return Load(tenants, endpoints, tuple(pools.values()), tuple(waiters), held, tuple(credentials.values()))
 
 
 _KEPT = frozenset({"generation"})

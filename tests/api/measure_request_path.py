@@ -158,7 +158,7 @@ def engine(clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> E
     )
     clusters = Clusters()
     clusters.add(MAIN, ClusterRuntime(supervisor, room))  # type: ignore[arg-type]
-    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster)
+    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster, events)
     retry = RetryPolicy()
     return Executor(
         Tenants(retry, clock),

@@ -165,11 +165,14 @@ def test_what_a_tenant_connects_by_is_what_makes_new_connections():
     """The words of the difference and the engine's own judgement may not drift apart."""
     acme = next(iter(load_good().topology.tenants.values()))
     other: dict[str, Any] = dict.fromkeys(("cluster", "database", "role"), "x")
-    other |= {"isolation": IsolationMode.SCHEMA, "login": Login("x"), "pool": policy.PoolPolicy(max_size=3)}
+    other |= {"isolation": IsolationMode.SCHEMA, "pool": policy.PoolPolicy(max_size=3)}
     other |= {"weights": {}, "tokens": (), "callers": (), "statements": {"a": "b"}, "channels": ("x",)}
     for name, value in other.items():
         reconnects = effect_of(("tenants", "acme", name), "") is ConfigEffect.NEW_CONNECTIONS
         assert acme.same_connections(replace(acme, **{name: value})) is not reconnects, name
+    # Connections move to another login as well, but only once it has proven itself.
+    assert effect_of(("tenants", "acme", "login"), "") is ConfigEffect.NEW_CONNECTIONS
+    assert acme.same_connections(replace(acme, login=Login("x")))
     for part in fields(policy.TenantPolicy):
         limits: Any = SimpleNamespace(**{one.name: getattr(acme.policy, one.name) for one in fields(acme.policy)})
         setattr(limits, part.name, "other")

@@ -21,7 +21,7 @@ IMPATIENT = Options(on_failover=OnFailover.FAIL_FAST)
 def change(engine: Engine, *, paused: bool) -> None:
     """As a data plane does, while callers still come with the tenant that they were admitted as."""
     changes = TenantChanges((replace(engine.tenant, paused=paused),))
-    engine.pools.take(changes)
+    engine.pools.take(changes, {engine.tenant.name: engine.tenant})
     engine.tenants.take(changes)
 
 
@@ -120,7 +120,7 @@ async def test_a_caller_of_before_brings_no_former_tenant_back() -> None:
     await engine.run(Method.EXECUTE, "insert a")
     fresh = replace(engine.tenant, login=replace(engine.tenant.login, user="other"))
     changes = TenantChanges((fresh,))
-    engine.pools.take(changes)
+    engine.pools.take(changes, {engine.tenant.name: engine.tenant})
     engine.tenants.take(changes)
     await engine.run(Method.EXECUTE, "insert a")
     assert engine.runtime.tenant is fresh

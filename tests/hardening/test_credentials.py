@@ -1,4 +1,4 @@
-"""Passwords of logins change under load, and logins fail by the dozen: nobody else notices."""
+"""Passwords of logins change under load, some to wrong ones, and logins fail by the dozen: nobody else notices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pointsman
 import pytest
@@ -15,7 +18,7 @@ from psycopg import sql
 from router.devcluster import DevCluster
 from tests.stories.conftest import undisturbed
 from tests.support.dev_cluster import TENANTS
-from tests.support.eventually import ask
+from tests.support.eventually import ask, eventually
 from tests.support.running_router import Config, RunningRouter, running_router, tenant
 
 pytestmark = pytest.mark.pg
@@ -48,6 +51,39 @@ def drop_logins(cluster: DevCluster) -> None:
             connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
 
 
+class Load:
+    """Six callers of acme who read and write until the end of the block."""
+
+    def __init__(self, db: pointsman.Client) -> None:
+        self.calls = 0
+        self.failed: list[str] = []
+        self._db = db
+        self._stopping = False
+
+    async def __aenter__(self) -> Load:
+        self._running = [asyncio.create_task(self._run()) for _ in range(6)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._running)
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            try:
+                await self._db.query("select count(*) from accounts", timeout=5)
+                await self._db.execute("update accounts set score = score where id = 3", timeout=5)
+            except pointsman.Error as error:
+                self.failed.append(str(error))
+            self.calls += 2
+            await asyncio.sleep(0.005)
+
+    def check(self) -> None:
+        """Not one has failed."""
+        assert not self.failed, f"{len(self.failed)} of {self.calls}: {self.failed[:3]}"
+        assert self.calls > 0
+
+
 async def test_rotations_of_a_login_fail_no_request(pg_cluster: DevCluster) -> None:
     await asyncio.to_thread(make_logins, pg_cluster)
     await asyncio.to_thread(set_password, pg_cluster, _LOGINS[0], TENANTS["acme"])
@@ -55,33 +91,137 @@ async def test_rotations_of_a_login_fail_no_request(pg_cluster: DevCluster) -> N
     def edit(config: Config) -> None:
         config["tenants"]["acme"]["login"] = {"user": _LOGINS[0], "password": "file:acme.password"}
 
-    calls, failed, stopping = 0, [], False
-
-    async def load(db: pointsman.Client) -> None:
-        nonlocal calls
-        while not stopping:
-            try:
-                await db.query("select count(*) from accounts", timeout=5)
-                await db.execute("update accounts set score = score where id = 3", timeout=5)
-            except pointsman.Error as error:
-                failed.append(str(error))
-            calls += 2
-
     try:
         async with running_router(pg_cluster, edit=edit) as router, router.connect("acme") as db:
-            running = [asyncio.create_task(load(db)) for _ in range(6)]
-            for number in range(1, ROTATIONS + 1):
-                await rotate(router, pg_cluster, number)
-            stopping = True
-            await asyncio.gather(*running)
+            async with Load(db) as load:
+                for number in range(1, ROTATIONS + 1):
+                    await rotate(router, pg_cluster, number)
             last = _LOGINS[ROTATIONS % 2]
             others = "select count(*) from pg_stat_activity where usename = any(%s)"
-            await asyncio.sleep(0.3)
-            assert await asyncio.to_thread(ask, pg_cluster, others, [n for n in _LOGINS if n != last]) == 0
+            gone = [name for name in _LOGINS if name != last]
+            await until(lambda: ask(pg_cluster, others, gone) == 0, "no connections of the former login")
     finally:
         await asyncio.to_thread(drop_logins, pg_cluster)
-    assert not failed, f"{len(failed)} of {calls}: {failed[:3]}"
-    assert calls > 5 * ROTATIONS
+    load.check()
+
+
+@pytest.fixture
+def rotating_logins(pg_cluster: DevCluster) -> Iterator[DevCluster]:
+    """The cluster, with both logins as the passwords of round 0 have them."""
+    make_logins(pg_cluster)
+    set_password(pg_cluster, _LOGINS[0], "round-0")
+    yield pg_cluster
+    drop_logins(pg_cluster)
+
+
+async def test_tokens_that_a_command_prints_are_renewed_under_load(rotating_logins: DevCluster) -> None:
+    """Each token is worth nothing once the next one is out, as new connections find out: the command is asked again."""
+    with tempfile.TemporaryDirectory() as directory:
+        token, runs = Path(directory) / "token", Path(directory) / "runs"
+        token.write_text("round-0")
+
+        def edit(config: Config) -> None:
+            config["tenants"]["acme"]["login"] = {
+                "user": _LOGINS[0],
+                "password": f"command:/bin/sh -c 'echo >> {runs}; cat {token}'",
+                "command_ttl_s": 600,
+            }
+            config["tenants"]["acme"]["pool"] = {"lifetime_s": 1}
+
+        async with running_router(rotating_logins, edit=edit) as router, router.connect("acme") as db:
+            assert not runs.exists(), "a command is not run before its first connection"
+            async with Load(db) as load:
+                await until(runs.exists, "the first run")
+                for number in range(1, ROTATIONS + 1):
+                    before = runs.stat().st_size
+                    token.write_text(f"round-{number}")
+                    await asyncio.to_thread(set_password, rotating_logins, _LOGINS[0], f"round-{number}")
+                    await until(partial(has_grown, runs, before), "a run for a new token")
+            assert router.scrape()['pointsman_password_commands_total{result="failed"}'] == 0
+            logged = router.logged()
+        load.check()
+        assert runs.read_text().count("\n") <= 4 * (ROTATIONS + 1), "not one run for each connection"
+        assert "round-" not in logged
+
+
+async def test_a_wrong_new_password_keeps_the_old_one_and_alarms(rotating_logins: DevCluster) -> None:
+    def edit(config: Config) -> None:
+        config["tenants"]["acme"]["login"] = {"user": _LOGINS[0], "password": "file:acme.password"}
+
+    cluster = rotating_logins
+    await asyncio.to_thread(set_password, cluster, _LOGINS[0], TENANTS["acme"])
+    async with running_router(cluster, edit=edit) as router, router.connect("acme") as db:
+        async with Load(db) as load:
+            await asyncio.sleep(0.2)
+            (router.config.parent / "acme.password").write_text("canary-of-a-mistake")
+            assert (await router.operate("ReloadConfig")).applied
+            found = await finding(router, "login of tenant acme")
+            assert "the new one is refused, the former one goes on" in found.message
+            assert router.scrape()[trouble_of("acme", found.endpoint)] > 0
+            # Connections that are opened now have the old one: no other is believed.
+            await asyncio.gather(*(db.execute("select pg_sleep(0.2)", timeout=5) for _ in range(4)))
+            # ALTER ROLE comes after the configuration: at once the old one is wrong, and the new one right.
+            await asyncio.to_thread(set_password, cluster, _LOGINS[0], "canary-of-a-mistake")
+            await until_settled(router)
+        assert trouble_of("acme", found.endpoint) not in router.scrape()
+        logged = router.logged()
+    load.check()
+    assert "new login refused, the former one goes on" in logged
+    assert "new login in use" in logged
+    assert "canary-of-a-mistake" not in logged
+
+
+async def test_a_wrong_new_password_of_the_routers_own_login_costs_no_endpoint(pg_cluster: DevCluster) -> None:
+    async with running_router(pg_cluster) as router, router.connect("acme") as db:
+        password = router.config.parent / "control.password"
+        before = password.read_text()
+        try:
+            async with Load(db) as load:
+                password.write_text("canary-of-a-mistake")
+                assert (await router.operate("ReloadConfig")).applied
+                assert "the new one is refused" in (await finding(router, "the router's own login")).message
+                await asyncio.to_thread(set_password, pg_cluster, "pointsman_control", "canary-of-a-mistake")
+                await until_settled(router)
+        finally:
+            await asyncio.to_thread(set_password, pg_cluster, "pointsman_control", before)
+        assert "endpoint health changed" not in router.logged().partition("configuration applied")[2]
+    load.check()
+
+
+def has_grown(file: Path, before: int) -> bool:
+    return file.stat().st_size > before
+
+
+def trouble_of(tenant: str, endpoint: str) -> str:
+    labels = f'cluster="main",endpoint="{endpoint}",tenant="{tenant}"'
+    return f"pointsman_credential_trouble_seconds{{{labels}}}"
+
+
+async def finding(router: RunningRouter, words: str) -> Any:
+    """What the doctor finds about a login, once it has."""
+    found: list[Any] = []
+
+    def look() -> bool:
+        with router.operator() as operator:
+            found[:] = [one for cluster in operator.clusters() for one in cluster.findings]
+        found[:] = [one for one in found if one.check == "credential" and words in one.message]
+        return bool(found)
+
+    await until(look, f"a finding: {words}")
+    return found[0]
+
+
+async def until_settled(router: RunningRouter) -> None:
+    def settled() -> bool:
+        with router.operator() as operator:
+            return not any(one.check == "credential" for cluster in operator.clusters() for one in cluster.findings)
+
+    await until(settled, "no finding about logins")
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Asked in a thread: callers go on meanwhile."""
+    await eventually(lambda: asyncio.to_thread(condition), within_s=40, what=what, pause_s=0.05)
 
 
 async def rotate(router: RunningRouter, cluster: DevCluster, number: int) -> None:

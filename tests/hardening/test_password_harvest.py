@@ -13,7 +13,7 @@ from router.model.identity import ClusterName, EndpointName
 from router.model.observation import AttemptFailed
 from router.model.topology import Cluster, Endpoint, Login, Secret, TlsSettings
 from router.postgres.conninfo import for_control
-from router.postgres.control_connection import ControlConnection
+from router.postgres.control_door import ControlDoor
 from tests.hardening.lying_server import HOST, framed
 
 PASSWORD = "canary-password-6d1e"
@@ -36,7 +36,7 @@ async def test_nobody_unproven_is_told_a_password_in_clear_text() -> None:
         endpoint = Endpoint(EndpointName("n1"), ClusterName("main"), HOST, server.sockets[0].getsockname()[1])
         cluster = Cluster(endpoint.cluster, (endpoint,), Login("pointsman", Secret(PASSWORD)))
         with pytest.raises(AttemptFailed) as failed:
-            await ControlConnection.open(for_control(cluster, _plain(endpoint)), time.monotonic() + 3)
+            await ControlDoor(cluster).open(_plain(endpoint), time.monotonic() + 3)
         await asyncio.wait_for(over.wait(), 5)
     assert b"pointsman" in heard, "it was not even asked"
     assert PASSWORD.encode() not in heard
@@ -51,4 +51,4 @@ def _plain(endpoint: Endpoint) -> Endpoint:
 def test_a_proven_server_may_ask(mode: str, asked: bool) -> None:
     endpoint = Endpoint(EndpointName("n1"), ClusterName("main"), HOST, tls=TlsSettings(mode))
     cluster = Cluster(endpoint.cluster, (endpoint,), Login("pointsman", Secret(PASSWORD)))
-    assert ("require_auth" in for_control(cluster, endpoint)) is asked
+    assert ("require_auth" in for_control(cluster, endpoint, cluster.control)) is asked

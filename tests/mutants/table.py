@@ -111,7 +111,7 @@ FAILOVER: Sequence[Mutant] = (
 ROUTING: Sequence[Mutant] = (
     Mutant(
         "who_waited_goes_to_the_old_primary", _PLACES,
-        'self._fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))',
+        'self.fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))',
         "self.serve()",
         tests=("tests/engine/test_lane_pool_ending.py",),
     ),

@@ -129,7 +129,7 @@ async def test_two_tenants_under_load_never_pass_the_cap_and_both_are_served(wor
 async def test_lanes_that_never_rest_are_shared_out(world: World) -> None:
     """As the engine uses them: a lane is kept as long as there is work for it."""
     clock = SystemClock()
-    pools = Pools(world.factory, clock, lambda _: world.cluster)
+    pools = Pools(world.factory, clock, lambda _: world.cluster, Recorder())
     world.budgets.serve_lanes(pools)
     served = {"acme": 0, "globex": 0}
     tenants = {name: world.tenant(name) for name in served}

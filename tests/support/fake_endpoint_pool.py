@@ -9,10 +9,12 @@ from router.model.identity import EndpointName, Generation
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
-from router.model.topology import Cluster, Endpoint, Tenant
+from router.model.topology import Cluster, Endpoint, Login, Tenant
 from router.ports import PoolStatistics
 from tests.support.fake_lane import CANCEL_TAKES, FakeConnection, FakeLane
 from tests.support.fake_server import FakeServer
+
+_NOBODY = Login("nobody")
 
 
 class FakeEndpointPool:
@@ -27,6 +29,7 @@ class FakeEndpointPool:
         generation: Generation = Generation(1),
         endpoint: str = "a",
         lifetime_s: float = 1800.0,
+        login: Login = _NOBODY,
     ) -> None:
         self.server = server
         self.access = access
@@ -34,6 +37,7 @@ class FakeEndpointPool:
         self.cancel_takes = CANCEL_TAKES
         self.max_size = max_size
         self.lifetime_s = lifetime_s
+        self.login = login
         self.opened = self.lent = self.returned = 0
         self.destroyed: Counter[CloseReason] = Counter()
         self.lanes: list[FakeLane] = []
@@ -87,6 +91,9 @@ class FakeEndpointPool:
                 await asyncio.sleep(deadline - loop.time())
                 raise AttemptFailed(Fault(FaultKind.POOL_TIMEOUT, Stage.ACQUIRE, endpoint=self.endpoint))
             await asyncio.sleep(self.server.connect_takes)
+            self.server.logins[self.login] += 1
+            if self.login in self.server.refused_logins:
+                raise AttemptFailed(Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, "28P01", "no such password"))
             if self.server.connect_error == "refused":
                 raise AttemptFailed(Fault(FaultKind.CONNECT_REFUSED, Stage.CONNECT, message="refused"))
             if self.server.connect_error is not None:
@@ -181,6 +188,7 @@ class FakePoolFactory:
             generation=generation,
             endpoint=endpoint.name,
             lifetime_s=tenant.pool.lifetime_s,
+            login=tenant.login,
         )
         self.pools.append(pool)
         return pool

@@ -7,13 +7,14 @@ answers it keeps the truth that no client sees: which effects were committed, an
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from router.model.observation import PgError
 from router.model.request import Statement
+from router.model.topology import Login
 from router.ports import Unit
 from tests.support.fake_keys import KeyTable
 from tests.support.fake_replies import Lost, Reply, Script, understood
@@ -58,6 +59,9 @@ class FakeServer:
         self.backends: list[Backend] = []
         self.connect_takes = 0.005
         self.connect_error: str | None = None
+        self.refused_logins: set[Login] = set()
+        self.logins: Counter[Login] = Counter()
+        """Tries, also those that were refused."""
         """"refused", or an SQLSTATE."""
         self.connects = 0
         """Connections asked for so far, whatever became of them."""

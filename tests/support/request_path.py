@@ -39,7 +39,7 @@ class RequestPath:
         self.room = HoldingRoom(source.state, source.cluster.policy.hold, clock, events, source.report_drained)
         self.clusters = Clusters()
         self.clusters.add(name, ClusterRuntime(source, self.room))
-        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster)
+        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster, events)
         source.subscribe(self.pools.on_state)
         source.subscribe(self.room.on_state)
         self.register = Register(clock, events)

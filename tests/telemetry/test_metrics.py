@@ -25,7 +25,7 @@ from router.model.reasons import (
 from router.model.request import Access, Method
 from router.model.state import EndpointState
 from router.model.topology import FailoverMode, Role
-from router.model.views import ClusterView, EndpointView, PoolView, TenantView
+from router.model.views import ClusterView, CredentialTrouble, EndpointView, PoolView, TenantView
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.metric_catalogue import METRICS, Kind, RequestPhase
 from router.telemetry.state_collector import RouterView
@@ -53,7 +53,12 @@ def finished(tenant: str, outcome: Outcome, reason: str = "", **more: float) -> 
 PG1 = EndpointState("pg1", Role.PRIMARY, Health.UP, lag_s=0.0)
 ENDPOINT = EndpointView("main", "h", 1, "a", PG1, 3, 4, cap=80, granted=60, permits=5, wanted=2)
 VIEW = RouterView(
-    clusters=(ClusterView("main", Phase.STEADY, FailoverMode.FOLLOW, "pg1", 7, 2, 5, 1.0, "", (ENDPOINT,)),),
+    clusters=(
+        ClusterView(
+            "main", Phase.STEADY, FailoverMode.FOLLOW, "pg1", 7, 2, 5, 1.0, "", (ENDPOINT,),
+            credentials=(CredentialTrouble("main", "pg1", None, "refused", 12.0),),
+        ),
+    ),
     tenants=(TenantView("acme", "main", "acme", in_flight=6, queued=1, listeners=2, channels=1),),
     pools=(PoolView("acme", "pg1", Access.READ_ONLY, 1, 4, 1, 2, 1, 9, 8, 2, 33),),
 )
@@ -79,6 +84,8 @@ ALL_EVENTS = (
     ev.ConfigChanged(False, (), ("x",)),
     ev.CertificatesChanged("callers", False, "x"),
     ev.JwtKeysChanged(False, 0, "x"),
+    ev.LoginChanged("main", "n1", "acme", "y"),
+    ev.SecretCommandEnded("command x", "y"),
     ev.HandlerFailed("/pointsman.v1.QueryService/Query", "KeyError", "x.py:1"),
 )
 

@@ -7,7 +7,7 @@ from router.model.events import Phase
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName, TopologyNumber
 from router.model.request import Access
 from router.model.state import ClusterState
-from router.model.views import EndpointLoad, Load, PoolView, TenantLoad, WaiterView, WaitPhase
+from router.model.views import CredentialTrouble, EndpointLoad, Load, PoolView, TenantLoad, WaiterView, WaitPhase
 from router.workers.emptying import Emptying
 from router.workers.merging import PARENT, counted, ended, merge_families, merge_loads
 
@@ -41,6 +41,11 @@ def test_loads_add_up_and_a_pool_in_two_processes_is_one() -> None:
     ]
     assert merged.held == {MAIN: 7}
     assert [one.request_id for one in merged.waiters] == ["r4", "r3"], "the longest wait first"
+
+
+def test_a_login_that_is_in_trouble_in_two_processes_is_told_once_with_its_longest_time() -> None:
+    parts = [Load(credentials=(CredentialTrouble(MAIN, N1, ACME, "refused", for_s),)) for for_s in (3.0, 5.0, 4.0)]
+    assert [one.for_s for one in merge_loads(parts).credentials] == [5.0]
 
 
 def test_nothing_is_nothing() -> None:

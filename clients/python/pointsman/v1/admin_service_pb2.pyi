@@ -616,7 +616,7 @@ global___ClusterState = ClusterState
 
 @typing.final
 class Finding(google.protobuf.message.Message):
-    """A setting of a server that will make a failover slow, unsafe or impossible."""
+    """A setting of a server that will make a failover slow, unsafe or impossible, or a login that is not in use as configured."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -627,12 +627,12 @@ class Finding(google.protobuf.message.Message):
     FIX_FIELD_NUMBER: builtins.int
     endpoint: builtins.str
     check: builtins.str
-    """What was looked at: "retry_interval", "sync_names_empty", ..."""
+    """What was looked at: "retry_interval", "sync_names_empty", ..., or "credential"."""
     severity: builtins.str
     """"error" or "warning"."""
     message: builtins.str
     fix: builtins.str
-    """SQL for a superuser of that server."""
+    """SQL for a superuser of that server, or what else to do, as an SQL comment."""
     def __init__(
         self,
         *,
