@@ -81,6 +81,7 @@ class DataPlane:
         self.outcomes = Outcomes(*parts)
         listening = PsycopgListeningFactory(factory, chance, events, self.pools.credentials.login_of)
         self.listeners = Listeners(self._tenants, register, self.clusters, listening, clock, chance)
+        self.pools.credentials.moved = self.listeners.renew
         metered = (self.clusters, self.pools, self._tenants, register, self.budgets, self.listeners)
         self.load = LoadMeter(*metered, passwords)
         expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)

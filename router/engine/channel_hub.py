@@ -178,9 +178,13 @@ class ChannelHub:
     def take(self, tenant: Tenant) -> None:
         """The tenant has changed."""
         before, self.tenant = self.tenant, tenant
-        if not before.same_connections(tenant):
-            self.cut(CloseReason.DRAIN)
-            self._moved.set()
+        if not _same_connections(before, tenant):
+            self.renew()
+
+    def renew(self) -> None:
+        """Another connection is wanted than the one that there is."""
+        self.cut(CloseReason.DRAIN)
+        self._moved.set()
 
     # --- the task ------------------------------------------------------------------------------------------------
 
@@ -245,7 +249,7 @@ class ChannelHub:
             tenant, cluster, endpoint, state.generation, self, self._clock.now() + patience_s
         )
         now = source.state
-        if (now.primary, now.generation) != home or not self.tenant.same_connections(tenant):
+        if (now.primary, now.generation) != home or not _same_connections(self.tenant, tenant):
             connection.close(CloseReason.GENERATION)
             raise AttemptFailed(Fault(FaultKind.STALE, Stage.CONNECT, message="the primary moved meanwhile"))
         self._connection, self._good = connection, self._clock.now()
@@ -318,3 +322,7 @@ class ChannelHub:
 def _error(fault: Fault) -> RouterError:
     facts = Replayability(Access.READ_ONLY)
     return retry.error(retry.classify(fault, facts), fault)
+
+
+def _same_connections(one: Tenant, other: Tenant) -> bool:
+    return one.same_connections(other) and one.login == other.login

@@ -46,6 +46,8 @@ class Credentials:
         self._move = move
         self._clock = clock
         self._events = events
+        self.moved: Callable[[TenantName], None] = lambda _: None
+        """Told, beside the pools, who has another login in use."""
         self._choices: dict[Place, LoginChoice] = {}
         self._clusters: dict[TenantName, ClusterName] = {}
         self._former: dict[TenantName, Login] = {}
@@ -163,6 +165,7 @@ class Credentials:
             return False
         self._tell(place, choice.problem)
         self._move(place)
+        self.moved(place.tenant)
         return True
 
     def _tell(self, place: Place, problem: str) -> None:

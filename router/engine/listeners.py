@@ -137,6 +137,12 @@ class Listeners:
                 message = f"tenant {name} has been removed"
                 hub.end(listener, RouterError(Code.UNAUTHENTICATED, RefuseReason.UNAUTHENTICATED, message))
 
+    def renew(self, tenant: TenantName) -> None:
+        """Another login of the tenant is in use by now."""
+        hub = self._hubs.get(tenant)
+        if hub is not None:
+            hub.renew()
+
     def forget_servers(self, changed: set[EndpointName]) -> None:
         """Endpoints whose address or protection changed: listen there anew."""
         for hub in self._hubs.values():

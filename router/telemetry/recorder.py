@@ -67,13 +67,11 @@ class Recorder:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(metric: catalogue.Metric) -> CounterSeries:
-            series = CounterSeries(metric)
-            registry.register(series)
+            registry.register(series := CounterSeries(metric))
             return series
 
         def histogram(metric: catalogue.Metric) -> HistogramSeries:
-            series = HistogramSeries(metric)
-            registry.register(series)
+            registry.register(series := HistogramSeries(metric))
             return series
 
         self.admitted = counter(catalogue.ADMITTED)
