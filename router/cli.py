@@ -15,7 +15,7 @@ import typer
 
 import router
 from router import interpreter, tenant_commands
-from router.console import config_commands, copy_commands, outcome_command, worker_commands
+from router.console import config_commands, copy_commands, listen_command, outcome_command, worker_commands
 from router.console.operator_options import Address, AsJson, Dev, Token
 from router.console.trouble import ExitCode, Trouble
 
@@ -210,6 +210,7 @@ def sql(
 
 
 app.command(rich_help_panel=ASK)(outcome_command.outcome)
+app.command(rich_help_panel=ASK)(listen_command.listen)
 
 
 @app.command(rich_help_panel=ASK)

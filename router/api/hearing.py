@@ -12,7 +12,7 @@ from router.api.drain import Drain
 from router.api.rpc_roles import NEEDED, check_role
 from router.api.surface import Listeners
 from router.model.errors import bad_request
-from router.model.listening import Draining, Gap, Heard, Heartbeat, Notification, Ready
+from router.model.listening import Draining, Gap, Heartbeat, Notification, Ready
 from router.model.reasons import GapReason, RefuseReason
 from router.model.request import Method, Request
 from router.model.topology import Tenant
@@ -51,16 +51,16 @@ class Hearing:
                 heard = await listener.next()
                 # Years may lie between two of them: whoever may not call any more hears no more either.
                 check_role(call.prove().role, NEEDED[METHOD_NAME], "Listen")
-                yield self._message(heard, heartbeat_ms)
+                if isinstance(heard, Notification):
+                    yield _notifications([heard, *listener.more()])
+                else:
+                    yield self._message(heard, heartbeat_ms)
         finally:
             unsubscribe()
             listener.close()
 
-    def _message(self, heard: Heard, heartbeat_ms: int) -> pb.ListenResponse:
+    def _message(self, heard: Ready | Gap | Heartbeat | Draining, heartbeat_ms: int) -> pb.ListenResponse:
         match heard:
-            case Notification(channel, payload, process_id):
-                sent = pb.ListenNotification(channel=channel, payload=payload, process_id=process_id)
-                return pb.ListenResponse(notification=sent)
             case Ready(endpoint, topology):
                 ready = pb.ListenReady(endpoint=endpoint, topology=topology, heartbeat_ms=heartbeat_ms)
                 return pb.ListenResponse(ready=ready)
@@ -73,3 +73,11 @@ class Hearing:
                 return pb.ListenResponse(heartbeat=pb.ListenHeartbeat(listening=listening))
             case Draining():
                 return pb.ListenResponse(draining=pb.ListenDraining())
+
+
+def _notifications(heard: list[Notification]) -> pb.ListenResponse:
+    message = pb.ListenResponse()
+    add = message.notifications.notifications.add
+    for one in heard:
+        add(channel=one.channel, payload=one.payload, process_id=one.process_id)
+    return message

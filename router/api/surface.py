@@ -12,7 +12,7 @@ from router.model.auditing import AuditEntry
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.listening import Heard
+from router.model.listening import Heard, Notification
 from router.model.request import (
     CancelOutcome,
     Method,
@@ -119,6 +119,10 @@ class Listener(Protocol):
 
     async def next(self) -> Heard:
         """What came next; a heartbeat when that takes long. RouterError: the end."""
+        ...
+
+    def more(self) -> list[Notification]:
+        """Notifications that have come already, to go with the one from next(), as many as a message takes."""
         ...
 
     def drain(self) -> None:

@@ -181,8 +181,9 @@ def _messages(cluster: Any) -> list[RenderableType]:
 
 
 def _tenants(tenants: list[Any]) -> RenderableType:
-    spare = {"refused": 3, "cancelled": 1}
-    numbers = ("running", "queued", "held", "served", "failed", "refused", "cancelled")
+    spare = {"refused": 3, "cancelled": 1, "listening": 2}
+    listening = ("listening",) if any(one.listeners for one in tenants) else ()
+    numbers = ("running", "queued", "held", "served", "failed", "refused", "cancelled", *listening)
     table = FittingTable(
         Column("tenant"),
         Column("cluster", spare=4),
@@ -199,7 +200,7 @@ def _tenants(tenants: list[Any]) -> RenderableType:
                 str(number)
                 for number in (
                     tenant.in_flight, tenant.queued, tenant.held, tenant.served, tenant.failed, tenant.refused,
-                    tenant.cancelled,
+                    tenant.cancelled, *((tenant.listeners,) if listening else ()),
                 )
             ),
         )  # fmt: skip

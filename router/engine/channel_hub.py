@@ -35,7 +35,7 @@ ANSWER_S = 3.0
 LINGER_S = 2.0
 """After the last stream has gone, for one that comes back."""
 FIRST_PAUSE_S = 0.05
-"""After a connect that failed; doubled each time. Another primary ends it."""
+"""After a connect that failed, or a connection that did not last; doubled each time. Another primary ends it."""
 LONGEST_PAUSE_S = 5.0
 _GONE = (Health.DOWN, Health.QUARANTINED)
 
@@ -193,14 +193,15 @@ class ChannelHub:
         failures = 0
         try:
             while await self._is_needed():
+                began = self._clock.now()
                 try:
                     await self._connect()
-                    failures = 0
                     await self._serve()
                     return
                 except AttemptFailed as failure:
                     self._failed(failure.fault)
-                    failures += 1
+                    lasted = self._clock.now() - began > LONGEST_PAUSE_S
+                    failures = 1 if lasted else failures + 1
                     await self._pause(failures)
         finally:
             self.over = True
@@ -295,10 +296,11 @@ class ChannelHub:
         self._still(connection)
 
     def _tell_ready(self) -> None:
+        """All channels that are wanted are active, in this very turn."""
         state, now = self._source().state, self._clock.now()
         self._fault = None
         for listener in self._listeners:
-            if listener.listening or self._home is None or not listener.channels <= self._active:
+            if listener.listening or self._home is None:
                 continue
             gap = listener.ready(self._home, state.number)
             if gap is not None:

@@ -15,6 +15,9 @@ from router.model.reasons import GapReason, RefuseReason
 MAX_QUEUED = 1024
 """Notifications that wait for their reader; beyond it has a gap."""
 MAX_QUEUED_BYTES = 1 << 20
+MORE_BYTES = 64 << 10
+"""Of notifications that go out as one message: a message costs far more than a notification."""
+_FRAME_BYTES = 16
 LINGER_S = 0.5
 """After a drain began, a stream goes on for so long, in which its caller can open another one."""
 
@@ -46,6 +49,8 @@ class Listener:
         self._since = 0.0
         """From when on notifications may be missing, while it is not listening any more."""
         self._closed = False
+        self.patience: asyncio.TimerHandle | None = None
+        """Ends it if it does not become ready in time."""
 
     # --- the reader ----------------------------------------------------------------------------------------------
 
@@ -68,10 +73,23 @@ class Listener:
             raise self.error
         return Heartbeat(self.listening)
 
+    def more(self) -> list[Notification]:
+        """Notifications that have come already, to go with the one from next(): MORE_BYTES of them, or few more."""
+        found: list[Notification] = []
+        left = MORE_BYTES
+        while left > 0 and self._queue and isinstance(item := self._queue[0], Notification):
+            self._queue.popleft()
+            self._bytes -= _size(item)
+            left -= _size(item) + _FRAME_BYTES
+            found.append(item)
+        return found
+
     def close(self) -> None:
         """The caller has gone. May be called again."""
         if not self._closed:
             self._closed = True
+            if self.patience is not None:
+                self.patience.cancel()
             self._left(self)
 
     def cancel(self) -> None:

@@ -81,7 +81,7 @@ class Listeners:
         call.task, call.read = None, listener
         call.enter(WaitPhase.LISTEN, self._clock.now())
         hub.add(listener)
-        asyncio.get_running_loop().call_later(policy.default_timeout_s, hub.late, listener)
+        listener.patience = asyncio.get_running_loop().call_later(policy.default_timeout_s, hub.late, listener)
         return listener
 
     def _left(self, runtime: TenantRuntime, call: Call, hub: ChannelHub, listener: Listener) -> None:
@@ -136,6 +136,7 @@ class Listeners:
             for listener in hub.listeners:
                 message = f"tenant {name} has been removed"
                 hub.end(listener, RouterError(Code.UNAUTHENTICATED, RefuseReason.UNAUTHENTICATED, message))
+            hub.cut(CloseReason.DRAIN)
 
     def renew(self, tenant: TenantName) -> None:
         """Another login of the tenant is in use by now."""

@@ -37,6 +37,10 @@ async def begun(world: World, *channels: str, metadata: Any = AUTH) -> tuple[Any
     return call, one
 
 
+def payloads(message: pb.ListenResponse) -> list[str]:
+    return [one.payload for one in message.notifications.notifications]
+
+
 async def to_end(call: Any) -> list[pb.ListenResponse]:
     """What still comes; AioRpcError when that is an error."""
     found = []
@@ -57,8 +61,10 @@ async def test_a_callers_stream(world: World) -> None:
     (asked,) = world.listeners.requests
     assert (asked.method, asked.access, len(asked.request_id)) == (Method.LISTEN, Access.READ_ONLY, 22)
     one.notify(Notification("jobs", "päylöad", 42), 0.0)
-    sent = (await call.read()).notification
-    assert (sent.channel, sent.payload, sent.process_id) == ("jobs", "päylöad", 42)
+    one.notify(Notification("news", "", 42), 0.0)
+    sent = (await call.read()).notifications.notifications
+    found = [(each.channel, each.payload, each.process_id) for each in sent]
+    assert found == [("jobs", "päylöad", 42), ("news", "", 42)]
     now = asyncio.get_running_loop().time()
     one._put(Gap(GapReason.BACKEND_FAILOVER, now - 1.5, 3))
     gap = (await call.read()).gap
@@ -101,7 +107,7 @@ async def test_an_error_ends_it_behind_what_had_come(world: World) -> None:
     call, one = await begun(world)
     one.notify(Notification("jobs", "last", 1), 0.0)
     one.end(RouterError(Code.UNAVAILABLE, RefuseReason.NO_BACKEND, "gone"))
-    assert (await call.read()).notification.payload == "last"
+    assert payloads(await call.read()) == ["last"]
     assert await ending(call) == (grpc.StatusCode.UNAVAILABLE, "NO_BACKEND")
     assert world.listeners.closed == 1
 
@@ -111,7 +117,7 @@ async def test_a_drain_is_told_first_and_does_not_take_the_whole_grace(world: Wo
     draining = asyncio.create_task(world.server.drain(5.0))
     assert (await call.read()).WhichOneof("event") == "draining"
     one.notify(Notification("jobs", "still", 1), 0.0)
-    assert (await call.read()).notification.payload == "still"
+    assert payloads(await call.read()) == ["still"]
     assert await ending(call) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
     assert await asyncio.wait_for(draining, 2.0)
     assert world.listeners.closed == 1

@@ -280,6 +280,7 @@ async def test_a_changed_tenant_keeps_what_it_may_have() -> None:
     assert engine.listening.present != first
     assert [type(await jobs.next()) for _ in range(3)] == [Heartbeat, Gap, Ready]
     engine.listeners.take(TenantChanges(removed=(engine.tenant.name,)))
+    assert not engine.listening.present
     assert (await refusal(jobs.next())).code is Code.UNAUTHENTICATED
     await left(engine, jobs, news)
 
@@ -294,6 +295,19 @@ async def test_in_a_shared_database_only_configured_channels_are_heard() -> None
         assert isolation.value in error.message
         change(engine, channels=("acme_jobs",))
         await left(engine, await ready(engine, "acme_jobs"))
+
+
+@virtual
+async def test_a_connection_that_never_lasts_is_not_opened_in_a_frenzy() -> None:
+    engine = Engine()
+    one = await listen(engine, "jobs")
+    end = now() + 60
+    while now() < end:
+        await asyncio.sleep(0.01)
+        for connection in engine.listening.present:
+            connection.break_off()
+    assert 15 < len(engine.listening.connections) < 40
+    await left(engine, one)
 
 
 @virtual

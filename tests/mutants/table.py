@@ -1,4 +1,4 @@
-"""The bugs: in failover, in routing and holds, in consistency tokens, in retries, in lanes and pools.
+"""The bugs: in failover, in routing and holds, in consistency tokens, in retries, in lanes and pools, in listening.
 
 Those with faults are found by the simulation, the others by the tests that are named.
 """
@@ -305,4 +305,24 @@ LANES: Sequence[Mutant] = (
     ),
 )
 
-MUTANTS: Sequence[Mutant] = (*FAILOVER, *ROUTING, *TOKENS, *RETRIES, *LANES)
+_LISTENING = ("tests/engine/test_listeners.py",)
+LISTENING: Sequence[Mutant] = (
+    Mutant(
+        "hear_a_former_primary", "router/engine/channel_hub.py",
+        "if state.generation != home[1] or state.primary not in (None, home[0]) or endpoint is None:",
+        "if endpoint is None:",
+        tests=_LISTENING,
+    ),
+    Mutant(
+        "say_nothing_of_a_gap", "router/engine/listener.py",
+        "            self._put(self._with_those_before(gap))\n", "            self._with_those_before(gap)\n",
+        tests=_LISTENING,
+    ),
+    Mutant(
+        "hear_the_neighbours", "router/decisions/channels.py",
+        "if not tenant.channels and tenant.isolation is IsolationMode.DATABASE:", "if not tenant.channels:",
+        tests=_LISTENING,
+    ),
+)
+
+MUTANTS: Sequence[Mutant] = (*FAILOVER, *ROUTING, *TOKENS, *RETRIES, *LANES, *LISTENING)

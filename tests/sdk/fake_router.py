@@ -126,6 +126,7 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
         self.headers: tuple[tuple[str, str], ...] = (("pointsman-stream", "open"),)
         self.on_stream: Callable[[MuxStream], Awaitable[None]] | None = None
         self.on_rows: Callable[[pb.StreamQueryRequest, Any], AsyncIterator[pb.StreamQueryResponse]] | None = None
+        self.on_listen: Callable[[pb.ListenRequest, Any], AsyncIterator[pb.ListenResponse]] | None = None
         self.on_transact: Callable[[tx_pb.TransactRequest], Awaitable[tx_pb.TransactResponse | None]] | None = None
         self.messages: list[pb.MultiplexRequest] = []
         self.streams: list[MuxStream] = []
@@ -226,6 +227,12 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
     async def StreamQuery(self, request: pb.StreamQueryRequest, context: Any) -> AsyncIterator[pb.StreamQueryResponse]:
         assert self.on_rows is not None
         async for message in self.on_rows(request, context):
+            yield message
+
+    async def Listen(self, request: pb.ListenRequest, context: Any) -> AsyncIterator[pb.ListenResponse]:
+        assert self.on_listen is not None
+        self.metadata.append(dict(context.invocation_metadata()))
+        async for message in self.on_listen(request, context):
             yield message
 
     async def Transact(self, request_iterator: Any, context: Any) -> AsyncIterator[tx_pb.TransactResponse]:

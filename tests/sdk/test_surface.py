@@ -19,13 +19,13 @@ OLD_PYTHON = REPOSITORY / ".venv-protos" / "bin" / "python"
 
 NAMES = """
 TLS Aborted BatchResults Cancelled CheckViolation Client ClientClosed Column ColumnBatch CopyResult CopyStream
-DataError DataLoss DeadlineExceeded Deadlock DuplicateObject Error ExclusionViolation Executed ForeignKeyViolation Guard
-GuardFailed IntegrityError InternalError Interval InvalidRequest Json LockTimeout MultiRange NoSingleRow
-NotNullViolation NotSupported Notice NumericOutOfRange Outcome OutcomeUnknown PermissionDenied PgFields PoolTimeout
-RaisedException Range ReadOnlyViolation Receipt Record ResourceExhausted Result ResultTooLarge RowStream Rows
-Savepoint SerializationFailure SqlError SqlSyntaxError Step TokenLost Transaction TransactionLost
-Unauthenticated Unavailable UndefinedColumn UndefinedFunction UndefinedObject UndefinedTable UniqueViolation
-WriteOutcome __version__ connect no_rows rows_affected rows_at_least sync
+DataError DataLoss DeadlineExceeded Deadlock DuplicateObject Error ExclusionViolation Executed ForeignKeyViolation Gap
+GapReason Guard GuardFailed IntegrityError InternalError Interval InvalidRequest Json Listening LockTimeout MultiRange
+NoSingleRow NotNullViolation NotSupported Notice Notification NumericOutOfRange Outcome OutcomeUnknown
+PermissionDenied PgFields PoolTimeout RaisedException Range ReadOnlyViolation Receipt Record ResourceExhausted Result
+ResultTooLarge RowStream Rows Savepoint SerializationFailure SqlError SqlSyntaxError Step TokenLost Transaction
+TransactionLost Unauthenticated Unavailable UndefinedColumn UndefinedFunction UndefinedObject UndefinedTable
+UniqueViolation WriteOutcome __version__ connect no_rows rows_affected rows_at_least sync
 """
 
 QUERY = """

@@ -55,6 +55,7 @@ from pointsman.errors import (
     UndefinedTable,
     UniqueViolation,
 )
+from pointsman.listening import Gap, GapReason, Listening, Notification
 from pointsman.options import TLS
 from pointsman.outcomes import Outcome, WriteOutcome
 from pointsman.results import BatchResults, Notice, Receipt, Result, Rows
@@ -86,6 +87,8 @@ __all__ = [
     "ExclusionViolation",
     "Executed",
     "ForeignKeyViolation",
+    "Gap",
+    "GapReason",
     "Guard",
     "GuardFailed",
     "IntegrityError",
@@ -93,12 +96,14 @@ __all__ = [
     "Interval",
     "InvalidRequest",
     "Json",
+    "Listening",
     "LockTimeout",
     "MultiRange",
     "NoSingleRow",
     "NotNullViolation",
     "NotSupported",
     "Notice",
+    "Notification",
     "NumericOutOfRange",
     "Outcome",
     "OutcomeUnknown",

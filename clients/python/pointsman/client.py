@@ -30,6 +30,7 @@ from pointsman.copy_requests import (
 from pointsman.errors import ClientClosed, Error, Executed
 from pointsman.filling import Filling, fill
 from pointsman.forking import forks, made_before_fork
+from pointsman.listening import Listening
 from pointsman.multiplex import Multiplexer
 from pointsman.options import (
     MAY_BE_BEHIND,
@@ -236,6 +237,15 @@ class Client:
             )
 
         return await fill(make, options, given, source, patience_s=self._timeout_s, in_thread=in_thread)
+
+    def listen(self, *channels: str, timeout: float | None = None) -> Listening:
+        """What others NOTIFY: `async for item in db.listen("jobs")` gives Notifications, and a Gap wherever some may be
+        missing. Without a timeout it connects again for as long as it takes, but for the first time."""
+        self._bound()
+        if not channels:
+            raise ValueError("name at least one channel")
+        again_s = None if timeout is None else seconds("timeout", timeout)
+        return Listening(self._connections, channels, first_s=again_s or self._timeout_s, again_s=again_s)
 
     def transaction(
         self,

@@ -18,6 +18,7 @@ from pointsman.repeating import keyed
 from pointsman.results import BatchResults, Receipt, Result, Rows, single_row, single_value
 from pointsman.rows import Column, ColumnBatch, Record
 from pointsman.streams import RowStream
+from pointsman.sync_listening import SyncListening
 from pointsman.transactions import Savepoint, StatementOptions, Transaction
 
 T = TypeVar("T")
@@ -135,6 +136,11 @@ class Client:
         return self._thread.run(
             self._inner._fill(table, progress, chosen, rows, lambda: lines(rows, in_thread=True))
         )
+
+    def listen(self, *channels: str, timeout: float | None = None) -> SyncListening:
+        """What others NOTIFY: `for item in db.listen("jobs")`."""
+        made = self._thread.run(_call(lambda: self._inner.listen(*channels, timeout=timeout)))
+        return SyncListening(made, self._thread)
 
     def transaction(
         self,

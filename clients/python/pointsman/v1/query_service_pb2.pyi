@@ -1027,14 +1027,14 @@ class ListenResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     READY_FIELD_NUMBER: builtins.int
-    NOTIFICATION_FIELD_NUMBER: builtins.int
+    NOTIFICATIONS_FIELD_NUMBER: builtins.int
     GAP_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
     @property
     def ready(self) -> global___ListenReady: ...
     @property
-    def notification(self) -> global___ListenNotification: ...
+    def notifications(self) -> global___ListenNotifications: ...
     @property
     def gap(self) -> global___ListenGap: ...
     @property
@@ -1045,14 +1045,14 @@ class ListenResponse(google.protobuf.message.Message):
         self,
         *,
         ready: global___ListenReady | None = ...,
-        notification: global___ListenNotification | None = ...,
+        notifications: global___ListenNotifications | None = ...,
         gap: global___ListenGap | None = ...,
         heartbeat: global___ListenHeartbeat | None = ...,
         draining: global___ListenDraining | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["draining", b"draining", "event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "notification", b"notification", "ready", b"ready"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["draining", b"draining", "event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "notification", b"notification", "ready", b"ready"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["ready", "notification", "gap", "heartbeat", "draining"] | None: ...
+    def HasField(self, field_name: typing.Literal["draining", b"draining", "event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "notifications", b"notifications", "ready", b"ready"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["draining", b"draining", "event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "notifications", b"notifications", "ready", b"ready"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["ready", "notifications", "gap", "heartbeat", "draining"] | None: ...
 
 global___ListenResponse = ListenResponse
 
@@ -1080,6 +1080,24 @@ class ListenReady(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["endpoint", b"endpoint", "heartbeat_ms", b"heartbeat_ms", "topology", b"topology"]) -> None: ...
 
 global___ListenReady = ListenReady
+
+@typing.final
+class ListenNotifications(google.protobuf.message.Message):
+    """One or more, in the order of their commits: whatever has come since the last message."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NOTIFICATIONS_FIELD_NUMBER: builtins.int
+    @property
+    def notifications(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ListenNotification]: ...
+    def __init__(
+        self,
+        *,
+        notifications: collections.abc.Iterable[global___ListenNotification] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["notifications", b"notifications"]) -> None: ...
+
+global___ListenNotifications = ListenNotifications
 
 @typing.final
 class ListenNotification(google.protobuf.message.Message):
