@@ -85,6 +85,11 @@ CURSOR = StatementTraits(
 TEMPORARY = _session("a temporary object", "ddl")
 FUNCTION = _session("a function that changes its session (set_config, advisory locks, dblink_connect, setseed)")
 FINAL_FUNCTION = replace(FUNCTION, residue=Residue.DESTROY)
+LISTEN = replace(
+    TEMPORARY,
+    kind="session",
+    message="LISTEN belongs to one session, but connections are shared: use the RPC Listen (Transact hears nothing)",
+)
 _SEQUENCE = (
     "currval and lastval tell what their own session drew from a sequence, but connections are shared: use INSERT ... "
     "RETURNING, ExecuteBatch or Transact"
@@ -116,7 +121,7 @@ TREES: Mapping[str, StatementTraits] = {
     "rule_stmt": _DDL,
     "define_stmt": _DDL,
     "discard_stmt": _session("DISCARD"),
-    "listen_stmt": _session("LISTEN"),
+    "listen_stmt": LISTEN,
     "unlisten_stmt": _session("UNLISTEN"),
     "prepare_stmt": _session("PREPARE"),
     "execute_stmt": _session("EXECUTE"),

@@ -227,7 +227,7 @@ OUT_OF_PLACE = [
     ("set search_path = elsewhere", "SESSION_STATE", "Transact"),
     ("reset all", "SESSION_STATE", "Transact"),
     ("discard all", "SESSION_STATE", "Transact"),
-    ("listen news", "SESSION_STATE", "Transact"),
+    ("listen news", "SESSION_STATE", "use the RPC Listen"),
     ("prepare p as select 1", "SESSION_STATE", "Transact"),
     ("declare c cursor for select 1", "SESSION_STATE", "StreamQuery"),
     ("create temp table t (id int)", "SESSION_STATE", "Transact"),
