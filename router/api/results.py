@@ -82,8 +82,9 @@ class Limits:
 
 
 def limits_from(options: Options, policy: TenantPolicy) -> Limits:
-    """The caller's limits, or the tenant's, and 3 MiB at most."""
-    return Limits(options.max_rows, min(options.max_bytes or policy.max_result_bytes, MAX_RESULT_BYTES))
+    """The caller's limits within the tenant's."""
+    most = min(policy.max_result_bytes, MAX_RESULT_BYTES)
+    return Limits(options.max_rows, min(options.max_bytes or most, most))
 
 
 class ResultWriter:

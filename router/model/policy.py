@@ -144,7 +144,7 @@ class TenantPolicy:
     listen_heartbeat_s: float = 10.0
     """A Listen stream tells at least this often that it lives (seconds)."""
     max_result_bytes: int = 1 << 20
-    """Largest unary answer unless the caller asks otherwise; 3 MiB at most (bytes)."""
+    """Largest unary answer; callers may ask for less. 3 MiB at most: what is larger is streamed (bytes)."""
     commit_wait: CommitWait = CommitWait.FLUSHED
     """What a commit waits for; sets synchronous_commit of the connections, whatever server and role say."""
     key_wait_s: float = 1.0

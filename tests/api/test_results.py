@@ -31,9 +31,9 @@ def writer(max_rows: int = 0, max_bytes: int = 1000, when: WhenTooLarge = WhenTo
 
 @pytest.mark.parametrize(
     ("asked", "tenants", "expected"),
-    [(0, 500, 500), (100, 500, 100), (900, 500, 900), (1 << 40, 500, MAX_RESULT_BYTES)],
+    [(0, 500, 500), (100, 500, 100), (900, 500, 500), (1 << 40, MAX_RESULT_BYTES, MAX_RESULT_BYTES)],
 )
-def test_a_caller_may_ask_for_more_than_the_default_but_3_mib(asked: int, tenants: int, expected: int) -> None:
+def test_a_caller_may_ask_for_less_than_its_tenants_limit_and_not_for_more(asked: int, tenants: int, expected: int) -> None:
     limits = limits_from(Options(max_bytes=asked), TenantPolicy(max_result_bytes=tenants))
     assert limits.max_bytes == expected
 

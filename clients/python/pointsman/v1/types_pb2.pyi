@@ -276,7 +276,7 @@ class QueryOptions(google.protobuf.message.Message):
     max_rows: builtins.int
     """A unary answer with more rows is refused for a read, cut off (truncated) for a write; 0 means no limit."""
     max_bytes: builtins.int
-    """The same in bytes of the answer; 0 means 1 MiB, at most 3 MiB."""
+    """The same in bytes of the answer; 0 means the tenant's limit (1 MiB by default), which a larger one does not raise."""
     timeout_ms: builtins.int
     """Bounds the whole request together with the RPC's deadline; 0 means the tenant's default."""
     on_failover: global___FailoverPolicy.ValueType
