@@ -33,7 +33,7 @@ def writer(max_rows: int = 0, max_bytes: int = 1000, when: WhenTooLarge = WhenTo
     ("asked", "tenants", "expected"),
     [(0, 500, 500), (100, 500, 100), (900, 500, 500), (1 << 40, MAX_RESULT_BYTES, MAX_RESULT_BYTES)],
 )
-def test_a_caller_may_ask_for_less_than_its_tenants_limit_and_not_for_more(asked: int, tenants: int, expected: int) -> None:
+def test_a_caller_may_ask_for_less_than_its_tenant_allows(asked: int, tenants: int, expected: int) -> None:
     limits = limits_from(Options(max_bytes=asked), TenantPolicy(max_result_bytes=tenants))
     assert limits.max_bytes == expected
 

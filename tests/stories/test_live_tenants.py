@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +192,49 @@ def write_soon(path: Path, text: str) -> None:
     """As careful people do: the whole file at once."""
     (path.parent / f".{path.name}").write_text(text)
     (path.parent / f".{path.name}").rename(path)
+
+
+async def at_once(*calls: Awaitable[object]) -> None:
+    """All of them to their ends; then the first one's error."""
+    for one in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(one, BaseException):
+            raise one
+
+
+async def paused_inside(db: pointsman.Client) -> None:
+    async with db.transaction() as one:
+        await one.query("select 1")
+        await asyncio.sleep(0.25)
+        await one.query("select 1")
+
+
+LIMITS: dict[str, tuple[str, Callable[[pointsman.Client], Awaitable[object]]]] = {
+    "rate_per_s: 0.5, rate_burst: 1": ("QUOTA", lambda db: at_once(db.query("select 1"), db.query("select 1"))),
+    "max_in_flight: 1, max_queue: 0": (
+        "QUEUE_FULL", lambda db: at_once(db.query("select pg_sleep(0.1)"), db.query("select pg_sleep(0.1)"))
+    ),
+    "max_result_bytes: 1000": ("RESULT_TOO_LARGE", lambda db: db.query("select repeat('x', 2000)", max_bytes=9000)),
+    "default_timeout_s: 0.1, max_timeout_s: 0.1": ("DEADLINE", lambda db: db.query("select pg_sleep(0.25)", timeout=5)),
+    "max_transactions: 1": ("QUOTA", lambda db: at_once(paused_inside(db), paused_inside(db))),
+    "max_transaction_s: 0.1": ("TRANSACTION_EXPIRED", paused_inside),
+    "idle_in_transaction_s: 0.1": ("TRANSACTION_EXPIRED", paused_inside),
+}
+
+
+async def test_each_limit_of_a_tenant_holds_from_the_order_on(pg_cluster: DevCluster, tmp_path: Path) -> None:
+    """Given while the router runs and its client is connected, and met by the next call; taken back, gone."""
+    document = yaml.safe_dump(tenant("globex"))
+    told: dict[str, str] = {}
+    async with running_router(pg_cluster, edit=in_files(tmp_path / "tenants", "globex")) as router:
+        orders = Orders(router)
+        async with router.connect("globex") as db:
+            for limits, (_, call) in LIMITS.items():
+                await call(db)
+                await orders("ChangeTenant", document=f"{document}limits: {{{limits}}}\n")
+                try:
+                    await call(db)
+                    told[limits] = "nothing"
+                except pointsman.Error as refused:
+                    told[limits] = refused.reason
+                await orders("ChangeTenant", document=document)
+    assert told == {limits: reason for limits, (reason, _) in LIMITS.items()}
