@@ -19,7 +19,7 @@ from router.model.identity import ClusterName, EndpointName, Generation, TenantN
 from router.model.listening import Gap, Notification
 from router.model.reasons import GapReason, RefuseReason
 from router.model.request import Access, Method
-from router.model.topology import Login, Tenant, Topology
+from router.model.topology import Login, Tenant, TenantChanges
 from tests.api.conftest import AUTH, World, eventually
 from tests.api.reading import reason_of
 
@@ -126,9 +126,9 @@ async def test_a_drain_is_told_first_and_does_not_take_the_whole_grace(world: Wo
 async def test_a_reader_may_listen_until_its_token_is_taken_away(world: World) -> None:
     callers = (CallerGrant(token_id("reader"), CallerRole.READER),)
     acme = Tenant(TenantName("acme"), ClusterName("main"), "acme", Login("acme"), callers=callers)
-    world.directory.apply(Topology({}, {acme.name: acme}))
+    world.directory.change(TenantChanges((acme,)))
     call, one = await begun(world, metadata=(("authorization", "Bearer reader"),))
-    world.directory.apply(Topology({}, {}))
+    world.directory.change(TenantChanges(removed=(acme.name,)))
     one.notify(Notification("jobs", "not for you any more", 1), 0.0)
     assert await ending(call) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     assert world.listeners.closed == 1
