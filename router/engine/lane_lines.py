@@ -11,6 +11,7 @@ from router.engine.expiry import wait_until
 from router.engine.lane_slots import Slot
 from router.engine.shared_read import SharedRead
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
+from router.ports import PoolStatistics
 
 
 class Line:
@@ -154,6 +155,15 @@ def refuse_all(alone: AloneLine, lines: tuple[Line, ...], fault: Fault) -> list[
     before = bool(reads) and (first is None or reads[0].number < first.number)
     alone.refuse(others if before else fault, others)
     return [(read, fault if before and index == 0 else others) for index, read in enumerate(reads)]
+
+
+def late_fault(stats: PoolStatistics, waiting: int, *, expired: bool) -> Fault:
+    """No lane became free in time. expired: the caller has no time left either."""
+    return Fault(
+        FaultKind.SILENT if expired else FaultKind.POOL_TIMEOUT,
+        Stage.ACQUIRE,
+        message=f"no connection in time: {stats.leased} of {stats.max_size} in use, {waiting} waiting",
+    )
 
 
 def closed_fault(why: str = "before") -> Fault:

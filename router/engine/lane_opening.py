@@ -1,11 +1,13 @@
 """Opening lanes: how many are on their way, and a rest after one that could not be opened.
 
 Whatever number of requests waits, a server that may not be there is asked by one connect at a time, and after each that
-failed the pool rests: what the pool tries is paid by its own pauses, not by each request that waits for it.
+failed the pool rests: what the pool tries is paid by its own pauses, not by each request that waits for it. A connect
+that takes long is let go on, but reads need not wait for it: another server may have a connection.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
@@ -17,14 +19,16 @@ OPEN_AGAIN_S = 1.0
 FIRST_REST_S = 0.02
 LONGEST_REST_S = 0.5
 """Without any lane, the rest after a failed connect; doubled from the first to the longest (seconds)."""
+SLOW_S = 0.5
+"""Many times what a connect takes (seconds)."""
 
 
 class LaneOpener:
-    """Opens the lanes of one pool. opened and failed are told, one of them once per lane."""
+    """Opens the lanes of one pool. opened and failed are told, one of them once per lane; slow before that."""
 
     __slots__ = (
-        "_clock", "_failed", "_failures", "_fault", "_opened", "_pool", "_resting_until", "_timeout_s", "closed",
-        "opening",
+        "_clock", "_failed", "_failures", "_fault", "_opened", "_pool", "_resting_until", "_tell_slow", "_timeout_s",
+        "closed", "opening", "slow",
     )  # fmt: skip
 
     def __init__(
@@ -34,12 +38,16 @@ class LaneOpener:
         clock: Clock,
         opened: Callable[[Lane], None],
         failed: Callable[[Fault], None],
+        slow: Callable[[Fault], None],
     ) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
         self._clock = clock
         self._opened = opened
         self._failed = failed
+        self._tell_slow = slow
+        self.slow: Fault | None = None
+        """Why no read should wait for the connect that is under way."""
         self._resting_until = 0.0
         self._failures = 0
         """Connects in a row that failed."""
@@ -85,6 +93,7 @@ class LaneOpener:
 
     async def _open(self) -> None:
         fault: Fault | None = None
+        watch = asyncio.create_task(self._watch())
         try:
             lane = await self._pool.open_lane(self._clock.now() + self._timeout_s)
         except AttemptFailed as failure:
@@ -95,6 +104,8 @@ class LaneOpener:
             raise
         finally:
             self.opening -= 1
+            self.slow = None
+            watch.cancel()
             if fault is not None:
                 self._note(fault)
                 self._failed(fault)
@@ -104,6 +115,15 @@ class LaneOpener:
                 await lane.give_back()
             else:
                 self._opened(lane)
+
+    async def _watch(self) -> None:
+        """Beside a lane that is being opened; what only waits for a place under the endpoint's cap is not slow."""
+        while True:
+            await self._clock.sleep(SLOW_S)
+            if self._pool.statistics().opening:
+                words = f"a connect has been under way for longer than {SLOW_S:g} s"
+                self.slow = Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, message=words, shared=True)
+                self._tell_slow(self.slow)
 
     def _note(self, fault: Fault) -> None:
         if fault.stage is not Stage.CONNECT:

@@ -17,7 +17,7 @@ from router.decisions.lane_costs import Cost
 from router.decisions.lane_growth import Spread
 from router.decisions.lanes import Defer, LaneLimits, fast_lanes, place_alone, place_fast, place_slow, reserve, surplus
 from router.engine.expiry import Expired
-from router.engine.lane_lines import AloneLine, AloneWait, Line, by_number, closed_fault, refuse_all
+from router.engine.lane_lines import AloneLine, AloneWait, Line, by_number, closed_fault, late_fault, refuse_all
 from router.engine.lane_opening import OPEN_AGAIN_S, LaneOpener
 from router.engine.lane_slots import Slot
 from router.engine.shared_read import SharedRead
@@ -63,7 +63,7 @@ class LanePlaces:
         self._alone = AloneLine()
         self._number = 0
         self._tasks: set[asyncio.Task[object]] = set()
-        self._opener = LaneOpener(pool, policy.acquire_timeout_s, clock, self._opened, self._not_opened)
+        self._opener = LaneOpener(pool, policy.acquire_timeout_s, clock, self._opened, self._not_opened, self._too_slow)
 
     @property
     def opening(self) -> int:
@@ -115,11 +115,13 @@ class LanePlaces:
             if cost.answers:
                 return None
 
-    def refusal(self) -> Fault | None:
-        """Why nobody gets a lane now, and there is no use in waiting for one."""
+    def refusal(self, *, of_read: bool = False) -> Fault | None:
+        """Why nobody gets a lane now, and there is no use in waiting for one. Reads have other places to go to."""
         if self.closed:
             return closed_fault()
-        return None if self.slots else self._opener.refusal()
+        if self.slots:
+            return None
+        return self._opener.refusal() or (self._opener.slow if of_read else None)
 
     def join(self, read: SharedRead) -> None:
         """A read waits in its line. Its cost is set."""
@@ -236,12 +238,7 @@ class LanePlaces:
 
     def timed_out(self, deadline: float) -> Fault:
         """Why who waited gets no lane."""
-        stats = self._pool.statistics()
-        return Fault(
-            FaultKind.SILENT if self._clock.now() >= deadline else FaultKind.POOL_TIMEOUT,
-            Stage.ACQUIRE,
-            message=f"no connection in time: {stats.leased} of {stats.max_size} in use, {self.waiting} waiting",
-        )
+        return late_fault(self._pool.statistics(), self.waiting, expired=self._clock.now() >= deadline)
 
     # --- putting back and serving ------------------------------------------------------------------------------
 
@@ -319,6 +316,10 @@ class LanePlaces:
         asyncio.get_running_loop().call_later(OPEN_AGAIN_S, self.go_on)
         self.serve()
 
+    def _too_slow(self, fault: Fault) -> None:
+        if not self.slots:
+            self.fail_lines(fault, AloneLine())  # writes wait on: they have no other place
+
     def go_on(self) -> None:
         """The server may be well again: what could not be opened may be tried now."""
         self._opener.go_on()
@@ -336,8 +337,8 @@ class LanePlaces:
         else:
             self._end(slot)
 
-    def fail_lines(self, fault: Fault) -> None:
-        for read, told in refuse_all(self._alone, (self.fast, self.slow), fault):
+    def fail_lines(self, fault: Fault, alone: AloneLine | None = None) -> None:
+        for read, told in refuse_all(self._alone if alone is None else alone, (self.fast, self.slow), fault):
             self._refuse((read,), told)
 
     def _end(self, slot: Slot) -> None:

@@ -64,7 +64,7 @@ class SharedLanes:
         places = self.places
         cost = read.cost = self.costs.of(read.statement.sql)
         if not places.slots or places.closed:
-            refusal = places.refusal()
+            refusal = places.refusal(of_read=True)
             if refusal is not None:
                 self._refuse((read,), refusal)
                 return

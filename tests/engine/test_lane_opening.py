@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from router.engine.lane_opening import FIRST_REST_S, LONGEST_REST_S
+from router.engine.lane_opening import FIRST_REST_S, LONGEST_REST_S, SLOW_S
 from router.model.errors import RouterError
 from router.model.identity import Lsn, Term
 from router.model.observation import FaultKind
@@ -152,3 +152,63 @@ async def test_a_connect_that_was_only_shared_spends_nothing_of_the_retry_budget
     failed = [one for one in await asyncio.gather(*writes, return_exceptions=True) if isinstance(one, Exception)]
     assert not failed, "a server that is starting is waited for by all, not by ten"
     await rest(engine)
+
+
+@virtual
+async def test_reads_do_not_wait_for_a_connect_that_hangs_where_another_server_answers() -> None:
+    """b is well, as far as probes know, but its connect hangs for as long as it may: once the reads that wait for it go
+    elsewhere, and newcomers at once. It is not asked a second time meanwhile."""
+    engine = Engine("a", "b", "c", policy=TenantPolicy(max_in_flight=1000))
+    engine.server("b").connect_hangs = True
+    options, began = Options(read=ReadFrom.REPLICA), now()
+    first = [engine.start(engine.run(Method.QUERY, "select 1", options=options)) for _ in range(20)]
+    answers = await asyncio.gather(*first)
+    assert {answer.receipt.endpoint for answer in answers} == {"c"}
+    assert now() - began < SLOW_S + 0.05
+    began = now()
+    later = [await engine.quick_read("select 1", options=options) for _ in range(20)]
+    assert {answer.receipt.endpoint for answer in later} == {"c"}
+    assert now() - began < 0.1
+    assert {answer.receipt.attempts for answer in (*answers, *later)} == {1}, "b was asked for nobody alone"
+    assert engine.server("b").connects == 1
+    engine.server("b").connect_hangs = False
+    await asyncio.sleep(6.0)
+    for _ in range(3):
+        found = {(await engine.quick_read("select 1", options=options)).receipt.endpoint for _ in range(20)}
+    assert "b" in found
+    await rest(engine)
+
+
+@virtual
+async def test_writes_wait_for_a_slow_connect_as_they_have_no_other_place() -> None:
+    engine = Engine()
+    engine.server().connect_takes = 2.0
+    began = now()
+    answer = await engine.run(Method.EXECUTE, "insert a")
+    assert now() - began < 2.1
+    assert answer.receipt.attempts == engine.server().connects == 1
+    await rest(engine)
+
+
+@virtual
+async def test_reads_of_the_only_server_are_answered_once_its_slow_connect_is_there() -> None:
+    engine = Engine("a")
+    engine.server().connect_takes = 2.0
+    began = now()
+    answers = await asyncio.gather(*(engine.run(Method.QUERY, "select 1") for _ in range(20)))
+    assert len(answers) == 20
+    assert now() - began < 2.5
+    assert engine.server().connects <= 2, "one to find out, and perhaps one more for twenty once it was there"
+    await rest(engine)
+
+
+@virtual
+async def test_who_waits_under_the_cap_does_not_wait_for_a_slow_connect() -> None:
+    world = World(max_size=1)
+    slot = await world.pool.pin(now() + 5)
+    reads = [world.read() for _ in range(5)]
+    await asyncio.sleep(3 * SLOW_S)
+    assert not any(read.done() for read in reads), "in turn, not elsewhere"
+    world.pool.release(slot)
+    await asyncio.gather(*reads)
+    await world.end()

@@ -125,9 +125,9 @@ async def test_fencing_ends_old_connections_and_tells_who_waits() -> None:
 @virtual
 async def test_a_connection_opened_for_the_old_generation_is_not_lent_in_the_new_one() -> None:
     world = World(max_size=1)
-    world.server.connect_takes = 0.5
+    world.server.connect_takes = 0.2
     reading = world.read()
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.1)
     world.pool.fence(Generation(2))
     assert (await failure(reading)).kind is FaultKind.STALE
     await world.read()
