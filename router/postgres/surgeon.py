@@ -26,6 +26,8 @@ SETTLE_S = 0.03
 """A start-up process may be between two attempts to stream when we look; so long nothing may be seen (seconds)."""
 AT_REST_S = 0.15
 """A start-up process gets this long to come to rest before it is told to promote (seconds)."""
+WAKE_S = 0.02
+"""A start-up process that sleeps so long after the request to promote has missed it, and is woken (seconds)."""
 GRACE_S = 1.0
 """Write transactions that run when writes are to be held get this long to end (seconds)."""
 
@@ -37,6 +39,7 @@ _AT_REST = """
 SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval'"""
 """It sleeps between two attempts to stream, and the request wakes it. One that comes while it tries to connect is not
 noticed before it has slept through the next wal_retrieve_retry_interval: 5 s, unless set."""
+_WAKE = f"SELECT pg_reload_conf() WHERE EXISTS ({_AT_REST})"
 _WRITERS = """
   FROM pg_stat_activity AS a JOIN pg_roles AS r ON r.rolname = a.usename
  WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND a.usename <> current_user
@@ -100,8 +103,12 @@ class PostgresSurgeon:
     async def promote(self, standby: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon."""
         await self._ask_to_promote(standby, deadline)
+        now = asyncio.get_running_loop().time
+        wake_at = now() + WAKE_S
         while True:
-            result = await self._ask(standby, deadline)
+            wake = (_WAKE,) if now() >= wake_at else ()
+            wake_at = now() + WAKE_S if wake else wake_at
+            result = await self._ask(standby, deadline, *wake)
             if result.claim is not None and not result.claim.in_recovery:
                 return result
             await asyncio.sleep(STEP_S)

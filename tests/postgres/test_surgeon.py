@@ -167,6 +167,22 @@ async def test_promoting_takes_back_a_hold_on_writes(make_cluster: MakeCluster):
         await within(2, lambda: asked(dev, "n2", "SHOW default_transaction_read_only") == "off")
 
 
+async def test_a_request_to_promote_that_is_missed_is_noticed_soon(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("router.postgres.surgeon.AT_REST_S", 0.0)  # asked while the start-up process tries to stream
+    dev = make_cluster(tenants=False, settings={"wal_retrieve_retry_interval": "5s"})
+    cluster = configured(dev)
+    dev.servers["n1"].kill()
+    async with surgeon(cluster) as hands:
+        for name in ("n2", "n3"):
+            await hands.fence(endpoint(cluster, name), soon())
+            await hands.allow_writes(endpoint(cluster, name), soon())  # its reload wakes the start-up process
+            began = time.monotonic()
+            await hands.promote(endpoint(cluster, name), soon(20))
+            assert time.monotonic() - began < 3
+
+
 async def test_what_cannot_be_done_is_said(make_cluster: MakeCluster):
     dev = make_cluster(tenants=False)
     cluster = configured(dev)
