@@ -121,13 +121,14 @@ def rotating_logins(pg_cluster: DevCluster) -> Iterator[DevCluster]:
 async def test_tokens_that_a_command_prints_are_renewed_under_load(rotating_logins: DevCluster) -> None:
     """Each token is worth nothing once the next one is out, as new connections find out: the command is asked again."""
     with tempfile.TemporaryDirectory() as directory:
-        token, runs = Path(directory) / "token", Path(directory) / "runs"
+        token, runs, held = (Path(directory) / name for name in ("token", "runs", "held"))
         token.write_text("round-0")
 
         def edit(config: Config) -> None:
+            waits = f"while [ -e {held} ]; do sleep 0.02; done"
             config["tenants"]["acme"]["login"] = {
                 "user": _LOGINS[0],
-                "password": f"command:/bin/sh -c 'echo >> {runs}; cat {token}'",
+                "password": f"command:/bin/sh -c '{waits}; cat {token}; echo >> {runs}'",
                 "command_ttl_s": 600,
             }
             config["tenants"]["acme"]["pool"] = {"lifetime_s": 1}
@@ -138,8 +139,10 @@ async def test_tokens_that_a_command_prints_are_renewed_under_load(rotating_logi
                 await until(runs.exists, "the first run")
                 for number in range(1, ROTATIONS + 1):
                     before = runs.stat().st_size
-                    token.write_text(f"round-{number}")
+                    held.touch()  # real tokens overlap; of two passwords, a role believes one only
                     await asyncio.to_thread(set_password, rotating_logins, _LOGINS[0], f"round-{number}")
+                    token.write_text(f"round-{number}")
+                    held.unlink()
                     await until(partial(has_grown, runs, before), "a run for a new token")
             assert router.scrape()['pointsman_password_commands_total{result="failed"}'] == 0
             logged = router.logged()
