@@ -29,6 +29,7 @@ from router.engine.outcomes import Outcomes
 from router.engine.passwords import Passwords
 from router.engine.placement import Placement
 from router.engine.positions import Positions
+from router.engine.running import Runs
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
 from router.model.identity import ClusterName
@@ -65,9 +66,11 @@ class DataPlane:
         self._chance = chance
         self._events = events
         self.clusters = Clusters()
+        self._runs = Runs(clock, chance)
+        self._runs.apply(config.topology.clusters.values())
         passwords = Passwords(CommandRunner(), clock, events)
         factory = PsycopgPoolFactory(chance, events, self.budgets.of, passwords)
-        self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, events)
+        self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, events, self._runs)
         self.budgets.serve_lanes(self.pools)
         self.directory = Directory(config.topology)
         self._tenants = Tenants(config.retry, clock, self._pause_s)
@@ -83,7 +86,7 @@ class DataPlane:
         self.listeners = Listeners(self._tenants, register, self.clusters, listening, clock, chance)
         self.pools.credentials.moved = self.listeners.renew
         metered = (self.clusters, self.pools, self._tenants, register, self.budgets, self.listeners)
-        self.load = LoadMeter(*metered, passwords)
+        self.load = LoadMeter(*metered, passwords, self._runs)
         expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)
         self._expiry = KeyExpiry(self._tenants, lambda: self._config.topology.tenants, *expiring)
         self._beside: list[asyncio.Task[None]] = []
@@ -137,6 +140,7 @@ class DataPlane:
             if not any(one.name == other.name and one.same_server(other) for other in new.clusters[name].endpoints)
         }
         self.budgets.apply(one for cluster in new.clusters.values() for one in cluster.endpoints)
+        self._runs.apply(new.clusters.values())
         for name, cluster in new.clusters.items():
             self.clusters[name].room.set_policy(cluster.policy.hold)
         self.change_tenants(fresh, changes)
@@ -183,6 +187,7 @@ class DataPlane:
             await asyncio.wait(self._beside)
         await self.listeners.close()
         await self.pools.close()
+        self._runs.close()
         self.budgets.close()
         if self._audit_log is not None:
             await asyncio.to_thread(self._audit_log.close)

@@ -82,6 +82,10 @@ def endpoint_message(view: EndpointView) -> pb.EndpointState:
         connections_granted=view.granted,
         connections_in_use=view.permits,
         connections_wanted=view.wanted,
+        connections_running=view.running,
+        concurrency_limit=view.concurrency.limit,
+        concurrency_reason=view.concurrency.reason.value,
+        slower_than_usual=view.concurrency.slower,
         probe_ms=state.probe_s * 1000,
         server_version=version_text(state.version),
     )

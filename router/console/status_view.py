@@ -150,11 +150,19 @@ def _endpoints(cluster: Any) -> FittingTable:
             state,
             _lag(end, role),
             str(end.weight),
-            str(end.in_flight),
+            _running(end),
             _connections(end),
             f"{end.probe_ms:.1f} ms",
         )
     return table
+
+
+def _running(end: Any) -> Text:
+    """Statements; and, where concurrency is adaptive and below the cap, on how many connections at most, and why."""
+    text = Text(str(end.in_flight))
+    if end.concurrency_limit and end.concurrency_reason != "cap":
+        text.append(f" (≤ {end.concurrency_limit}: {end.concurrency_reason})", style="yellow")
+    return text
 
 
 def _connections(end: Any) -> Text:

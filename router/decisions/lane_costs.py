@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from router.decisions.concurrency import Usual
+
 RISE = 0.1
 """Share of a new answer in a rising estimate."""
 RISE_DRY = 0.02
@@ -38,7 +40,7 @@ TOUCH_S = 0.1
 class Cost:
     """The estimate of one statement text. Whoever runs it keeps the object; the book keeps it up to date."""
 
-    __slots__ = ("answers", "expected_s", "fast", "key", "seen_at", "slow_part")
+    __slots__ = ("answers", "expected_s", "fast", "key", "seen_at", "slow_part", "usual")
 
     def __init__(self, key: int, unknown_s: float) -> None:
         self.key = key
@@ -52,6 +54,8 @@ class Cost:
         """Answers learned from; 0: unknown."""
         self.seen_at = 0.0
         """When it was last answered, to TOUCH_S (monotonic seconds)."""
+        self.usual: Usual | None = None
+        """What it takes when little else runs; learned where concurrency is adaptive."""
 
     def __repr__(self) -> str:
         kind = "unknown" if not self.answers else "fast" if self.fast else "slow"
@@ -72,8 +76,8 @@ class CostBook:
     def __len__(self) -> int:
         return len(self._costs)
 
-    def of(self, sql: bytes) -> Cost:
-        """The estimate of a statement text; a new, unknown one when it was never seen."""
+    def of(self, sql: bytes | tuple[bytes, ...]) -> Cost:
+        """The estimate of a statement text, or of several in one unit; a new, unknown one when it was never seen."""
         key = hash(sql)
         cost = self._costs.get(key)
         if cost is None:

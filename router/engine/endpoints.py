@@ -15,6 +15,7 @@ from router.engine.connection_budget import SPARE_S
 from router.engine.credentials import Credentials, Place
 from router.engine.guarded_pool import MOVED, GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
+from router.engine.running import PoolRuns, Runs
 from router.model.events import Health
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
@@ -42,9 +43,15 @@ class Pools:
     """All lane pools of this process. Called from the event loop only."""
 
     def __init__(
-        self, factory: PoolFactory, clock: Clock, cluster_of: Callable[[ClusterName], Cluster], events: EventSink
+        self,
+        factory: PoolFactory,
+        clock: Clock,
+        cluster_of: Callable[[ClusterName], Cluster],
+        events: EventSink,
+        runs: Runs,
     ) -> None:
         self._factory = factory
+        self._runs = runs
         self._clock = clock
         self._cluster_of = cluster_of
         self._pools: dict[PoolKey, LanePool] = {}
@@ -88,7 +95,8 @@ class Pools:
             partial(self.credentials.accepted, Place(tenant.name, key.endpoint), login),
             partial(self.credentials.rescued, Place(tenant.name, key.endpoint), login),
         )
-        pool = self._pools[key] = LanePool(guarded, tenant.pool, self._clock)
+        runs = PoolRuns(self._runs.of(key.endpoint), tenant.name, tenant.pool)
+        pool = self._pools[key] = LanePool(guarded, tenant.pool, self._clock, runs)
         self._owners[key] = tenant
         return pool
 

@@ -20,6 +20,7 @@ from router.engine.expiry import Expired
 from router.engine.lane_lines import AloneLine, AloneWait, Line, by_number, closed_fault, late_fault, refuse_all
 from router.engine.lane_opening import OPEN_AGAIN_S, LaneOpener
 from router.engine.lane_slots import Slot
+from router.engine.running import PoolRuns
 from router.engine.shared_read import SharedRead
 from router.model.identity import Generation
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
@@ -44,6 +45,7 @@ class LanePlaces:
         pool: EndpointPool,
         policy: PoolPolicy,
         clock: Clock,
+        runs: PoolRuns,
         hand: Callable[[SharedRead, Slot], None],
         refuse: Callable[[Iterable[SharedRead], Fault], None],
     ) -> None:
@@ -58,6 +60,7 @@ class LanePlaces:
         self._pool = pool
         self._policy = policy
         self._clock = clock
+        self.runs, runs.serve, runs.slots = runs, self.serve, lambda: self.slots
         self._hand = hand
         self._refuse = refuse
         self._alone = AloneLine()
@@ -103,13 +106,13 @@ class LanePlaces:
         while True:
             known, needs = cost.answers > 0, self.spread.needs
             verdict = place_slow(self.slots, self._limits_now(), known=known, opening=self.opening, fast_needs=needs)
-            if isinstance(verdict, int):
-                slot = self.slots[verdict]
-                if slot.lane.usable:
-                    return slot
+            slot = self.slots[verdict] if isinstance(verdict, int) else None
+            if slot is not None and slot.lane.usable:
+                return slot if slot.running or self.runs.may_begin() else None
+            if slot is not None:
                 self._retire(slot)
                 continue
-            if verdict is Defer.WAIT or self.opening > self.waiting:
+            if verdict is Defer.WAIT or self.opening > self.waiting or not self.runs.may_begin():
                 return None
             self.spawn(self._opener.open())
             if cost.answers:
@@ -161,10 +164,8 @@ class LanePlaces:
         """Open the lanes that fast reads lack. Called while some wait, and now and then."""
         slots, spread = self.slots, self.spread.lanes
         room = self._limits_now().max_size - len(slots) - self.opening
-        if room <= 0:
-            return
         there = fast_lanes(slots, self.fast.expected_s, spread)
-        if not self.fast.living and (not there.lanes or there.wait_s <= self.limits.grow_s):
+        if room <= 0 or (not self.fast.living and (not there.lanes or there.wait_s <= self.limits.grow_s)):
             return
         for _ in range(min(room, spread - there.lanes - self.opening)):
             self.spawn(self._opener.open())
@@ -190,20 +191,20 @@ class LanePlaces:
         """A slot, taken, or None; opens a lane where that is the verdict. demand: how many wait, with this one."""
         while True:
             verdict = place_alone(self.slots, self._limits_now(), self.opening)
-            if isinstance(verdict, int):
-                slot = self.slots[verdict]
-                if slot.lane.usable:
-                    slot.private = slot.pinned = True
-                    slot.pinned_at = self._clock.now()
-                    return slot
+            slot = self.slots[verdict] if isinstance(verdict, int) else None
+            if slot is not None and not slot.lane.usable:
                 self._retire(slot)
-            elif verdict is Defer.OPEN and self.opening < demand:
+                continue
+            if verdict is Defer.WAIT:
+                self._reserve()
+            elif not self.runs.may_begin():
+                return None
+            elif slot is not None:
+                slot.pin(self._clock.now())
+                self.runs.began(slot)
+            elif self.opening < demand:
                 self.spawn(self._opener.open())
-                return None
-            else:
-                if verdict is Defer.WAIT:
-                    self._reserve()
-                return None
+            return slot
 
     async def _wait(self, deadline: float) -> Slot:
         self._number += 1
@@ -223,9 +224,7 @@ class LanePlaces:
                 self._unreserve()
 
     def _reserve(self) -> None:
-        if any(slot.reserved for slot in self.slots):
-            return
-        index = reserve(self.slots)
+        index = None if any(slot.reserved for slot in self.slots) else reserve(self.slots)
         if index is not None:
             self.slots[index].private = self.slots[index].reserved = True
 
@@ -245,6 +244,7 @@ class LanePlaces:
     def put_back(self, slot: Slot) -> None:
         """Something on the slot ended: an empty one is free again, or ends when it is not fit for others."""
         if slot.in_flight == 0 and not slot.pinned and slot.stopping is None:
+            self.runs.ended(slot)
             slot.idle_since = self.used_at = self._clock.now()
             slot.private = slot.reserved = slot.stalled = False
             lane = slot.lane
@@ -326,9 +326,8 @@ class LanePlaces:
         self.serve()
 
     def _limits_now(self) -> LaneLimits:
-        limits = self.limits
-        room = self._opener.room(len(self.slots), limits.max_size)
-        return limits if room == limits.max_size else replace(limits, max_size=room)
+        room = self._opener.room(len(self.slots), self.limits.max_size)
+        return self.limits if room == self.limits.max_size else replace(self.limits, max_size=room)
 
     def _retire(self, slot: Slot) -> None:
         """Dead or too old: it takes nothing new, and ends with its last answer."""
@@ -384,6 +383,7 @@ class LanePlaces:
     async def close(self, reason: CloseReason) -> None:
         """End everything."""
         self.closed = self._opener.closed = True
+        self.runs.runs.leave(self.runs)
         self.fail_lines(closed_fault(reason.value))
         await self._pool.close(reason)
         self.slots.clear()

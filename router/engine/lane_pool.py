@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from router.decisions.lane_costs import Cost
 from router.engine.expiry import Expired, wait_until
 from router.engine.lane_slots import Slot
+from router.engine.running import PoolRuns
 from router.engine.shared_lanes import GRACE_S, STUCK_S, SharedLanes
 from router.engine.shared_read import SharedRead
 from router.model.identity import Generation
@@ -39,11 +41,12 @@ _DISCARD = Statement(b"DISCARD ALL")
 class LanePool:
     """Runs units. Every public coroutine raises AttemptFailed, and ends by its deadline plus CANCEL_S."""
 
-    def __init__(self, pool: EndpointPool, policy: PoolPolicy, clock: Clock) -> None:
+    def __init__(self, pool: EndpointPool, policy: PoolPolicy, clock: Clock, runs: PoolRuns) -> None:
         self._pool = pool
         self._policy = policy
         self._clock = clock
-        self._shared = SharedLanes(pool, policy, clock, self.stop)
+        self._runs = runs
+        self._shared = SharedLanes(pool, policy, clock, runs, self.stop)
         self._places = self._shared.places
         self._pinned_s = 0.0
         """Connection seconds of pinned uses that have ended."""
@@ -151,8 +154,8 @@ class LanePool:
         unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=tells_executed)
         if slot.stopping is not None and not await self._cancel_arrived(slot.stopping, deadline):
             raise AttemptFailed(self._shared.silent(unit, Stage.SEND))
-        unit.slot = slot
-        unit.ended = ended = asyncio.get_running_loop().create_future()
+        unit.slot, unit.ended = slot, (ended := asyncio.get_running_loop().create_future())
+        unit.cost = None if final else self._runs.cost_of(self._shared.costs, statements)
         slot.units.append(unit)
         if behind is None:
             slot.lane.submit_now(unit)
@@ -174,6 +177,8 @@ class LanePool:
                 raise AttemptFailed(self._shared.silent(unit, Stage.COMMIT if commits else Stage.EXECUTE)) from None
         if unit.fault is not None:
             raise AttemptFailed(unit.fault)
+        if unit.cost is not None and not tells_executed:
+            self._runs.note(unit.cost, unit.done_at - unit.sent_at)
         return unit
 
     async def _cancel_arrived(self, stopping: asyncio.Task[bool], deadline: float) -> bool:
@@ -324,8 +329,10 @@ class LanePool:
 class _PinnedRun(Unit):
     """What a task runs on its pinned lane, without a closure."""
 
-    __slots__ = ("ended", "slot")
+    __slots__ = ("cost", "ended", "slot")
 
+    cost: Cost | None
+    """What is known of it, where that is looked at."""
     ended: asyncio.Future[None]
     slot: Slot
 

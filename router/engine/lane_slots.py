@@ -23,6 +23,7 @@ class Slot(LaneLoad):
         "pinned_at",
         "reserved",
         "residue",
+        "running",
         "stopping",
         "turn_at",
         "units",
@@ -50,6 +51,13 @@ class Slot(LaneLoad):
         """A cancel request is on its way: until it has arrived for certain, nobody else may use the lane."""
         self.residue = Residue.NONE
         """Of what ran here since it was clean."""
+        self.running = False
+        """Counted as a connection at work (engine/running)."""
+
+    def pin(self, now: float) -> None:
+        """Lend it to one caller."""
+        self.private = self.pinned = True
+        self.pinned_at = now
 
     def running_s(self, now: float) -> float:
         """How long what runs here now has been running (seconds); 0: nothing does."""

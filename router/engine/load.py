@@ -12,6 +12,7 @@ from router.engine.connection_budget import Budgets
 from router.engine.endpoints import Pools
 from router.engine.listeners import Listeners
 from router.engine.passwords import Passwords
+from router.engine.running import Runs
 from router.engine.tenants import Tenants
 from router.model.events import Outcome
 from router.model.identity import EndpointName, TenantName
@@ -30,10 +31,12 @@ class LoadMeter:
         budgets: Budgets,
         listeners: Listeners,
         passwords: Passwords,
+        runs: Runs,
     ) -> None:
         self._listeners = listeners
         self._passwords = passwords
         self._budgets = budgets
+        self._runs = runs
         self._clusters = clusters
         self._pools = pools
         self._tenants = tenants
@@ -110,4 +113,7 @@ class LoadMeter:
         for one in self._budgets:
             load = loads.get(one.endpoint, NO_ENDPOINT_LOAD)
             loads[one.endpoint] = replace(load, granted=one.granted, permits=one.in_use, wanted=one.waiting)
+        for runs in self._runs:
+            load = loads.get(runs.endpoint, NO_ENDPOINT_LOAD)
+            loads[runs.endpoint] = replace(load, running=runs.running, concurrency=runs.allowance)
         return loads

@@ -137,4 +137,6 @@ def _endpoint(state: ClusterState, one: Endpoint, load: Load) -> EndpointView:
         granted=busy.granted,
         permits=busy.permits,
         wanted=busy.wanted,
+        running=busy.running,
+        concurrency=busy.concurrency,
     )

@@ -14,6 +14,7 @@ from router.decisions.lane_costs import CostBook
 from router.decisions.lanes import Head, fast_lanes, goes_on, stalled
 from router.engine.lane_places import LanePlaces
 from router.engine.lane_slots import Slot
+from router.engine.running import PoolRuns
 from router.engine.shared_read import Sending, SharedRead
 from router.model.observation import Fault, FaultKind, Stage
 from router.model.policy import PoolPolicy
@@ -33,10 +34,16 @@ class SharedLanes:
     """The reads of one lane pool. Nothing here raises or awaits."""
 
     def __init__(
-        self, pool: EndpointPool, policy: PoolPolicy, clock: Clock, stop: Callable[[Slot, Unit], object]
+        self,
+        pool: EndpointPool,
+        policy: PoolPolicy,
+        clock: Clock,
+        runs: PoolRuns,
+        stop: Callable[[Slot, Unit], object],
     ) -> None:
         self.costs = CostBook(policy.slow_s)
-        self.places = LanePlaces(pool, policy, clock, self._send, self._refuse)
+        self.places = LanePlaces(pool, policy, clock, runs, self._send, self._refuse)
+        self._runs = runs
         self.used_at = clock.now()
         self._answered = 0
         self._worked_s = 0.0
@@ -85,6 +92,8 @@ class SharedLanes:
         else:
             read.sendings = (unit,)
         slot.in_flight += 1
+        if not slot.running:
+            self._runs.began(slot)
         slot.expected_s += unit.counted_s
         if unit.counts_slow:
             slot.slow += 1
@@ -148,6 +157,7 @@ class SharedLanes:
             dry = head is None or not head.sent or head.sent_at >= slot.answered_at
             took_s = max(0.0, slot.answered_at - slot.turn_at)
             self.read_s += took_s
+            self._runs.note_turn(slot.answers, took_s)
             if self.costs.learn(slot.answers, took_s, dry=dry):
                 changed = True
             for cost, count in slot.answers.items():

@@ -34,6 +34,14 @@ class CommitWait(Enum):
     APPLIED = "applied"
 
 
+@unique
+class Concurrency(Enum):
+    """How much may run at an endpoint at once."""
+
+    FIXED = "fixed"
+    ADAPTIVE = "adaptive"
+
+
 @dataclass(frozen=True)
 class PoolPolicy:
     """Connections of one tenant to one endpoint, for one access (read-only and read-write are kept apart)."""
@@ -278,9 +286,15 @@ class ClusterPolicy:
     """Connections being opened to one endpoint at once."""
     connect_timeout_s: float = 3.0
     """A connection not open after this long has failed (seconds)."""
+    concurrency: Concurrency = Concurrency.FIXED
+    """How many connections to an endpoint may run something at once: as many as may be open (fixed), or fewer while its
+    statements take longer than usual because of what else runs there (adaptive), in each process of the router. Reads
+    that are fast, each tenant's first statement and transactions that have begun are never kept waiting by it."""
+    least_concurrency: int = 2
+    """Adaptive: so many may run something at once in any case; not above the server's processors."""
 
     def __post_init__(self) -> None:
-        _positive(self, "connects_in_flight", "connect_timeout_s")
+        _positive(self, "connects_in_flight", "connect_timeout_s", "least_concurrency")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,24 @@ from enum import Enum, unique
 
 
 @unique
+class ConcurrencyReason(Enum):
+    """Why so much may run at an endpoint at once."""
+
+    FIXED = "fixed"
+    """It is not limited below the cap (concurrency: fixed)."""
+    CAP = "cap"
+    """The server is as fast as usual, and the cap bounds it."""
+    SLOW = "slow"
+    """The server answers slower than usual: less may run."""
+    GROWING = "growing"
+    """It is as fast as usual again: more is tried."""
+    UNUSED = "unused"
+    """It is as fast as usual, and less runs than may."""
+    PROBE = "probe"
+    """What is usual is being measured: little runs for a moment."""
+
+
+@unique
 class RouteReason(Enum):
     """Why this endpoint."""
 

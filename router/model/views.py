@@ -9,6 +9,7 @@ from enum import Enum, unique
 from router.model.checkup import Finding
 from router.model.events import Phase
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName, Term, TopologyNumber
+from router.model.reasons import ConcurrencyReason
 from router.model.request import Access
 from router.model.state import EndpointState
 from router.model.topology import FailoverMode
@@ -97,6 +98,34 @@ class TenantView:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """How many connections may be at work at an endpoint at once, over all processes."""
+
+    limit: int = 0
+    """0: as many as are open."""
+    reason: ConcurrencyReason = ConcurrencyReason.FIXED
+    slower: float = 0.0
+    """Times slower than usual its statements were when that was last measured; 0: it is not."""
+
+    def together_with(self, other: Allowance) -> Allowance:
+        """Of two processes together: of the reasons and measurements the more serious one."""
+        if other.reason is ConcurrencyReason.FIXED:
+            return self
+        worse = min(self, other, key=lambda one: _BY_GRAVITY.index(one.reason))
+        return Allowance(self.limit + other.limit, worse.reason, max(self.slower, other.slower))
+
+
+_BY_GRAVITY = (
+    ConcurrencyReason.SLOW,
+    ConcurrencyReason.PROBE,
+    ConcurrencyReason.GROWING,
+    ConcurrencyReason.UNUSED,
+    ConcurrencyReason.CAP,
+    ConcurrencyReason.FIXED,
+)
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointView:
     """One endpoint: where it is, what was observed of it, what runs there."""
 
@@ -116,6 +145,9 @@ class EndpointView:
     """Connections that are open, being opened, or closed but not yet let go of by the server."""
     wanted: int = 0
     """Connections that wait for room under the cap."""
+    running: int = 0
+    """Connections at work: with a statement, or lent to one caller."""
+    concurrency: Allowance = Allowance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +204,9 @@ class EndpointLoad:
     """Connections that are open, being opened, or closed but not yet let go of by the server."""
     wanted: int = 0
     """Connections that wait for room under the cap."""
+    running: int = 0
+    """Connections at work."""
+    concurrency: Allowance = Allowance()
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,17 @@ CONNECTIONS_IN_USE = _gauge(
     _CAP,
 )
 CONNECTIONS_WANTED = _gauge("endpoint_connections_wanted", _ENDPOINT, "Connections that wait for room under the cap.")
+CONNECTIONS_RUNNING = _gauge(
+    "endpoint_connections_running", _ENDPOINT, "Connections at work: with a statement, or lent to one caller."
+)
+CONCURRENCY_LIMIT = _gauge(
+    "endpoint_concurrency_limit",
+    _ENDPOINT,
+    "Most connections that may be at work at once; 0 where concurrency is fixed: as many as are open.",
+)
+SLOWER_THAN_USUAL = _gauge(
+    "endpoint_slower_than_usual", _ENDPOINT, "Times slower than usual statements were; 0 where it is not measured."
+)
 
 POOL_SIZE = _gauge("pool_size", _POOL, "Connections of the pool.")
 POOL_MAX_SIZE = _gauge("pool_max_size", _POOL, "Most connections that the pool may have.")

@@ -98,6 +98,9 @@ def _endpoints(endpoints: Sequence[tuple[str, EndpointView]]) -> Iterator[Family
         (GaugeReading(catalogue.CONNECTIONS_GRANTED), lambda end: end.granted),
         (GaugeReading(catalogue.CONNECTIONS_IN_USE), lambda end: end.permits),
         (GaugeReading(catalogue.CONNECTIONS_WANTED), lambda end: end.wanted),
+        (GaugeReading(catalogue.CONNECTIONS_RUNNING), lambda end: end.running),
+        (GaugeReading(catalogue.CONCURRENCY_LIMIT), lambda end: end.concurrency.limit),
+        (GaugeReading(catalogue.SLOWER_THAN_USUAL), lambda end: end.concurrency.slower),
     )
     roles, healths = GaugeReading(catalogue.ROLE), GaugeReading(catalogue.HEALTH)
     for cluster, end in endpoints:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client.core import Metric as Family
 from prometheus_client.samples import Sample
 
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.views import CredentialTrouble, EndpointLoad, Load, PoolView, TenantLoad, WaiterView
+from router.model.views import Allowance, CredentialTrouble, EndpointLoad, Load, PoolView, TenantLoad, WaiterView
 
 SUMMED = frozenset({"counter", "histogram"})
 """Types whose samples are added up; those of any other say something about one process, and get its label."""
@@ -57,11 +57,13 @@ _Numbers = TypeVar("_Numbers", TenantLoad, EndpointLoad, PoolView)
 
 def _added(one: _Numbers, other: _Numbers) -> _Numbers:
     """Field by field; names are those of the first, and a pool's generation is the newer one."""
-    sums = {}
+    sums: dict[str, Any] = {}
     for part in fields(one):
         mine, theirs = getattr(one, part.name), getattr(other, part.name)
         if part.name in _KEPT:
             sums[part.name] = max(mine, theirs)
+        elif isinstance(mine, Allowance):
+            sums[part.name] = mine.together_with(theirs)
         elif isinstance(mine, int | float):
             sums[part.name] = mine + theirs
     return replace(one, **sums)

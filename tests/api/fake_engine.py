@@ -10,7 +10,7 @@ from pointsman.v1 import types_pb2
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import Health, Phase
 from router.model.identity import ClusterName, EndpointName, Lsn, TenantName, Term, TopologyNumber
-from router.model.reasons import HealthReason, RefuseReason, RouteReason
+from router.model.reasons import ConcurrencyReason, HealthReason, RefuseReason, RouteReason
 from router.model.request import (
     Access,
     CancelOutcome,
@@ -26,6 +26,7 @@ from router.model.state import EndpointState
 from router.model.token import Token
 from router.model.topology import FailoverMode, Role, Tenant
 from router.model.views import (
+    Allowance,
     ClusterView,
     ConfigChange,
     ConfigDiff,
@@ -347,6 +348,8 @@ ENDPOINT_VIEW = EndpointView(
     granted=60,
     permits=6,
     wanted=2,
+    running=3,
+    concurrency=Allowance(5, ConcurrencyReason.SLOW, 2.5),
 )
 
 

@@ -33,6 +33,7 @@ from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
 from router.engine.placement import Placement
 from router.engine.positions import Positions
+from router.engine.running import Runs
 from router.engine.tenants import Tenants
 from router.model.callers import Admission, CallerId, CallerRole
 from router.model.identity import Generation
@@ -158,7 +159,7 @@ def engine(clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> E
     )
     clusters = Clusters()
     clusters.add(MAIN, ClusterRuntime(supervisor, room))  # type: ignore[arg-type]
-    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster, events)
+    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster, events, Runs(clock, chance))
     retry = RetryPolicy()
     return Executor(
         Tenants(retry, clock),

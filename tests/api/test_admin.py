@@ -65,6 +65,10 @@ async def test_lists_pass_their_filters_and_show_what_is_there(world: World) -> 
         connections_granted=60,
         connections_in_use=6,
         connections_wanted=2,
+        connections_running=3,
+        concurrency_limit=5,
+        concurrency_reason="slow",
+        slower_than_usual=2.5,
         probe_ms=2.0,
         server_version="18.6",
     )

@@ -19,6 +19,7 @@ from router.model.request import Statement
 from router.model.result import StatementResult
 from router.ports import PoolStatistics, Unit
 from router.system import SystemClock
+from tests.support.lane_world import free_runs
 
 try:
     from router.engine.shared_read import SharedRead
@@ -81,7 +82,7 @@ class InstantPool:
 
 def _pool() -> LanePool:
     instant: Any = InstantPool()
-    return LanePool(instant, PoolPolicy(), SystemClock())
+    return LanePool(instant, PoolPolicy(), SystemClock(), free_runs(PoolPolicy(), SystemClock()))
 
 
 async def reads_by_call(callers: int) -> float:

@@ -24,6 +24,7 @@ from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Statement
 from tests.support.builders import now
+from tests.support.lane_world import free_runs
 from tests.support.timed_lanes import TimedPool
 from tests.support.virtual_time import VirtualClock, run_virtual
 
@@ -53,7 +54,8 @@ class Crowd:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         self.inner = TimedPool(self.max_size, self.cores)
-        pool = LanePool(self.inner, PoolPolicy(max_size=self.max_size, **self.policy), VirtualClock())
+        limits = PoolPolicy(max_size=self.max_size, **self.policy)
+        pool = LanePool(self.inner, limits, VirtualClock(), free_runs(limits))
         self.point_s: list[float] = []
         self.slow_s: list[float] = []
         self.faults: list[SharedRead] = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from router.model.errors import Executed, RouterError
 from router.model.events import Health, Outcome, RequestAdmitted
-from router.model.policy import ClusterPolicy, HoldPolicy, PoolPolicy, TenantPolicy
+from router.model.policy import ClusterPolicy, Concurrency, HoldPolicy, PoolPolicy, TenantPolicy
 from router.model.request import Method, Options, ReadFrom, Statement, TransactionMode
 from tests.support.builders import Engine, now, request
 from tests.support.fake_replies import Lost, Reply
@@ -37,7 +37,11 @@ class Crowd:
             "a", "b",
             pool=PoolPolicy(max_size=self.draw.choice([1, 2, 4]), acquire_timeout_s=2.0, lifetime_s=5.0, lane_window=4),
             policy=TenantPolicy(max_in_flight=self.draw.choice([4, 64]), max_queue=64),
-            cluster=ClusterPolicy(hold=HoldPolicy(window_s=3.0, max_requests=20)),
+            cluster=ClusterPolicy(
+                hold=HoldPolicy(window_s=3.0, max_requests=20),
+                concurrency=self.draw.choice(list(Concurrency)),
+                least_concurrency=1,
+            ),
         )
         for server in self.engine.servers.values():
             server.script[b"COMMIT"] = lambda _: self.commit_reply()

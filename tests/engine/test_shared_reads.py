@@ -25,6 +25,7 @@ from router.model.reasons import CloseReason
 from router.model.request import Statement
 from router.ports import Unit
 from tests.support.builders import now
+from tests.support.lane_world import free_runs
 from tests.support.timed_lanes import TimedLane, TimedPool
 from tests.support.virtual_time import VirtualClock, run_virtual, settle, virtual
 
@@ -55,7 +56,8 @@ class World:
 
     def __init__(self, max_size: int = 4, **policy: Any) -> None:
         self.inner = TimedPool(max_size)
-        self.pool = LanePool(self.inner, PoolPolicy(max_size=max_size, **policy), VirtualClock())
+        limits = PoolPolicy(max_size=max_size, **policy)
+        self.pool = LanePool(self.inner, limits, VirtualClock(), free_runs(limits))
         self.places = self.pool._places
         self.reads: list[Read] = []
 

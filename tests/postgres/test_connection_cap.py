@@ -13,6 +13,7 @@ from router.devcluster import DevCluster
 from router.devcluster.server import free_port
 from router.engine.connection_budget import Budgets, EndpointBudget
 from router.engine.endpoints import Pools
+from router.engine.running import Runs
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
 from router.model.ledger import Grant
 from router.model.observation import AttemptFailed, FaultKind
@@ -129,7 +130,7 @@ async def test_two_tenants_under_load_never_pass_the_cap_and_both_are_served(wor
 async def test_lanes_that_never_rest_are_shared_out(world: World) -> None:
     """As the engine uses them: a lane is kept as long as there is work for it."""
     clock = SystemClock()
-    pools = Pools(world.factory, clock, lambda _: world.cluster, Recorder())
+    pools = Pools(world.factory, clock, lambda _: world.cluster, Recorder(), Runs(clock, SystemChance()))
     world.budgets.serve_lanes(pools)
     served = {"acme": 0, "globex": 0}
     tenants = {name: world.tenant(name) for name in served}

@@ -118,7 +118,7 @@ class Engine:
         self.listening = FakeListeningFactory()
         ways = (self.clock, self.chance, self.events, FakeInspector(), self.listening)
         path = RequestPath(self.supervisor, self.factory, retry or RetryPolicy(), *ways)
-        self.room, self.clusters, self.pools = path.room, path.clusters, path.pools
+        self.room, self.clusters, self.pools, self.runs = path.room, path.clusters, path.pools, path.runs
         self.register, self.tenants = path.register, path.tenants
         self.executor, self.copies, self.sessions = path.executor, path.copies, path.sessions
         self.outcomes, self.listeners = path.outcomes, path.listeners
@@ -187,6 +187,7 @@ class Engine:
         for key, pool in self.pools:
             assert not pool.busy, f"{key}: {pool!r}"
             assert (pool.in_flight, pool.waiting) == (0, 0)
+        assert [runs.running for runs in self.runs if runs.running] == []
         for inner in self.inner_pools():
             inner.check_conserved()
 

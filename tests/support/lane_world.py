@@ -11,18 +11,26 @@ import pytest
 
 from router.decisions.lane_costs import Cost
 from router.engine.lane_pool import LanePool, SharedRead, Slot
+from router.engine.running import EndpointRuns, PoolRuns
+from router.model.identity import EndpointName, TenantName
 from router.model.observation import AttemptFailed, Fault
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Statement
-from router.ports import Unit
+from router.ports import Clock, Unit
 from tests.support.builders import now
 from tests.support.fake_endpoint_pool import FakeEndpointPool
 from tests.support.fake_replies import Reply
 from tests.support.fake_server import FakeServer
-from tests.support.virtual_time import VirtualClock, settle
+from tests.support.virtual_time import FixedChance, VirtualClock, settle
 
 FAST = b"select 1"
+
+
+def free_runs(policy: PoolPolicy, clock: Clock | None = None) -> PoolRuns:
+    """Whatever is open may run."""
+    clock = clock or VirtualClock()
+    return PoolRuns(EndpointRuns(EndpointName("pg1"), clock, FixedChance()), TenantName("acme"), policy)
 
 
 class World:
@@ -31,7 +39,8 @@ class World:
     def __init__(self, max_size: int = 2, lifetime_s: float = 1800.0, **policy: Any) -> None:
         self.server = FakeServer()
         self.inner = FakeEndpointPool(self.server, max_size=max_size, lifetime_s=lifetime_s)
-        self.pool = LanePool(self.inner, PoolPolicy(max_size=max_size, **policy), VirtualClock())
+        self.policy = PoolPolicy(max_size=max_size, **policy)
+        self.pool = LanePool(self.inner, self.policy, VirtualClock(), free_runs(self.policy))
 
     def read(self, sql: bytes = FAST, timeout: float = 5.0) -> asyncio.Task[SharedRead]:
         return asyncio.create_task(self.pool.run_shared(Statement(sql), now() + timeout))

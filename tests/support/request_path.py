@@ -13,6 +13,7 @@ from router.engine.listeners import Listeners
 from router.engine.outcomes import Outcomes
 from router.engine.placement import Placement
 from router.engine.positions import Positions
+from router.engine.running import Runs
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
 from router.model.policy import RetryPolicy
@@ -39,7 +40,9 @@ class RequestPath:
         self.room = HoldingRoom(source.state, source.cluster.policy.hold, clock, events, source.report_drained)
         self.clusters = Clusters()
         self.clusters.add(name, ClusterRuntime(source, self.room))
-        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster, events)
+        self.runs = Runs(clock, chance)
+        self.runs.apply([source.cluster])
+        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster, events, self.runs)
         source.subscribe(self.pools.on_state)
         source.subscribe(self.room.on_state)
         self.register = Register(clock, events)

@@ -320,6 +320,10 @@ class EndpointState(google.protobuf.message.Message):
     CONNECTIONS_GRANTED_FIELD_NUMBER: builtins.int
     CONNECTIONS_IN_USE_FIELD_NUMBER: builtins.int
     CONNECTIONS_WANTED_FIELD_NUMBER: builtins.int
+    CONNECTIONS_RUNNING_FIELD_NUMBER: builtins.int
+    CONCURRENCY_LIMIT_FIELD_NUMBER: builtins.int
+    CONCURRENCY_REASON_FIELD_NUMBER: builtins.int
+    SLOWER_THAN_USUAL_FIELD_NUMBER: builtins.int
     name: builtins.str
     cluster: builtins.str
     host: builtins.str
@@ -349,6 +353,14 @@ class EndpointState(google.protobuf.message.Message):
     """Of those: open, being opened, or closed while the server has not yet let go of them."""
     connections_wanted: builtins.int
     """Wait for room under the cap."""
+    connections_running: builtins.int
+    """At work: with a statement on them, or lent to one caller."""
+    concurrency_limit: builtins.int
+    """Most that may be at work at once where concurrency is adaptive; 0: as many as are open."""
+    concurrency_reason: builtins.str
+    """Why: "fixed", "cap", "slow", "growing", "unused" or "probe"."""
+    slower_than_usual: builtins.float
+    """Times slower than usual statements were when that was last measured; 0 where it is not."""
     def __init__(
         self,
         *,
@@ -374,8 +386,12 @@ class EndpointState(google.protobuf.message.Message):
         connections_granted: builtins.int = ...,
         connections_in_use: builtins.int = ...,
         connections_wanted: builtins.int = ...,
+        connections_running: builtins.int = ...,
+        concurrency_limit: builtins.int = ...,
+        concurrency_reason: builtins.str = ...,
+        slower_than_usual: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "connections", b"connections", "connections_cap", b"connections_cap", "connections_granted", b"connections_granted", "connections_in_use", b"connections_in_use", "connections_wanted", b"connections_wanted", "draining", b"draining", "health", b"health", "health_reason", b"health_reason", "host", b"host", "in_flight", b"in_flight", "lag_bytes", b"lag_bytes", "lag_s", b"lag_s", "lsn", b"lsn", "name", b"name", "port", b"port", "probe_ms", b"probe_ms", "role", b"role", "server_version", b"server_version", "timeline", b"timeline", "weight", b"weight", "zone", b"zone"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "concurrency_limit", b"concurrency_limit", "concurrency_reason", b"concurrency_reason", "connections", b"connections", "connections_cap", b"connections_cap", "connections_granted", b"connections_granted", "connections_in_use", b"connections_in_use", "connections_running", b"connections_running", "connections_wanted", b"connections_wanted", "draining", b"draining", "health", b"health", "health_reason", b"health_reason", "host", b"host", "in_flight", b"in_flight", "lag_bytes", b"lag_bytes", "lag_s", b"lag_s", "lsn", b"lsn", "name", b"name", "port", b"port", "probe_ms", b"probe_ms", "role", b"role", "server_version", b"server_version", "slower_than_usual", b"slower_than_usual", "timeline", b"timeline", "weight", b"weight", "zone", b"zone"]) -> None: ...
 
 global___EndpointState = EndpointState
 
