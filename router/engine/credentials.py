@@ -68,8 +68,11 @@ class Credentials:
             self._pursue(place)
         return choice.in_use
 
-    def changed(self, before: Tenant | None, after: Tenant, serving: set[EndpointName]) -> None:
-        """A tenant is configured anew. serving: endpoints where it has pools."""
+    def changed(
+        self, before: Tenant | None, after: Tenant, serving: set[EndpointName], refused: set[EndpointName]
+    ) -> None:
+        """A tenant is configured anew. serving: endpoints where it has pools. refused: of these, where the login in
+        use is refused: there is nothing to go on with, so the new one is used at once."""
         if before is None or not _same_user(before, after):
             self.forget({after.name})
             return
@@ -79,7 +82,9 @@ class Credentials:
         self._former[after.name] = before.login
         for endpoint in serving:
             place = Place(after.name, endpoint)
-            if place not in self._choices:
+            if endpoint in refused:
+                self._choices[place] = LoginChoice(after.login, before.login)
+            elif place not in self._choices:
                 self._choices[place] = LoginChoice(before.login)
         for place, choice in self._choices.items():
             if place.tenant == after.name:

@@ -209,7 +209,11 @@ class Pools:
             serving.setdefault(key.tenant, set()).add(key.endpoint)
         for tenant in changes.changed:
             self._newest[tenant.name] = tenant
-            self.credentials.changed(before.get(tenant.name), tenant, serving.get(tenant.name, set()))
+            there = serving.get(tenant.name, set())
+            refused = {endpoint for endpoint in there if self._breakers.refuses(tenant.name, endpoint)}
+            self.credentials.changed(before.get(tenant.name), tenant, there, refused)
+            for endpoint in refused:
+                self._retire_place(Place(tenant.name, endpoint))
         for key, owner in list(self._owners.items()):
             newest = self._newest.get(key.tenant, owner)
             if owner.same_connections(newest):

@@ -36,6 +36,11 @@ class LoginBreakers:
         self._breakers[key] = (tenant.login, tenant.database, breaker)
         return breaker
 
+    def refuses(self, tenant: TenantName, endpoint: EndpointName) -> bool:
+        """Whether the login that was tried last there was refused."""
+        known = self._breakers.get((tenant, endpoint))
+        return known is not None and known[2].refused > 0
+
     def forget(self, gone: set[TenantName]) -> None:
         """Tenants that were removed from the configuration."""
         self._breakers = {key: known for key, known in self._breakers.items() if key[0] not in gone}

@@ -113,6 +113,8 @@ class PqListeningConnection:
             else:
                 self._closed = True
                 self._ended(self, CloseReason.CONNECTION_LOST)
+        if self._closed:  # under the question, whose answer had come all the same
+            raise AttemptFailed(self._place)
 
     def _on_readable(self) -> None:
         try:

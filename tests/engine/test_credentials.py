@@ -12,11 +12,11 @@ import pytest
 from router.decisions.login_breaker import OPENS_AFTER
 from router.decisions.login_choice import LONGEST_PAUSE_S
 from router.engine.control_logins import ControlLogins
+from router.engine.lane_opening import LONGEST_REST_S
 from router.model.errors import RouterError
 from router.model.events import LoginChanged
 from router.model.identity import EndpointName, Generation
 from router.model.policy import PoolPolicy
-from router.model.reasons import CloseReason
 from router.model.request import Access, Method, Options, ReadFrom
 from router.model.topology import Login, Secret, TenantChanges
 from tests.support.builders import Engine, Recorder, make_cluster, now
@@ -132,12 +132,32 @@ async def test_when_the_old_one_is_refused_and_the_new_one_works_requests_move_w
         assert used(engine) == [NEW]
 
 
+@virtual
+async def test_one_that_was_wrong_is_repaired_with_the_next_request() -> None:
+    """Whatever the breaker and the pool would wait for before they try again what is no longer configured."""
+    async with engine_of() as engine:
+        server = engine.server()
+        server.refused_logins = {OLD, NEWER}
+        for wrong in (OLD, NEWER):
+            change(engine, wrong)
+            for _ in range(OPENS_AFTER + 2):
+                with pytest.raises(RouterError):
+                    await engine.run(Method.EXECUTE, WRITE)
+                await asyncio.sleep(LONGEST_REST_S)
+        change(engine, NEW)
+        began = engine.clock.now()
+        await engine.run(Method.EXECUTE, WRITE)
+        assert engine.clock.now() - began < 0.1
+        assert used(engine) == [NEW]
+
+
 @pytest.mark.parametrize("serving", [True, False])
 @virtual
 async def test_both_refused_is_the_login_breakers_matter(serving: bool) -> None:
     async with engine_of() as engine:
         if serving:
-            lane = await engine.pools.get(engine.tenant, A, Access.READ_WRITE, Generation(1)).pin(now() + 5)
+            pool = engine.pools.get(engine.tenant, A, Access.READ_WRITE, Generation(1))
+            lane = await pool.pin(now() + 5)
         server = engine.server()
         server.refused_logins = {OLD, NEW}
         change(engine, NEW)
@@ -155,7 +175,7 @@ async def test_both_refused_is_the_login_breakers_matter(serving: bool) -> None:
         assert used(engine) == [NEW]
         if serving:
             assert lane.lane.usable, "what was open goes on"
-            engine.inner_pools()[0].lanes[0].abandon(CloseReason.ABANDONED)
+            pool.release(lane)
 
 
 @virtual

@@ -6,6 +6,7 @@ import pytest
 
 from router.devcluster import DevCluster
 from router.model.observation import AttemptFailed, FaultKind
+from router.model.topology import Cluster
 from router.postgres import conninfo
 from router.postgres.control_connection import ControlConnection
 from tests.postgres.control_cluster import configured, endpoint
@@ -15,10 +16,16 @@ __all__ = ["pg_cluster_each", "pg_clusters"]
 pytestmark = pytest.mark.pg
 
 
+async def opened(cluster: Cluster, deadline: float) -> ControlConnection:
+    login = cluster.control
+    parameters = conninfo.for_control(cluster, endpoint(cluster, "n1"), login)
+    return await ControlConnection.open(conninfo.with_password(parameters, login.password), deadline)
+
+
 async def test_statements_sent_at_once_are_answered_in_order_and_apart(pg_cluster_each: DevCluster):
     cluster = configured(pg_cluster_each)
     deadline = asyncio.get_running_loop().time() + 5
-    connection = await ControlConnection.open(conninfo.for_control(cluster, endpoint(cluster, "n1")), deadline)
+    connection = await opened(cluster, deadline)
     try:
         mark = "SELECT set_config('pointsman.mark', 'set', false)"
         with pytest.raises(AttemptFailed) as failed:
@@ -39,7 +46,7 @@ async def test_statements_sent_at_once_are_answered_in_order_and_apart(pg_cluste
 async def test_a_connection_that_ends_between_answers_is_lost(pg_cluster_each: DevCluster):
     cluster = configured(pg_cluster_each)
     deadline = asyncio.get_running_loop().time() + 5
-    connection = await ControlConnection.open(conninfo.for_control(cluster, endpoint(cluster, "n1")), deadline)
+    connection = await opened(cluster, deadline)
     statements = ("SELECT 1", "SELECT pg_terminate_backend(pg_backend_pid())", "SELECT 2")
     with pytest.raises(AttemptFailed) as lost:
         await connection.queries(statements, deadline)

@@ -47,11 +47,10 @@ def test_keyed_increments_are_done_once() -> None:
 
 
 def test_two_routers_promote_no_two_servers() -> None:
-    """... though they lose their primary at the same moment: in this seed the second one fenced two of three standbys
-    just after the first one had promoted the third and let them go, and two primaries had one timeline."""
-    result = simulate(34, scenarios=frozenset({Scenario.ROUTERS}), fault_s=25.0)
+    """... though they lose their primary at the same moment, and in this seed both move it."""
+    result = simulate(33, scenarios=frozenset({Scenario.ROUTERS}), fault_s=25.0)
     assert result.broken is None, story(result)
-    assert sum(result.counts[f"promotions by {host}"] for host in (ROUTER, SECOND_ROUTER)) > 0
+    assert min(result.counts[f"promotions by {host}"] for host in (ROUTER, SECOND_ROUTER)) > 0
 
 
 def test_the_same_seed_is_the_same_run() -> None:
