@@ -90,8 +90,10 @@ class ControlPlane:
         self._started = clock.now()
         self._passwords = Passwords(CommandRunner(), clock, events)
         self._logins = ControlLogins(clock, events)
-        self._edges = PostgresEdges(chance.identifier(), self._passwords, self._logins)
         self._journal = _open_journal(config)
+        mark = chance.identifier()
+        router = self._journal.owner if self._journal is not None else mark
+        self._edges = PostgresEdges(f"{router}/{mark}", self._passwords, self._logins)
         self._numbers = SnapshotNumbers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._doctors = Doctors(self._edges.examiner, clock, events)

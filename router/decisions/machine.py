@@ -117,6 +117,8 @@ class RepointStandbys:
 
     to: EndpointName
     standbys: tuple[EndpointName, ...]
+    whoevers: bool = False
+    """Also those under the fence of another router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ class ClusterMachine:
     promoted_at: float = NEVER
     retry_at: float = NEVER
     repoint_at: float = NEVER
+    strays_since: float | None = None
+    """When standbys that follow nobody were seen beside a primary that serves, and ever since."""
     last_claim: RoleClaim | None = None
     """The last claim of the accepted primary while it served; after a restart, what the journal knows of it."""
     hearsay: bool = False

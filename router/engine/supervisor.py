@@ -307,10 +307,10 @@ class ClusterSupervisor:
                     self._watching.probe_now(name)
             case StartPromotion():
                 self._spawn(self._promote(effect.plan))
-            case RepointStandbys(to, standbys):
+            case RepointStandbys(to, standbys, whoevers):
                 mover = self._mover(self._events.emit)
                 for name in standbys:
-                    self._spawn(mover.repoint(name, to))
+                    self._spawn(mover.repoint(name, to, whoevers=whoevers))
             case AllowWrites(primary):
                 self._spawn(self._mover(self._events.emit).allow_writes(primary))
             case _:

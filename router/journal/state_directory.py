@@ -7,8 +7,10 @@ point there is the old page or the new one. A disk that hangs must not stop the 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -33,6 +35,12 @@ class StateDirectory:
 
     def __repr__(self) -> str:
         return f"<StateDirectory {self._path}>"
+
+    @property
+    def owner(self) -> str:
+        """Whose it is: the same for every process that uses it after another, and for no other directory."""
+        place = f"{socket.gethostname()}:{self._path.resolve()}"
+        return hashlib.sha256(place.encode()).hexdigest()[:12]
 
     def prepare(self) -> None:
         """Make it where it is missing, and prove that it can be written to. JournalFailed otherwise."""

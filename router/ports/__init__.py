@@ -256,8 +256,13 @@ class Surgeon(Protocol):
         it is a standby with our fence on it: AttemptFailed when it is not, and nothing was done."""
         ...
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float) -> None:
-        """Make a standby stream from another server (primary_conninfo and reload), with its own application_name."""
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
+        """Make a standby stream from another server (primary_conninfo and reload), with its own application_name.
+
+        whoevers: also one under the fence of another router; else AttemptFailed there.
+        """
         ...
 
     async def verify_write(self, primary: Endpoint, deadline: float) -> None:

@@ -17,7 +17,7 @@ class PostgresEdges:
     def __init__(
         self, owner: str, passwords: Passwords | None = None, logins: ControlLogins | None = None
     ) -> None:
-        """owner: this router's mark, see PostgresSurgeon. passwords and logins: see ControlDoor."""
+        """owner: this process's mark, see PostgresSurgeon. passwords and logins: see ControlDoor."""
         self._owner = owner
         self._passwords = passwords
         self._logins = logins

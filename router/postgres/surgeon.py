@@ -58,9 +58,11 @@ class PostgresSurgeon:
     """Operates on the servers of one cluster."""
 
     def __init__(self, cluster: Cluster, owner: str, door: ControlDoor | None = None) -> None:
-        """owner: this router's mark on its fences, of letters and digits; no other router may have the same."""
+        """owner: this process's mark on its fences, of letters and digits: its router's, which outlives it, and after
+        a slash its own. No other process may have the same, no other router the first part."""
         self._door = door or ControlDoor(cluster)
         self._fence = f"{FENCED_HOST}/{owner}"
+        self._routers = f"{FENCED_HOST}/{owner.partition('/')[0]}"
         self._stands = f"pg_is_in_recovery() AND position('{self._fence}' in current_setting('primary_conninfo')) > 0"
         self._connections: dict[EndpointName, ControlConnection] = {}
 
@@ -127,9 +129,14 @@ class PostgresSurgeon:
                 return
             await asyncio.sleep(STEP_S)
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float) -> None:
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
         """See ports.Surgeon. The replication login is the one that the standby has used so far."""
         settings, _ = _replication(standby, await self._query(standby, _STANDBY, deadline))
+        host = str(settings.get("host") or "")
+        if not whoevers and host.startswith(FENCED_HOST) and not host.startswith(self._routers):
+            raise _impossible(standby, "another router's fence stands on it, which may be about to promote")
         settings.setdefault("application_name", standby.name)
         target = _with(settings, host=upstream.host, port=str(upstream.port))
         streams = f"EXISTS ({_RECEIVER} WHERE status = 'streaming' AND sender_port = {upstream.port})"

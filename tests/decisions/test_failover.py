@@ -385,6 +385,18 @@ def test_the_old_primary_may_return_after_a_failed_fence_and_its_standbys_are_at
     assert len(run.of(RepointStandbys)) == 1
 
 
+def test_another_routers_fence_is_taken_away_only_when_it_has_stood_for_long():
+    run = Run(steady(PROMOTE))
+    cut = {N1: primary_claim(), N2: standby_claim(fenced=True), N3: standby_claim(receiver_alive=True)}
+    for at in (0.0, 0.1, 5.1, 10.2):
+        run.feed(facts(Sign.SERVES, cut, now=T0 + at), T0 + at)
+    assert run.of(RepointStandbys) == [RepointStandbys(N1, (N2,), late) for late in (False, False, True)]
+    whole = {N1: primary_claim(), N2: standby_claim(), N3: standby_claim()}
+    run.feed(facts(Sign.SERVES, whole, now=T0 + 11), T0 + 11)
+    run.feed(facts(Sign.SERVES, cut, now=T0 + 16), T0 + 16)
+    assert run.of(RepointStandbys)[3:] == [RepointStandbys(N1, (N2,))]
+
+
 def test_strays_are_left_alone_in_follow_mode():
     run = Run(steady(FOLLOW))
     run.feed(facts(Sign.SERVES, {N1: primary_claim(), N2: standby_claim(fenced=True)}))

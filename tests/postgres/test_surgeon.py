@@ -108,6 +108,11 @@ async def test_of_two_routers_only_the_one_whose_fence_stands_promotes(make_clus
             await first.promote(n2, soon())
         assert asked(dev, "n2", "SELECT pg_is_in_recovery()")
         await second.fence(n3, soon())
+        with pytest.raises(AttemptFailed, match="another router's fence stands on it"):
+            await first.repoint(n3, endpoint(cluster, "n1"), soon(), whoevers=False)
+        async with surgeon(cluster, "second/again") as restarted:
+            await restarted.repoint(n3, endpoint(cluster, "n1"), soon(), whoevers=False)
+        await second.fence(n3, soon())
         dev.servers["n1"].kill()
         await second.promote(n2, soon())
         assert not await second.still_fenced(n2, soon())

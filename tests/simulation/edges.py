@@ -178,10 +178,14 @@ class ModelSurgeon(_Edge):
         await self._until(node, deadline, lambda: not node.in_recovery)
         return self._result(node)
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float) -> None:
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
         def act(node: Node) -> None:
             if not node.in_recovery:
                 raise _impossible("it is not a standby")
+            if not whoevers and node.fence_mark and not node.fence_mark.startswith(f"{self._life.host}/"):
+                raise _impossible("another router's fence stands on it")
             node.upstream, node.fence_mark = upstream.name, ""
             node.receiver.end()
             node.receiver.look()

@@ -261,6 +261,7 @@ class Node:
         if self.process is Process.DEAD:
             self.process = Process.STARTING
             self.host_down = False
+            self.trouble_at = self.loop.time()
             self.epoch += 1
             self.loop.call_later(RESTART_S * (0.8 + 0.4 * self.servers.chance.draw()), self._started, self.epoch)
 

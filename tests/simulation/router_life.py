@@ -48,7 +48,7 @@ class RouterLife:
         self.servers = servers
         self.cluster = cluster
         self.judge = judge
-        self.mark = f"router{number}"
+        self.mark = f"{host}/{number}"
         self.dead = False
         self.open_edges = self.probes = 0
         self.term, self.generation = Term(0), Generation(0)
