@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from router.decisions.attaching import REPOINT_GAP_S, attach_strays
 from router.decisions.cluster_facts import Facts, Sign
 from router.decisions.machine import (
     ROUTED,
@@ -30,13 +31,12 @@ from router.decisions.machine import (
     Operation,
     ProbeNow,
     Recorded,
-    RepointStandbys,
     RoleDoubted,
     StartPromotion,
     SwitchoverOrdered,
     Tick,
 )
-from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue, stray_standbys
+from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue
 from router.decisions.resuming import confirmed_before, recorded, with_switch
 from router.model.events import FailoverEnded, FailoverStep, Phase, PhaseChanged
 from router.model.identity import EndpointName, Generation, Term
@@ -53,11 +53,6 @@ RESCUE_AFTER_S = 30.0
 """A cluster that has had no primary since the router started is left alone for this long (seconds)."""
 STICK_AFTER_S = 2.0
 """An obstacle to a promotion must last this long before writes are refused because of it (seconds)."""
-OTHERS_STEPS = 2
-"""Another router's fence is taken away once it has stood for so many steps of a promotion: then it has promoted, or
-has given up and taken it away itself, or is gone."""
-REPOINT_GAP_S = 5.0
-"""Shortest time between two attempts to attach stray standbys (seconds)."""
 
 
 Step = tuple[ClusterMachine, tuple[Effect, ...]]
@@ -167,7 +162,7 @@ def _serving(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPol
             # By now every request that was held has reached the end of its own window.
             return _enter(state, Phase.STEADY, PhaseReason.DRAINED, now)
         case _:
-            return _attach_strays(state, facts, now, policy.failover)
+            return attach_strays(state, facts, now, policy.failover)
 
 
 def _without_primary(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPolicy) -> Step:
@@ -282,23 +277,6 @@ def _say_only(state: ClusterMachine, plan: PromotionPlan) -> Step:
         return state, ()
     said = FailoverStep(state.name, "dry_run", plan.counted[0], True, 0.0, detail)
     return replace(state, detail=detail), (Emit(said),)
-
-
-def _attach_strays(state: ClusterMachine, facts: Facts, now: float, policy: FailoverPolicy) -> Step:
-    """Those under another router's fence last: it may be about to promote one of them, and the first that follows
-    the primary again lets it acknowledge what that one will not have."""
-    primary = state.primary
-    if state.mode is not FailoverMode.PROMOTE or primary is None:
-        return state, ()
-    strays = stray_standbys(facts.standbys, state.term, state.system_id)
-    if not strays:
-        return (state if state.strays_since is None else replace(state, strays_since=None)), ()
-    since = now if state.strays_since is None else state.strays_since
-    state = replace(state, strays_since=since)
-    if now < state.repoint_at:
-        return state, ()
-    whoevers = now - since >= OTHERS_STEPS * policy.step_timeout_s
-    return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(primary, strays, whoevers),)
 
 
 def _role_doubted(state: ClusterMachine, now: float) -> Step:

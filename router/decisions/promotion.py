@@ -318,17 +318,3 @@ def next_rule(plan: PromotionPlan, chosen: EndpointName, remaining: Iterable[End
         others = (*others, names[plan.old_primary])
     cohort = tuple(sorted({name for name in others if name != names[chosen]}))
     return SyncRule(plan.rule.method, max(1, min(plan.rule.k, len(left))), cohort)
-
-
-def stray_standbys(standbys: Iterable[Standby], term: Term, system_id: int) -> tuple[EndpointName, ...]:
-    """Standbys of the cluster that follow nobody and have been left behind: by a fence, or by a change of timeline."""
-    return tuple(
-        s.name
-        for s in standbys
-        if s.answers
-        and s.claim is not None
-        and s.claim.in_recovery
-        and not s.claim.receiver_alive
-        and s.claim.system_id == system_id
-        and (s.claim.fenced or s.claim.timeline < term)
-    )
