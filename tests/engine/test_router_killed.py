@@ -86,7 +86,7 @@ class _MortalSurgeon:
         method = getattr(self._surgeon, name)
         if name == "close":
             return method
-        return lambda *args: self._world.act(name, method(*args))
+        return lambda *args, **kwargs: self._world.act(name, method(*args, **kwargs))
 
 
 @asynccontextmanager
