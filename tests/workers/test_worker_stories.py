@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -101,29 +102,35 @@ async def test_a_killed_worker_is_replaced_and_only_its_unkeyed_writes_are_in_do
         assert after >= served_before, "what a dead worker counted stays counted"
 
 
-async def test_what_one_worker_is_at_work_on_is_running_whichever_is_asked(shared: RunningRouter) -> None:
+async def test_what_one_worker_is_at_work_on_is_running_whichever_is_asked(
+    shared: RunningRouter, pg_cluster: DevCluster
+) -> None:
     await all_serve(shared)
-    name = "a-slow-write-of-one-worker"
-    async with clients(shared, 12) as ones:
-        writing = asyncio.create_task(
-            ones[0].execute("select pg_sleep(2)", idempotency_key=name, request_id=name, timeout=20)
-        )
+    name = f"a-write-that-waits-{uuid.uuid4()}"
+    with psycopg.connect(pg_cluster.tenant_dsn("acme")) as holder:
+        holder.execute("create table if not exists waited_for (id int)")
+        holder.commit()
+        holder.execute("lock table waited_for")
+        async with clients(shared, 12) as ones:
+            writing = asyncio.create_task(
+                ones[0].execute("insert into waited_for values (1)", idempotency_key=name, request_id=name, timeout=25)
+            )
 
+            async def runs() -> bool:
+                return (await ones[0].outcome(request_id=name)).outcome is pointsman.WriteOutcome.RUNNING
 
-        async def runs() -> bool:
-            return (await ones[0].outcome(request_id=name)).outcome is pointsman.WriteOutcome.RUNNING
-
-        await eventually(runs, within_s=10, what="the write is under way")
-        found = await asyncio.gather(
-            *(one.outcome(request_id=name) for one in ones), *(one.outcome(name) for one in ones)
-        )
-        assert not writing.done()
-        assert {one.outcome for one in found} == {pointsman.WriteOutcome.RUNNING}
-        await writing
-        found = await asyncio.gather(*(one.outcome(name) for one in ones))
-        assert {one.outcome for one in found} == {pointsman.WriteOutcome.COMMITTED}
-        never = await asyncio.gather(*(one.outcome("never-sent") for one in ones))
-        assert {one.outcome for one in never} == {pointsman.WriteOutcome.NOT_FOUND}
+            await eventually(runs, within_s=10, what="the write is under way")
+            found = await asyncio.gather(
+                *(one.outcome(request_id=name) for one in ones), *(one.outcome(name) for one in ones)
+            )
+            assert not writing.done()
+            assert {one.outcome for one in found} == {pointsman.WriteOutcome.RUNNING}
+            holder.rollback()
+            await writing
+            found = await asyncio.gather(*(one.outcome(name) for one in ones))
+            assert {one.outcome for one in found} == {pointsman.WriteOutcome.COMMITTED}
+            never = await asyncio.gather(*(one.outcome("never-sent") for one in ones))
+            assert {one.outcome for one in never} == {pointsman.WriteOutcome.NOT_FOUND}
 
 
 async def test_a_rolling_restart_fails_no_request(shared: RunningRouter, pg_cluster: DevCluster) -> None:
