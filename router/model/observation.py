@@ -163,7 +163,7 @@ class RoleClaim:
     application_name: str = ""
     """Standby: its own application_name in primary_conninfo (what synchronous_standby_names lists)."""
     read_only: bool = False
-    """default_transaction_read_only or transaction_read_only is on outside recovery."""
+    """default_transaction_read_only is on outside recovery."""
     version: int = 0
     """server_version_num."""
     retry_interval_ms: int = 0

@@ -3,6 +3,8 @@
 Needs the rights of pg_monitor only. The timeline of a standby comes from its walreceiver; when that is gone, from the
 name of the log segment that holds the last received position, the newest timeline that has one. The control file
 (pg_control_checkpoint, pg_control_recovery) lags behind by up to a checkpoint and is the last resort only.
+Recovery may end while the query runs, and a transaction that began before stays read-only to its end; so whether
+a primary takes writes is what the next transaction will find.
 The replication password in primary_conninfo is not fetched.
 """
 
@@ -51,7 +53,7 @@ SELECT pg_is_in_recovery(),
          coalesce((regexp_match(current_setting('primary_conninfo'),
                                 'application_name\\s*=\\s*''?([^''\\s]+)'))[1],
                   nullif(current_setting('cluster_name'), ''), 'walreceiver') END,
-       NOT pg_is_in_recovery() AND current_setting('transaction_read_only')::boolean,
+       NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only')::boolean,
        extract(epoch FROM current_setting('wal_retrieve_retry_interval')::interval) * 1000,
        extract(epoch FROM current_setting('wal_receiver_timeout')::interval) / 2,
        pg_is_in_recovery() AND pg_has_role('pg_read_all_settings', 'USAGE')

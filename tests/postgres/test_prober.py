@@ -13,7 +13,9 @@ from router.devcluster import DevCluster
 from router.model.identity import ClusterName, EndpointName
 from router.model.observation import ProbeOutcome, ProbeResult
 from router.model.topology import Cluster, Endpoint, Login, Secret
+from router.postgres.control_door import ControlDoor
 from router.postgres.prober import PostgresProber
+from router.postgres.role_query import ROLE_QUERY, read_claim
 from tests.postgres.control_cluster import configured, endpoint
 from tests.support.dev_cluster import MakeCluster, make_cluster, pg_cluster_each, pg_clusters
 
@@ -66,6 +68,23 @@ async def test_what_a_standby_says(pg_cluster_each: DevCluster):
     assert (claim.retry_interval_ms, claim.receiver_ping_s) == (100, 1.0)
     assert 0 <= claim.receiver_silent_s < 3
     assert claim.received_lsn >= claim.lsn > 0
+
+
+async def test_asked_while_its_promotion_ends_a_server_is_no_primary_that_takes_no_writes(make_cluster: MakeCluster):
+    """The query's own transaction began in recovery, and cannot write; the next one can."""
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    soon = asyncio.get_running_loop().time() + 20.0
+    asking = await ControlDoor(cluster).open(endpoint(cluster, "n2"), soon)
+    try:
+        await asking.queries(("BEGIN", "SELECT 1"), soon)
+        with dev.servers["n2"].connect() as connection:
+            assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+        assert await asking.query("SHOW transaction_read_only", soon) == [("on",)]
+        claim = read_claim((await asking.query(ROLE_QUERY, soon))[0], asking.server_version)
+    finally:
+        asking.close()
+    assert (claim.in_recovery, claim.timeline, claim.read_only) == (False, 2, False)
 
 
 async def test_a_role_with_the_rights_of_pg_monitor_is_enough(pg_cluster_each: DevCluster):
