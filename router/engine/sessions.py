@@ -362,7 +362,6 @@ class Sessions:
         self.register.admit(call)
         return Session(self, runtime, call, mode)
 
-
     async def _resumed(self, tenant: Tenant, deadline: float, options: Options) -> TenantRuntime:
         """The tenant's runtime, once it is not paused."""
         if self._draining:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool.pool_async import MaintenanceTask, ReturnConnection
 
 from router.model.events import ConnectionClosed
 from router.model.identity import Generation
@@ -36,6 +37,30 @@ _RECONNECT_S = 0.0
 """psycopg_pool tries a failed connect again once, at once."""
 _FETCH_S = 0.01
 """An idle connection that cannot be had at once to be closed is in use again."""
+
+
+class _InnerPool(AsyncConnectionPool[psycopg.AsyncConnection[Any]]):
+    """Takes back at once what a getconn was given in the moment in which it was cancelled.
+
+    psycopg_pool 3.3 leaves that to its workers, who may be busy connecting; and once the pool is closed there are none,
+    so that the connection stays open for as long as the process lives.
+    """
+
+    def __init__(self, opener: Opener, spawn: Callable[[Any], object], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._opener = opener
+        self._spawn = spawn
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        if isinstance(task, ReturnConnection):
+            self._spawn(self._take_back(task))
+        else:
+            super().run_task(task)
+
+    async def _take_back(self, task: ReturnConnection) -> None:
+        await task._run(self)  # run() does nothing once the pool is closed
+        if task.conn.closed:
+            self._opener.forget(task.conn)
 
 
 class PsycopgEndpointPool:
@@ -179,7 +204,9 @@ class PsycopgEndpointPool:
             return self._inner
 
     def _make_inner(self) -> AsyncConnectionPool[Any]:
-        return AsyncConnectionPool(
+        return _InnerPool(
+            self._opener,
+            self._spawn,
             kwargs=self._opener.parameters,
             connection_class=self._opener.connection_class(),
             min_size=self._policy.min_size,

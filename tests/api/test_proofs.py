@@ -434,5 +434,3 @@ def served(content: Callable[[], bytes]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-

@@ -225,6 +225,22 @@ async def test_connections_at_the_end_of_their_life_are_replaced_under_the_cap(w
     assert max(seen) <= CAP
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_given_a_connection_cancelled_and_fenced_in_one_moment(world: World, turns: int) -> None:
+    """turns: of the event loop, between the cancellation of who was given the connection and the fence."""
+    acme = world.pool("acme", max_size=1)
+    lane = await acme.open_lane(soon())
+    waiting = asyncio.create_task(acme.open_lane(soon()))
+    await asyncio.sleep(0.002)
+    giving = asyncio.ensure_future(lane.give_back())
+    waiting.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    acme.fence(Generation(2))
+    await asyncio.gather(giving, waiting, return_exceptions=True)
+    await eventually(lambda: world.budget.in_use == 0, within_s=3, what="what is free again")
+
+
 async def test_fences_and_abandons_at_any_time_lose_no_permit(world: World) -> None:
     draw = random.Random(7)
     pools = [world.pool("acme"), world.pool("globex", min_size=1)]
@@ -271,8 +287,9 @@ async def test_cancelling_borrowers_at_any_time_loses_no_permit(world: World) ->
 
 
 async def test_a_server_that_takes_no_connection_costs_no_permit(world: World) -> None:
-    real, world.endpoint = world.endpoint, Endpoint(
-        world.endpoint.name, MAIN, "127.0.0.1", free_port(), max_connections=CAP
+    real, world.endpoint = (
+        world.endpoint,
+        Endpoint(world.endpoint.name, MAIN, "127.0.0.1", free_port(), max_connections=CAP),
     )
     closed = world.pool("acme", min_size=2)
     world.endpoint = real
