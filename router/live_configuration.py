@@ -19,6 +19,7 @@ from router.config.differences import diff, tenant_differences
 from router.config.file_stamps import FilesWatched, Stamp, stamp_of
 from router.config.loaded import LoadedConfig
 from router.config.problems import ConfigProblems, Problem
+from router.model.errors import RouterError
 from router.model.events import ConfigChanged
 from router.model.identity import TenantName
 from router.model.topology import Tenant, TenantChanges, Topology
@@ -105,14 +106,20 @@ class LiveConfiguration:
         """Its result; in its turn, and to its end though the caller may go away: what a thread has read or written by
         then would else be known to the book of tenants, and never come into force."""
 
-        async def in_turn() -> _T:
-            async with self.turn:
-                return await order()
+        async def in_turn() -> _T | RouterError:
+            try:
+                async with self.turn:
+                    return await order()
+            except RouterError as refusal:
+                return refusal  # who asked may be gone; a task must not end with what nobody takes
 
         task = asyncio.get_running_loop().create_task(in_turn())
         self._orders.add(task)
         task.add_done_callback(self._orders.discard)
-        return await asyncio.shield(task)
+        result = await asyncio.shield(task)
+        if isinstance(result, RouterError):
+            raise result
+        return result
 
     async def diff(self, document: str) -> ConfigDiff:
         """What a configuration file's text would change here, with tenants' own files as they stand; empty: the file as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,9 @@ from router import live_configuration
 from router.config.loaded import LoadedConfig
 from router.config.loading import load
 from router.live_configuration import LiveConfiguration
+from router.model.errors import Code, RouterError
 from router.model.events import ConfigChanged
+from router.model.reasons import RefuseReason
 from router.model.topology import TenantChanges
 from router.model.views import ConfigEffect
 from tests.config.test_config_loading import ENVIRON, GOOD
@@ -169,6 +172,28 @@ async def test_an_order_and_the_watch_do_not_read_it_twice(path: Path) -> None:
         assert (await watched.live.reload()).applied
         await watched.quiet()
         assert len(watched.applied) == 1
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_an_order_that_is_refused_when_nobody_waits_any_more_is_no_mistake(path: Path, turns: int) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with watching(path) as watched:
+
+        async def refused() -> None:
+            await asyncio.sleep(0.001)
+            raise RouterError(Code.FAILED_PRECONDITION, RefuseReason.BAD_REQUEST, "not so")
+
+        asking = asyncio.create_task(watched.live.carried_out(refused))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.sleep(0.02)
+        with pytest.raises(RouterError, match="not so"):
+            await watched.live.carried_out(refused)
+    del asking
+    gc.collect()
+    assert not told
 
 
 async def test_an_objection_refuses_and_watch_s_0_does_not_look(path: Path) -> None:
