@@ -133,7 +133,7 @@ class QueryService:
                 found = await self._outcomes.of_key(call.caller, key, deadline, self._answering.request_id(""))
             case "request_id":
                 request_id = translate.request_id_from(message.request_id)
-                found = await self._outcomes.of_request(call.caller.name, request_id, deadline)
+                found = await self._outcomes.of_request(call.caller, request_id, deadline)
             case _:
                 raise bad_request(RefuseReason.BAD_REQUEST, "name the write by idempotency_key or by request_id")
         response = pb.GetOutcomeResponse(

@@ -56,6 +56,7 @@ class Listeners:
             self._admitting.check_open()
             runtime = await self._tenants.resumed(tenant, request.deadline, patient=True)
             self._check(runtime, wanted)
+            runtime.admission.count()
         except BaseException as error:
             stopped = self._register.failed(call, error)
             if stopped is not None:

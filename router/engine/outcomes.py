@@ -85,9 +85,10 @@ class Outcomes:
         except TimeoutError:
             return WriteOutcome.UNKNOWN
 
-    async def of_request(self, tenant: TenantName, request_id: str, deadline: float) -> OutcomeFound:
+    async def of_request(self, tenant: Tenant, request_id: str, deadline: float) -> OutcomeFound:
         """Of a request without a key: only whether this router is at work on it."""
-        found = await self._anywhere(tenant, "", request_id, deadline)
+        self._tenants.of(tenant).admission.count()
+        found = await self._anywhere(tenant.name, "", request_id, deadline)
         return OutcomeFound(WriteOutcome.RUNNING if found is WriteOutcome.RUNNING else WriteOutcome.UNKNOWN)
 
     async def of_key(self, tenant: Tenant, key: str, deadline: float, request_id: str) -> OutcomeFound:

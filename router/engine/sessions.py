@@ -335,26 +335,12 @@ class Sessions:
         after: Token | None = None,
     ) -> Session:
         """Begin a session. after: what it must see at least, where it reads from replicas. RouterError
-        RESOURCE_EXHAUSTED beyond the tenant's max_transactions."""
-        runtime = await self._resumed(tenant, deadline, options)
-        limit = runtime.tenant.policy.max_transactions
-        refusal = None
-        if self._draining:
-            refusal = RouterError(
-                Code.UNAVAILABLE, RefuseReason.DRAINING, "the router is shutting down", retry_after_s=0.1
-            )
-        elif runtime.transactions >= limit:
-            refusal = RouterError(
-                Code.RESOURCE_EXHAUSTED,
-                RefuseReason.QUOTA,
-                f"tenant {tenant.name} has {runtime.transactions} open transactions, {limit} are allowed "
-                "(limits.max_transactions): end some, or raise it",
-                retry_after_s=1.0,
-                numbers={"limit": limit, "in_use": runtime.transactions, "scope": "tenant"},
-            )
-        if refusal is not None:
-            self.register.refused(tenant.name, Method.TRANSACT, refusal)
-            raise refusal
+        RESOURCE_EXHAUSTED beyond the tenant's max_transactions, or its rate."""
+        try:
+            runtime = await self._admitted(tenant, deadline, options)
+        except RouterError as error:
+            self.register.refused(tenant.name, Method.TRANSACT, error)
+            raise
         runtime.admission.transactions += 1
         request = Request(Method.TRANSACT, (), deadline, options, request_id, mode, after=after)
         call = self.register.enter(tenant, request)
@@ -362,15 +348,28 @@ class Sessions:
         self.register.admit(call)
         return Session(self, runtime, call, mode)
 
-    async def _resumed(self, tenant: Tenant, deadline: float, options: Options) -> TenantRuntime:
-        """The tenant's runtime, once it is not paused."""
+    async def _admitted(self, tenant: Tenant, deadline: float, options: Options) -> TenantRuntime:
+        """The tenant's runtime, once it is not paused, if one transaction more may begin."""
+        runtime = self._tenants.of(tenant)
+        if not self._draining:
+            patient = options.on_failover is OnFailover.WAIT
+            runtime = await self._tenants.resumed(tenant, deadline, patient=patient)
         if self._draining:
-            return self._tenants.of(tenant)
-        try:
-            return await self._tenants.resumed(tenant, deadline, patient=options.on_failover is OnFailover.WAIT)
-        except RouterError as error:
-            self.register.refused(tenant.name, Method.TRANSACT, error)
-            raise
+            raise RouterError(
+                Code.UNAVAILABLE, RefuseReason.DRAINING, "the router is shutting down", retry_after_s=0.1
+            )
+        limit = runtime.tenant.policy.max_transactions
+        if runtime.transactions >= limit:
+            raise RouterError(
+                Code.RESOURCE_EXHAUSTED,
+                RefuseReason.QUOTA,
+                f"tenant {tenant.name} has {runtime.transactions} open transactions, {limit} are allowed "
+                "(limits.max_transactions): end some, or raise it",
+                retry_after_s=1.0,
+                numbers={"limit": limit, "in_use": runtime.transactions, "scope": "tenant"},
+            )
+        runtime.admission.count()
+        return runtime
 
 
 def _identifier(name: str) -> bytes:

@@ -73,11 +73,26 @@ class Admission:
         self.in_flight += 1
         return True
 
+    def count(self) -> None:
+        """One request more that takes no place among the running ones. RouterError RESOURCE_EXHAUSTED: the rate does
+        not allow it."""
+        wait_s = self._rate.take(self._clock.now()) if self._rate is not None else 0.0
+        if wait_s:
+            policy = self.tenant.policy
+            raise RouterError(
+                Code.RESOURCE_EXHAUSTED,
+                RefuseReason.QUOTA,
+                f"tenant {self.tenant.name} sends more than {policy.rate_per_s:g} requests a second "
+                f"(limits.rate_per_s) and {policy.rate_burst} at once (limits.rate_burst): send fewer, or raise them",
+                retry_after_s=wait_s,
+                numbers={"limit": policy.rate_per_s, "burst": policy.rate_burst, "scope": "tenant"},
+            )
+
     async def enter(self, deadline: float, priority: Priority = Priority.MEDIUM) -> None:
         """Wait in turn. When the queue is full, who is more important takes the place of who is less. RouterError
         RESOURCE_EXHAUSTED: the rate or the queue does not allow it, or the deadline would pass first, or does."""
         now = self._clock.now()
-        self._take_rate(now)
+        self.count()
         if not self.queued:
             self._pace.begin(now)
         verdict = self._judge(deadline - now, self.in_flight + self._line.ahead_of(priority) + 1, now)
@@ -137,19 +152,6 @@ class Admission:
     def _judge(self, left_s: float, ahead: int, now: float) -> Admit | Refuse:
         expected_s = self._pace.wait_s(ahead, now)
         return admit(self.in_flight, self.queued, self.tenant.policy, left_s, expected_s)
-
-    def _take_rate(self, now: float) -> None:
-        wait_s = self._rate.take(now) if self._rate is not None else 0.0
-        if wait_s:
-            policy = self.tenant.policy
-            raise RouterError(
-                Code.RESOURCE_EXHAUSTED,
-                RefuseReason.QUOTA,
-                f"tenant {self.tenant.name} sends more than {policy.rate_per_s:g} requests a second "
-                f"(limits.rate_per_s) and {policy.rate_burst} at once (limits.rate_burst): send fewer, or raise them",
-                retry_after_s=wait_s,
-                numbers={"limit": policy.rate_per_s, "burst": policy.rate_burst, "scope": "tenant"},
-            )
 
     def _expired(self) -> RouterError:
         policy = self.tenant.policy

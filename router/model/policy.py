@@ -134,7 +134,8 @@ class TenantPolicy:
     max_queue: int = 2048
     """Requests waiting for admission at once. Who would wait longer than its deadline is refused on arrival."""
     rate_per_s: float = 0.0
-    """Most requests per second in the long run; 0: as many as come."""
+    """Most requests per second in the long run; 0: as many as come. Each RPC and each call of a Multiplex stream is
+    one, a transaction or a Listen stream when it begins; cancelling and the router's own retries are none."""
     rate_burst: int = 100
     """Most requests at once beyond that, after a pause."""
     max_attempts: int = 3

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import RouterError
-from router.model.identity import TenantName
 from router.model.request import Request, WriteOutcome
 from router.model.result import OutcomeFound, PgNotice
 from router.model.topology import Tenant
@@ -23,7 +22,7 @@ class FakeOutcomes:
         self.found = OutcomeFound(WriteOutcome.COMMITTED, 1_700_000_000_000_000, ("INSERT 0 1", ""), RECEIPT)
         self.asked: list[str] = []
 
-    async def of_request(self, tenant: TenantName, request_id: str, deadline: float) -> OutcomeFound:
+    async def of_request(self, tenant: Tenant, request_id: str, deadline: float) -> OutcomeFound:
         self.asked.append(request_id)
         return OutcomeFound(WriteOutcome.UNKNOWN)
 

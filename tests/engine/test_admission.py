@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -12,9 +13,9 @@ from router.model.policy import TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Method, Options, Priority
 from router.model.result import Answer
-from tests.support.builders import Engine, now
+from tests.support.builders import Engine, now, request
 from tests.support.sweeping import Sweep, sweep
-from tests.support.talk import refusal, rest
+from tests.support.talk import Talk, refusal, rest
 from tests.support.virtual_time import settle, virtual
 
 # --- admission -----------------------------------------------------------------------------------------------------
@@ -171,6 +172,54 @@ async def test_a_pace_of_bad_times_is_forgotten_though_nobody_is_let_into_the_qu
     await rest(engine)
 
 
+def nothing() -> None:
+    """It has ended."""
+
+
+async def _listens(engine: Engine) -> Callable[[], object]:
+    return (await engine.listeners.open(engine.tenant, request(Method.LISTEN), ("jobs",))).close
+
+
+async def _transacts(engine: Engine) -> Callable[[], object]:
+    return (await Talk.begin(engine)).session.close
+
+
+async def _copies_out(engine: Engine) -> Callable[[], object]:
+    await engine.copy_out("copy t to stdout")
+    return nothing
+
+
+async def _copies_in(engine: Engine) -> Callable[[], object]:
+    async def data() -> AsyncIterator[bytes]:
+        yield b"1\n"
+
+    await engine.copy_in("copy t from stdin", data())
+    return nothing
+
+
+def _ends(call: Callable[[Engine], Awaitable[object]]) -> Callable[[Engine], Awaitable[Callable[[], object]]]:
+    async def begin(engine: Engine) -> Callable[[], object]:
+        await call(engine)
+        return nothing
+
+    return begin
+
+
+RATED: dict[str, Callable[[Engine], Awaitable[Callable[[], object]]]] = {
+    "query": _ends(lambda engine: engine.run(Method.QUERY, "select 1")),
+    "quick read": _ends(lambda engine: engine.quick_read("select 1")),
+    "stream": _ends(lambda engine: engine.stream("select 1")),
+    "execute": _ends(lambda engine: engine.run(Method.EXECUTE, "insert a")),
+    "batch": _ends(lambda engine: engine.run(Method.EXECUTE_BATCH, "insert a", "insert b", "insert c")),
+    "copy out": _copies_out,
+    "copy in": _copies_in,
+    "outcome of a key": _ends(lambda engine: engine.outcomes.of_key(engine.tenant, "k", now() + 5, "")),
+    "outcome of a request": _ends(lambda engine: engine.outcomes.of_request(engine.tenant, "an-id", now() + 5)),
+    "transact": _transacts,
+    "listen": _listens,
+}
+
+
 @virtual
 async def test_more_requests_a_second_than_a_tenant_may_send_are_refused_at_once() -> None:
     engine = Engine(policy=TenantPolicy(rate_per_s=10.0, rate_burst=3))
@@ -182,6 +231,45 @@ async def test_more_requests_a_second_than_a_tenant_may_send_are_refused_at_once
     assert error.retry_after_s is not None
     await asyncio.sleep(error.retry_after_s)
     await engine.run(Method.QUERY, "select 1")
+    await rest(engine)
+
+
+@pytest.mark.parametrize("kind", RATED)
+@virtual
+async def test_whatever_a_tenant_starts_counts_once_against_its_rate(kind: str) -> None:
+    engine = Engine(policy=TenantPolicy(rate_per_s=2.0, rate_burst=3, max_transactions=9, max_listeners=9))
+    ends: list[Callable[[], object]] = []
+    for _ in range(3):
+        ends.append(await RATED[kind](engine))
+    error = await refusal(RATED[kind](engine))
+    assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, RefuseReason.QUOTA)
+    assert "limits.rate_per_s" in error.message
+    assert error.retry_after_s == pytest.approx(0.5, abs=0.05), "when there is one more"
+    assert (await refusal(RATED["execute"](engine))).message == error.message, "all of one rate"
+    assert engine.runtime.under_way == sum(one is not nothing for one in ends), "the refused one is not there"
+    await asyncio.sleep(error.retry_after_s)
+    ends.append(await RATED[kind](engine))
+    for end in ends:
+        if (ending := end()) is not None:
+            await ending  # type: ignore[misc]
+    await asyncio.sleep(5)
+    await rest(engine)
+
+
+@virtual
+async def test_what_is_refused_for_another_reason_does_not_count_against_the_rate() -> None:
+    policy = TenantPolicy(rate_per_s=1.0, rate_burst=3, max_transactions=1, max_listeners=1, max_channels=1)
+    engine = Engine(policy=policy)
+    ends = [await RATED["transact"](engine), await RATED["listen"](engine)]
+    for _ in range(3):
+        assert "max_transactions" in (await refusal(RATED["transact"](engine))).message
+        assert "max_listeners" in (await refusal(RATED["listen"](engine))).message
+        assert (await refusal(engine.run(Method.EXECUTE, "begin"))).reason is RefuseReason.TRANSACTION_CONTROL
+    await engine.run(Method.EXECUTE, "insert a")
+    for end in ends:
+        if (ending := end()) is not None:
+            await ending  # type: ignore[misc]
+    await asyncio.sleep(5)
     await rest(engine)
 
 

@@ -68,7 +68,7 @@ async def test_the_other_processes_are_asked_before_the_row(told: WriteOutcome) 
     engine.server().seen.clear()
     assert await outcome(engine) is WriteOutcome.COMMITTED, "the row knows better"
     engine.server().seen.clear()
-    found = await engine.outcomes.of_request(engine.tenant.name, "an-id", now() + 5)
+    found = await engine.outcomes.of_request(engine.tenant, "an-id", now() + 5)
     running = told is WriteOutcome.RUNNING
     assert found.outcome is (WriteOutcome.RUNNING if running else WriteOutcome.UNKNOWN), "without a key nobody can tell"
     assert asked == [("acme", "k", ""), ("acme", "k", ""), ("acme", "", "an-id")]
@@ -81,7 +81,7 @@ async def test_a_write_that_waits_for_its_turn_is_running_and_only_for_its_tenan
     waiting = request(E, "insert a", key="k", request_id="an-id")
     call = engine.register.enter(engine.tenant, waiting)
     assert await outcome(engine) is WriteOutcome.RUNNING
-    assert (await engine.outcomes.of_request(engine.tenant.name, "an-id", now() + 5)).outcome is WriteOutcome.RUNNING
+    assert (await engine.outcomes.of_request(engine.tenant, "an-id", now() + 5)).outcome is WriteOutcome.RUNNING
     assert engine.outcomes.here(TenantName("other"), "k", "") is WriteOutcome.NOT_FOUND
     engine.register.finish(call, None)
     assert await outcome(engine) is WriteOutcome.NOT_FOUND
@@ -102,6 +102,6 @@ async def test_a_process_that_hangs_is_not_waited_for_beyond_the_deadline() -> N
     assert error.code is Code.DEADLINE_EXCEEDED
     assert now() - began < 0.3
     began = now()
-    found = await engine.outcomes.of_request(engine.tenant.name, "an-id", now() + 0.2)
+    found = await engine.outcomes.of_request(engine.tenant, "an-id", now() + 0.2)
     assert (found.outcome, now() - began < 0.3) == (WriteOutcome.UNKNOWN, True)
     await rest(engine)
