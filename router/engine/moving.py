@@ -209,7 +209,7 @@ class Mover:
             result = await work
         except BaseException:
             noting.cancel()
-            await asyncio.wait({noting})
+            await asyncio.gather(noting, return_exceptions=True)  # of the two failures the first is told
             raise
         await noting
         return result

@@ -58,22 +58,27 @@ class Operator:
         """Move the primary by plan; each step as it ends, then one with done and the writes' pause."""
         supervisor = self._supervisors[cluster]
         started = self._clock.now()
-        steps: asyncio.Queue[FailoverStep] = asyncio.Queue()
+        steps: asyncio.Queue[FailoverStep | None] = asyncio.Queue()
         pause = _Pause(self._clock)
+
+        async def move() -> EndpointName | RouterError:
+            try:
+                return await supervisor.switchover(to, timeout_s, steps.put_nowait)
+            except RouterError as refusal:
+                return refusal  # who asked may be gone; a task must not end with what nobody takes
+            finally:
+                steps.put_nowait(None)
+
         unsubscribe = supervisor.subscribe(lambda state: pause.see(state.phase))
-        moving = asyncio.create_task(supervisor.switchover(to, timeout_s, steps.put_nowait))
+        moving = asyncio.create_task(move())
         try:
-            while not (moving.done() and steps.empty()):
-                waiting = asyncio.create_task(steps.get())
-                await asyncio.wait({moving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
-                    continue
-                step = waiting.result()
+            while (step := await steps.get()) is not None:
                 words = f"{step.endpoint}: {step.detail}" if step.detail else step.endpoint
                 outcome = "" if step.ok else "failed: "
                 yield SwitchoverProgress(step.step, outcome + words, self._clock.now() - started)
-            primary = moving.result()
+            primary = await asyncio.shield(moving)
+            if isinstance(primary, RouterError):
+                raise primary
             yield SwitchoverProgress(
                 "done", "", self._clock.now() - started, done=True, primary=primary, pause_s=pause.seconds
             )

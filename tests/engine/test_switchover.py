@@ -1,17 +1,24 @@
 """Planned switchovers over fake servers, on virtual time."""
 
 import asyncio
+import gc
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 
+from router.engine.operator import Operator
+from router.engine.supervisor import ClusterSupervisor
+from router.engine.supervisors import Supervisors
 from router.model.errors import RouterError
 from router.model.events import FailoverEnded, FailoverStep, Health, Phase
 from router.model.identity import EndpointName
 from router.model.reasons import RefuseReason
 from router.model.topology import FailoverMode
+from router.model.views import Load
 from tests.engine.supervising import supervised, until
 from tests.support.fake_servers import FakeServers, Mood
-from tests.support.virtual_time import virtual
+from tests.support.virtual_time import VirtualClock, virtual
 
 N1, N2, N3 = (EndpointName(name) for name in ("n1", "n2", "n3"))
 
@@ -222,3 +229,48 @@ async def test_stopping_lets_a_switchover_that_is_nearly_done_end():
         await supervisor.stop()
         assert await call == N2
         assert supervisor.state.primary == N2
+
+
+# --- as operators order it ----------------------------------------------------------------------------------------
+
+
+def operator(supervisor: ClusterSupervisor) -> Operator:
+    of_one = cast("Supervisors", {supervisor.cluster.name: supervisor})
+    return Operator(of_one, cast("Any", Load), VirtualClock())
+
+
+async def ordered(supervisor: ClusterSupervisor, told: list[str]) -> None:
+    async for progress in operator(supervisor).switchover(supervisor.cluster.name, N3, 5.0):
+        told.append("done" if progress.done else progress.step)
+
+
+@virtual
+async def test_an_order_tells_each_step_and_at_last_the_pause():
+    async with supervised(FakeServers.of(3)) as (supervisor, _):
+        told: list[str] = []
+        await ordered(supervisor, told)
+        assert (told[0], told[-1], supervisor.state.primary) == ("set_synchronous", "done", N3)
+
+
+@virtual
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("mode", [FailoverMode.FOLLOW, FailoverMode.PROMOTE])
+async def test_an_order_whose_caller_goes_away_leaves_no_word_of_a_mistake(mode: FailoverMode, turns: int):
+    """In follow mode it is refused; else it is carried out all the same."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with supervised(FakeServers.of(3), mode) as (supervisor, _):
+        ordering = asyncio.create_task(ordered(supervisor, []))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ordering.cancel()
+        await asyncio.wait({ordering})
+        if mode is FailoverMode.PROMOTE and turns:
+            await until(supervisor, lambda state: state.primary == N3)
+    del ordering
+    gc.collect()
+    assert _words(complaints) == []
+
+
+def _words(complaints: Sequence[Any]) -> list[str]:
+    return [str(context.get("message")) for context in complaints]
