@@ -11,19 +11,21 @@ have its connections. A successor of a dead worker is another worker.
 
 A tenant's floor is divided in whole connections as well, to the workers that use them: half a connection in each of two
 would be none. What a worker needs for its parts of floors goes before all else; a part stays where it is until another
-worker lacks it.
+worker lacks it. A tenant's ceiling is divided as the cap is (ceiling_parts.py), whatever the worker's part of the cap.
 
-The goal is max-min fairness by demand (Bertsekas and Gallager, Data Networks, 6.5.2): nobody's wish is cut while
-somebody who wishes more has more. Grants move only when a wish is not met, and then no more of them than that takes;
-so what is granted in excess of demand stays where it is, and constant demand comes to rest.
+The goal is max-min fairness by demand (max_min.py). Grants move only when a wish is not met, and then no more of them
+than that takes; so what is granted in excess of demand stays where it is, and constant demand comes to rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
+from router.decisions import ceiling_parts
+from router.decisions.ceiling_parts import NO_PART, CeilingPart
+from router.decisions.max_min import fill
 from router.model.identity import EndpointName, TenantName
 from router.model.ledger import Demand, FloorWish, Grant
 
@@ -51,11 +53,23 @@ class Account:
     """Of its tenants, by its newest word."""
     parts: Mapping[TenantName, int] = field(default_factory=dict)
     """Of these floors, what is its own by its newest grant."""
+    ceilings: Mapping[TenantName, CeilingPart] = field(default_factory=dict)
+    """Of tenants' ceilings."""
 
     @property
     def reserved(self) -> int:
         """Connections that its tenants' floors take here now."""
         return sum(min(part, self.floors[tenant].wish) for tenant, part in self.parts.items())
+
+    @property
+    def limits(self) -> Mapping[TenantName, int]:
+        """Most connections of each tenant with a ceiling, by its newest grant."""
+        return {tenant: part.granted for tenant, part in self.ceilings.items() if part.granted}
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """All that its newest grant says."""
+        return self.granted, self.parts, self.limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +106,13 @@ def hear(ledger: Ledger, worker: WorkerId, demand: Demand) -> Ledger:
         # It obeys the newest grant: from now on it opens nothing beyond it, and what is open beyond it only falls.
         held = min(held, max(account.granted, demand.in_use))
     wish = demand.in_use + demand.waiting
-    heard = replace(account, held=held, obeyed=demand.number, wish=wish, floors=demand.floors)
+    parts = {
+        tenant: ceiling_parts.hear(
+            account.ceilings.get(tenant, NO_PART), demand.ceilings.get(tenant), obeys=demand.number == account.number
+        )
+        for tenant in dict.fromkeys((*account.ceilings, *demand.ceilings))
+    }
+    heard = replace(account, held=held, obeyed=demand.number, wish=wish, floors=demand.floors, ceilings=parts)
     return _with(ledger, worker, heard)
 
 
@@ -110,16 +130,18 @@ def resize(ledger: Ledger, cap: int) -> Ledger:
 # --- what is to be done --------------------------------------------------------------------------------------------
 
 
-def divide(ledger: Ledger) -> tuple[Ledger, dict[WorkerId, Grant]]:
-    """Grants to send: those that change, and again those that a worker has not said to obey (lost, or on the way)."""
-    before, ledger = ledger.accounts, _part_floors(ledger)
+def divide(ledger: Ledger, now: float) -> tuple[Ledger, dict[WorkerId, Grant]]:
+    """Grants to send: those that change, and again those that a worker has not said to obey (lost, or on the way).
+
+    now: monotonic seconds."""
+    before, ledger = ledger.accounts, _part_ceilings(_part_floors(ledger), now)
     due = fair_shares(ledger)
     ledger = _spread(_raise(_shrink(ledger, due), due))
     for worker, account in ledger.accounts.items():
-        if (account.granted, account.parts) != (before[worker].granted, before[worker].parts):
+        if account.terms != before[worker].terms:
             ledger = _with(ledger, worker, replace(account, number=account.number + 1))
     return ledger, {
-        worker: Grant(ledger.endpoint, account.granted, account.number, account.parts)
+        worker: Grant(ledger.endpoint, account.granted, account.number, account.parts, account.limits)
         for worker, account in ledger.accounts.items()
         if account.obeyed < account.number
     }
@@ -133,10 +155,10 @@ def fair_shares(ledger: Ledger) -> dict[WorkerId, int]:
     """
     accounts = ledger.accounts
     order = sorted(accounts, key=lambda one: (-accounts[one].granted, one))
-    shares = _fill(order, dict.fromkeys(order, 0), {one: accounts[one].reserved for one in order}, ledger.cap)
-    shares = _fill(order, shares, {one: max(accounts[one].floor, shares[one]) for one in order}, ledger.cap)
+    shares = fill(order, dict.fromkeys(order, 0), {one: accounts[one].reserved for one in order}, ledger.cap)
+    shares = fill(order, shares, {one: max(accounts[one].floor, shares[one]) for one in order}, ledger.cap)
     wishes = {one: max(accounts[one].wish, shares[one]) for one in order}
-    return _fill(order, shares, wishes, ledger.cap)
+    return fill(order, shares, wishes, ledger.cap)
 
 
 def _part_floors(ledger: Ledger) -> Ledger:
@@ -156,32 +178,23 @@ def _parts_of(tenant: TenantName, accounts: Mapping[WorkerId, Account]) -> dict[
     now = {worker: accounts[worker].parts.get(tenant, 0) for worker in words}
     floor = max(word.floor for word in words.values())
     order = sorted(now, key=lambda one: (-now[one], one))
-    due = _fill(order, dict.fromkeys(order, 0), {one: word.wish for one, word in words.items()}, floor)
+    due = fill(order, dict.fromkeys(order, 0), {one: word.wish for one, word in words.items()}, floor)
     enough = sum(now.values()) <= floor and all(now[one] >= due[one] for one in order)
     return now if enough else due
 
 
-def _fill(
-    order: Iterable[WorkerId], start: Mapping[WorkerId, int], most: Mapping[WorkerId, int], cap: int
-) -> dict[WorkerId, int]:
-    """Raise the lowest until all have their most or the cap is used up."""
-    shares = dict(start)
-    left = cap - sum(shares.values())
-    open_ones = [one for one in order if shares[one] < most[one]]
-    while left > 0 and open_ones:
-        level = min(shares[one] for one in open_ones)
-        lowest = [one for one in open_ones if shares[one] == level]
-        ceiling = min(min(most[one] for one in lowest), min((s for s in _above(shares, open_ones, level)), default=cap))
-        step = min(ceiling - level, left // len(lowest))
-        for one in lowest if step else lowest[:left]:
-            shares[one] += step or 1
-            left -= step or 1
-        open_ones = [one for one in open_ones if shares[one] < most[one]]
-    return shares
-
-
-def _above(shares: Mapping[WorkerId, int], ones: Iterable[WorkerId], level: int) -> Iterable[int]:
-    return (shares[one] for one in ones if shares[one] > level)
+def _part_ceilings(ledger: Ledger, now: float) -> Ledger:
+    """The same with tenants' ceilings where they are used; what nobody has, wants or may have is forgotten."""
+    accounts = ledger.accounts
+    divided: dict[WorkerId, dict[TenantName, CeilingPart]] = {worker: {} for worker in accounts}
+    for tenant in dict.fromkeys(tenant for account in accounts.values() for tenant in account.ceilings):
+        parts = {one: account.ceilings[tenant] for one, account in accounts.items() if tenant in account.ceilings}
+        if not ceiling_parts.is_settled(parts):
+            parts = ceiling_parts.divide(parts, now)
+        for worker, part in parts.items():
+            if part.held or part.ceiling:
+                divided[worker][tenant] = part
+    return replace(ledger, accounts={one: replace(account, ceilings=divided[one]) for one, account in accounts.items()})
 
 
 def _shrink(ledger: Ledger, due: Mapping[WorkerId, int]) -> Ledger:
@@ -222,7 +235,7 @@ def _spread(ledger: Ledger) -> Ledger:
         return ledger
     now = {one: account.granted for one, account in ledger.accounts.items()}
     order = sorted(now, key=lambda one: (now[one], one))
-    shares = _fill(order, now, dict.fromkeys(order, ledger.cap), sum(now.values()) + free)
+    shares = fill(order, now, dict.fromkeys(order, ledger.cap), sum(now.values()) + free)
     for one, share in shares.items():
         if share > now[one]:
             ledger = _granted(ledger, one, share)

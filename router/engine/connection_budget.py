@@ -5,8 +5,8 @@ never sees more than the cap. What each tenant is due of it, and who is next, is
 are served first come, first served. While somebody waits, room is made in this order: connections idle in other pools,
 of tenants that have more than they are due first, least recently used first; lanes nobody has used for a moment; and
 then, so that a busy tenant cannot keep everything, the lane lent longest of the tenant that has most beyond its due,
-for one who has less than its own. A router of several workers gets its grants from a ledger
-(decisions/connection_ledger.py); `Budgets` is the worker's end of it and does no I/O.
+for one who has less than its own. A router of several workers gets its grants, and its parts of tenants' floors and
+ceilings, from a ledger (decisions/connection_ledger.py); `Budgets` is the worker's end of it and does no I/O.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class EndpointBudget:
     def __init__(self, endpoint: EndpointName, granted: int, changed: Callable[[], None]) -> None:
         self.endpoint = endpoint
         self.granted = granted
-        self.cap = granted
-        """Of the whole router; granted is this process's part of it."""
         self.in_use = 0
         self.number = 0
         """Of the last Grant obeyed."""
         self.lane_pools: LanePools = NoLanePools()
         self.claims = TenantClaims()
         self._lowered = False
+        self._above: set[TenantName] = set()
+        """Tenants that have more than their ceilings let them have since these were lowered."""
         self._changed = changed
         self._holders: dict[BudgetHolder, None] = {}
         self._line: dict[asyncio.Future[bool], tuple[BudgetHolder, float]] = {}
@@ -69,21 +69,16 @@ class EndpointBudget:
         """Connections that are wanted and may not be opened, though their tenants' ceilings would allow them."""
         return sum(self._wanted().values())
 
-    @property
-    def _part(self) -> float:
-        """Of ceilings that is this process's."""
-        return min(1.0, self.granted / self.cap) if self.cap else 1.0
-
     def _wanted(self) -> dict[TenantName, int]:
         wanted: Counter[TenantName] = Counter()
         for holder in dict.fromkeys(holder for holder, _ in self._line.values()):
-            room = self.claims.room(holder, self._part) - wanted[holder.tenant]
+            room = self.claims.room(holder) - wanted[holder.tenant]
             wanted[holder.tenant] += max(0, min(max(1, holder.waiting), room))
         return {tenant: count for tenant, count in wanted.items() if count}
 
     def shares(self) -> dict[TenantName, int]:
         """Connections that each tenant that has or wants some is due now."""
-        return self.claims.targets(self.claims.claims(self._holders, self._wanted(), self._part), self.granted)
+        return self.claims.targets(self.claims.claims(self._holders, self._wanted()), self.granted)
 
     # --- taking and giving back --------------------------------------------------------------------------------
 
@@ -98,7 +93,7 @@ class EndpointBudget:
 
     def try_take(self, holder: BudgetHolder) -> bool:
         """ports.ConnectionBudget.try_take."""
-        if self.in_use >= self.granted or self.claims.room(holder, self._part) <= 0:
+        if self.in_use >= self.granted or self.claims.room(holder) <= 0:
             return False
         self._let(holder)
         return True
@@ -140,16 +135,26 @@ class EndpointBudget:
         if self._lowered and self.in_use <= self.granted:
             self._lowered = False
             self._changed()
+        if holder.policy.ceiling and self.claims.ceilings is not None:
+            self._above &= self.claims.above()
+            self._changed()  # another worker may wait for it
         self._serve()
 
-    def regrant(self, connections: int, floors: Mapping[TenantName, int] | None = None) -> None:
+    def regrant(
+        self,
+        connections: int,
+        floors: Mapping[TenantName, int] | None = None,
+        ceilings: Mapping[TenantName, int] | None = None,
+    ) -> None:
         """May have so many from now on: fewer than are open now stops opening and closes what can be spared.
 
-        floors: see TenantClaims.floors.
+        floors, ceilings: see TenantClaims.
         """
-        if (connections, floors) != (self.granted, self.claims.floors):
-            self.granted, self.claims.floors = connections, floors
+        claims = self.claims
+        if (connections, floors, ceilings) != (self.granted, claims.floors, claims.ceilings):
+            self.granted, claims.floors, claims.ceilings = connections, floors, ceilings
             self._lowered = self.in_use > connections
+            self._above = claims.above()
             self._serve()
             self.look_again()
 
@@ -162,7 +167,9 @@ class EndpointBudget:
             if holder.tenant in floors:
                 used[holder.tenant] += max(0, holder.keeps - holder.idle)
         wishes = {tenant: FloorWish(floor, used[tenant] + wanted.get(tenant, 0)) for tenant, floor in floors.items()}
-        return Demand(self.endpoint, self.granted, self.in_use, sum(wanted.values()), self.number, wishes)
+        in_line = dict.fromkeys(holder for holder, _ in self._line.values())
+        ceilings = self.claims.ceiling_wishes(self._holders, in_line)
+        return Demand(self.endpoint, self.granted, self.in_use, sum(wanted.values()), self.number, wishes, ceilings)
 
     def _serve(self) -> None:
         while self._line and self.in_use < self.granted:
@@ -171,7 +178,7 @@ class EndpointBudget:
                 return
             tenant = next(iter(wanted))
             if len(wanted) > 1:
-                claims = self.claims.claims(self._holders, wanted, self._part)
+                claims = self.claims.claims(self._holders, wanted)
                 tenant = self.claims.next_in_line(claims, wanted, self.granted)
             place = next(place for place, (holder, _) in self._line.items() if holder.tenant == tenant)
             holder, _ = self._line.pop(place)
@@ -183,7 +190,7 @@ class EndpointBudget:
 
     def look_again(self) -> None:
         """ports.ConnectionBudget.look_again."""
-        if not self._line and self.in_use <= self.granted:
+        if not self._line and self.in_use <= self.granted and not self._above:
             return
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PRESS_S, self._pressed)
@@ -197,12 +204,14 @@ class EndpointBudget:
     def _pressed(self) -> None:
         self._timer = None
         wanted = self._wanted()
-        claims = self.claims.claims(self._holders, wanted, self._part)
+        claims = self.claims.claims(self._holders, wanted)
         times = self.lane_pools.database_times(self.endpoint)
         self.claims.charge(claims, wanted, times, asyncio.get_running_loop().time())
         self.look_again()
         while self._short() > 0 and self._retire_lane():
             pass
+        for tenant in tuple(self._above):
+            self._lower(tenant)
         self._level_within_ceilings()
         self.lane_pools.end_retired(self.endpoint)
 
@@ -214,7 +223,7 @@ class EndpointBudget:
         return wished + self.in_use - self.granted - sum(holder.leaving for holder in self._holders)
 
     def _beyond(self, divide: Callable[[Mapping[TenantName, Claim], int], Mapping[TenantName, float]]) -> Beyond:
-        claims = self.claims.claims(self._holders, self._wanted(), self._part)
+        claims = self.claims.claims(self._holders, self._wanted())
         due = divide(claims, self.granted)
         return {tenant: claim.keeps - due[tenant] for tenant, claim in claims.items()}
 
@@ -266,10 +275,21 @@ class EndpointBudget:
         enough = 1 if poor.keeps == 0 and waited_s >= TURN_S else 2
         return any(rich.keeps - poor.keeps >= enough and rich.retire_lane() for rich in own)
 
+    def _lower(self, tenant: TenantName) -> None:
+        """Down to its ceiling, with what is not used first."""
+        own = sorted((one for one in self._holders if one.tenant == tenant), key=lambda one: -one.keeps)
+        ceiling = (self.claims.ceilings or {}).get(tenant, 0)
+        for _ in range(sum(one.keeps for one in own) - ceiling):
+            idle = next((one for one in own if one.idle_since(below_min=True) is not None), None)
+            if idle is not None:
+                idle.close_idle()
+            elif not any(one.retire_lane() for one in own):
+                return
+
     def _level_within_ceilings(self) -> None:
         """Who waits at its tenant's ceiling can only have what the tenant's other pools have."""
         for poor, since in list(self._line.values()):
-            if self.claims.room(poor, self._part) > 0:
+            if self.claims.room(poor) > 0:
                 continue
             own = sorted((one for one in self._holders if one.tenant == poor.tenant), key=lambda one: -one.keeps)
             if sum(one.leaving for one in own):
@@ -305,9 +325,7 @@ class Budgets:
     def of(self, endpoint: Endpoint) -> EndpointBudget:
         """The budget of an endpoint, made when there is none."""
         self._caps.setdefault(endpoint.name, endpoint.max_connections)
-        budget = self._of(endpoint.name)
-        budget.cap = self._caps[endpoint.name]
-        return budget
+        return self._of(endpoint.name)
 
     def find(self, name: EndpointName) -> EndpointBudget | None:
         """The budget of an endpoint that was used or granted already."""
@@ -323,8 +341,7 @@ class Budgets:
         if budget is None:
             granted = 0 if self._divided else self._caps.get(name, 0)
             budget = self._budgets[name] = EndpointBudget(name, granted, lambda: self.changed())
-            budget.cap = self._caps.get(name, budget.cap)
-            budget.claims.floors = {} if self._divided else None
+            budget.claims.floors = budget.claims.ceilings = {} if self._divided else None
             budget.lane_pools = self._lane_pools
         return budget
 
@@ -344,15 +361,13 @@ class Budgets:
         for name, cap in self._caps.items():
             if not self._divided:
                 self._of(name).regrant(cap)
-            if (known := self._budgets.get(name)) is not None:
-                known.cap = cap
 
     def on_grant(self, grant: Grant) -> None:
         """Obey a grant of the ledger. One that comes late, after a newer one, is ignored."""
         budget = self._of(grant.endpoint)
         if grant.number > budget.number:
             budget.number = grant.number
-            budget.regrant(grant.connections, grant.floors)
+            budget.regrant(grant.connections, grant.floors, grant.ceilings)
         if budget.in_use <= budget.granted:
             self.changed()
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from router.decisions.shares import KEPT, UNBOUNDED, Claim, Turns, dues, next_in_line, targets
 from router.model.identity import EndpointName, TenantName
+from router.model.ledger import CeilingWish
 from router.model.policy import PoolPolicy
 from router.ports.budgets import BudgetHolder
 
@@ -57,27 +58,61 @@ class TenantClaims:
         self._stepped_at = float("-inf")
         self.floors: Mapping[TenantName, int] | None = None
         """Connections of each tenant's floor that are this process's; None: all, as there is no other one."""
+        self.ceilings: Mapping[TenantName, int] | None = None
+        """Most connections here of each tenant with a ceiling, of others none; None: as configured, as above."""
+        self._bounded: dict[TenantName, int] = {}
+        """Ceilings of tenants that have a permit, as configured."""
 
     # --- ceilings ----------------------------------------------------------------------------------------------
 
     def hold(self, holder: BudgetHolder) -> None:
         """It has one permit more."""
         self._held[holder.tenant] += 1
+        if holder.policy.ceiling:
+            self._bounded[holder.tenant] = holder.policy.ceiling
+        else:
+            self._bounded.pop(holder.tenant, None)
 
     def free(self, holder: BudgetHolder) -> None:
         """It has one less."""
         self._held[holder.tenant] -= 1
         if not self._held[holder.tenant]:
             del self._held[holder.tenant]
+            self._bounded.pop(holder.tenant, None)
 
-    def room(self, holder: BudgetHolder, part: float) -> int:
-        """How many more its ceiling lets it have. part: of the endpoint's cap that is granted here."""
-        return self.ceiling(holder.policy, part) - self._held[holder.tenant]
+    def room(self, holder: BudgetHolder) -> int:
+        """How many more its ceiling lets it have; negative: it has too many."""
+        return self.ceiling(holder.tenant, holder.policy) - self._held[holder.tenant]
 
-    @staticmethod
-    def ceiling(policy: PoolPolicy, part: float) -> int:
-        """Most connections here; among workers each has its part of it, and one at least."""
-        return max(1, int(policy.ceiling * part + 1e-9)) if policy.ceiling else UNBOUNDED
+    def ceiling(self, tenant: TenantName, policy: PoolPolicy) -> int:
+        """Most connections here."""
+        if not policy.ceiling:
+            return UNBOUNDED
+        return policy.ceiling if self.ceilings is None else min(policy.ceiling, self.ceilings.get(tenant, 0))
+
+    def above(self) -> set[TenantName]:
+        """Tenants that have more than their ceilings let them have by now."""
+        if self.ceilings is None:
+            return set()
+        return {one for one in self._bounded if self._held[one] > self.ceilings.get(one, 0)}
+
+    def ceiling_wishes(
+        self, holders: Iterable[BudgetHolder], in_line: Iterable[BudgetHolder]
+    ) -> dict[TenantName, CeilingWish]:
+        """What the ledger needs to know of those with a ceiling. in_line: holders that wait."""
+        wishes: Counter[TenantName] = Counter()
+        ceilings = dict(self._bounded)
+        for holder in holders:
+            if holder.policy.ceiling:
+                wishes[holder.tenant] += max(0, holder.keeps - holder.idle)
+        for holder in in_line:
+            if holder.policy.ceiling:
+                ceilings[holder.tenant] = holder.policy.ceiling
+                wishes[holder.tenant] += max(1, holder.waiting)
+        return {
+            tenant: CeilingWish(ceiling, self._held[tenant], min(wishes[tenant], ceiling))
+            for tenant, ceiling in ceilings.items()
+        }
 
     def floor(self, tenant: TenantName, policy: PoolPolicy) -> int:
         """Connections that stay a tenant's own here."""
@@ -86,7 +121,7 @@ class TenantClaims:
     # --- shares ------------------------------------------------------------------------------------------------
 
     def claims(
-        self, holders: Iterable[BudgetHolder], waiting: Mapping[TenantName, int], part: float
+        self, holders: Iterable[BudgetHolder], waiting: Mapping[TenantName, int]
     ) -> dict[TenantName, Claim]:
         """Of every tenant that has or wants a connection."""
         keeps: Counter[TenantName] = Counter()
@@ -100,7 +135,7 @@ class TenantClaims:
                 waiting.get(tenant, 0),
                 self.floor(tenant, policy),
                 float(policy.weight),
-                self.ceiling(policy, part),
+                self.ceiling(tenant, policy),
                 self._turns.of(tenant),
             )
             for tenant, policy in policies.items()

@@ -24,6 +24,18 @@ class FloorWish:
 
 
 @dataclass(frozen=True, slots=True)
+class CeilingWish:
+    """What a tenant with a ceiling has in one worker, and would like to have."""
+
+    ceiling: int
+    """Over all workers."""
+    in_use: int
+    """Connections open, being opened or being closed here."""
+    wish: int
+    """Connections that it uses here, or waits for; the ceiling at most."""
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What one worker has of an endpoint's connections, and what it would like."""
 
@@ -37,6 +49,8 @@ class Demand:
     number: int = 0
     """Of the last Grant obeyed; a Demand that answers an older Grant says nothing about a newer one."""
     floors: Mapping[TenantName, FloorWish] = field(default_factory=dict)
+    ceilings: Mapping[TenantName, CeilingWish] = field(default_factory=dict)
+    """Of the tenants with a ceiling that have or want a connection here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +63,5 @@ class Grant:
     """Rises with each Grant to a worker for an endpoint; what comes late is known by a lower number."""
     floors: Mapping[TenantName, int] = field(default_factory=dict)
     """What each tenant has of its floor here: whole connections, over all workers no more than the floor."""
+    ceilings: Mapping[TenantName, int] = field(default_factory=dict)
+    """Most connections here of each tenant with a ceiling; one that is not named may have none."""

@@ -51,7 +51,7 @@ class PoolPolicy:
     min_size: int = 0
     """Connections kept open once the pool is in use."""
     max_size: int = 8
-    """Most connections of the pool."""
+    """Most connections of the pool, in each worker."""
     floor: int = 0
     """Connections to each endpoint, of both accesses together, that this tenant gets however many others want them;
     what it does not use is lent, and called back when it is needed. While slow reads run, one of several connections
@@ -59,7 +59,7 @@ class PoolPolicy:
     weight: int = 100
     """Its share of an endpoint's connections, relative to the other tenants', while they do not suffice for all."""
     ceiling: int = 0
-    """Most connections to each endpoint, of both accesses together; 0: as many as the endpoint has."""
+    """Most connections to each endpoint, of both accesses and all workers together; 0: as many as the endpoint has."""
     idle_s: float = 60.0
     """A connection unused for this long is closed, down to min_size (seconds)."""
     lifetime_s: float = 1800.0

@@ -80,7 +80,7 @@ class ControlProcess:
             lambda member: self._sharing.join(member.identity),
             self._gone,
         )
-        self._sharing = Sharing(self._grant)
+        self._sharing = Sharing(self._grant, self._clock)
         self._sharing.apply(config.topology)
         self._emptying = Emptying()
         self._retired = Load()

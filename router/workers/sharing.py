@@ -12,13 +12,15 @@ from router.decisions.connection_ledger import Ledger, WorkerId
 from router.model.identity import EndpointName
 from router.model.ledger import Demand, Grant
 from router.model.topology import Topology
+from router.ports import Clock
 
 
 class Sharing:
     """Divides the endpoints' caps among living workers."""
 
-    def __init__(self, tell: Callable[[WorkerId, Sequence[Grant]], None]) -> None:
+    def __init__(self, tell: Callable[[WorkerId, Sequence[Grant]], None], clock: Clock) -> None:
         self._tell = tell
+        self._clock = clock
         self._ledgers: dict[EndpointName, Ledger] = {}
         self._workers: set[WorkerId] = set()
 
@@ -59,7 +61,7 @@ class Sharing:
     def _divide(self, names: Iterable[EndpointName]) -> None:
         due: dict[WorkerId, list[Grant]] = {}
         for name in list(names):
-            self._ledgers[name], grants = connection_ledger.divide(self._ledgers[name])
+            self._ledgers[name], grants = connection_ledger.divide(self._ledgers[name], self._clock.now())
             for worker, grant in grants.items():
                 due.setdefault(worker, []).append(grant)
         for worker, told in due.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -13,10 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from router.decisions.connection_ledger import Ledger, WorkerId, divide, fair_shares, gone, hear, join, resize
 from router.model.identity import EndpointName, TenantName
-from router.model.ledger import Demand, FloorWish, Grant
+from router.model.ledger import CeilingWish, Demand, FloorWish, Grant
 
 PG1 = EndpointName("pg1")
 ACME, BETA = TenantName("acme"), TenantName("beta")
+CEILING = 3
+"""Of BETA, at PG1."""
 
 
 @dataclass
@@ -30,10 +33,17 @@ class Worker:
     floors: dict[TenantName, FloorWish] = field(default_factory=dict)
     """Of its tenants; their wishes are part of wants."""
     parts: dict[TenantName, int] = field(default_factory=dict)
+    bounded_wants: int = 0
+    """Connections of BETA, which has a ceiling; beside the others."""
+    bounded: int = 0
+    """Those it has."""
+    limit: int = 0
+    """Those it may have."""
 
     def obey(self, grant: Grant) -> None:
         if grant.number > self.number:
             self.number, self.granted, self.parts = grant.number, grant.connections, dict(grant.floors)
+            self.limit = grant.ceilings.get(BETA, 0)
 
     def kept(self, tenant: TenantName) -> int:
         """Connections that its part of the tenant's floor is good for."""
@@ -47,9 +57,13 @@ class Worker:
         """Close what is too much, open what is wanted and allowed."""
         self.in_use = min(self.in_use, max(self.granted, 0))
         self.in_use = max(min(self.wants, self.in_use), min(self.wants, self.granted))
+        self.bounded = min(self.bounded_wants, self.limit)
 
     def say(self) -> Demand:
-        return Demand(PG1, self.granted, self.in_use, max(0, self.wants - self.in_use), self.number, dict(self.floors))
+        waiting, floors = max(0, self.wants - self.in_use), dict(self.floors)
+        wish = CeilingWish(CEILING, self.bounded, min(CEILING, self.bounded_wants))
+        ceilings = {BETA: wish} if wish.in_use or wish.wish else {}
+        return Demand(PG1, self.granted, self.in_use, waiting, self.number, floors, ceilings)
 
 
 @dataclass
@@ -61,6 +75,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(PG1, self.cap)
+        self.now = 0.0
 
     def add(self, number: int, wants: int, floor: int = 1) -> Worker:
         self.ledger = join(self.ledger, WorkerId(number), floor)
@@ -71,10 +86,11 @@ class World:
         for who, worker in self.workers.items():
             worker.settle()
             self.ledger = hear(self.ledger, who, worker.say())
-        self.ledger, grants = divide(self.ledger)
+        self.ledger, grants = divide(self.ledger, self.now)
         for who, grant in grants.items():
             self.workers[who].obey(grant)
         assert self.ledger.held <= self.ledger.cap
+        assert sum(self.bounded) <= CEILING
         return bool(grants)
 
     def rounds_until_quiet(self, most: int = 20) -> int:
@@ -82,6 +98,10 @@ class World:
             if not self.round():
                 return count
         raise AssertionError("never quiet")
+
+    @property
+    def bounded(self) -> list[int]:
+        return [worker.bounded for worker in self.workers.values()]
 
     @property
     def granted(self) -> list[int]:
@@ -149,14 +169,14 @@ def test_a_shrunk_grant_counts_in_full_until_the_worker_has_closed_down_to_it() 
     old = world.add(1, 10)
     world.rounds_until_quiet()
     world.ledger = hear(join(world.ledger, WorkerId(2)), WorkerId(2), Demand(PG1, 0, 0, 10))
-    ledger, grants = divide(world.ledger)
+    ledger, grants = divide(world.ledger, 0.0)
     assert grants[WorkerId(1)].connections == 5
     assert WorkerId(2) not in grants
     old.obey(grants[WorkerId(1)])
-    ledger, grants = divide(hear(ledger, WorkerId(1), old.say()))  # obeys, but 10 are still open
+    ledger, grants = divide(hear(ledger, WorkerId(1), old.say()), 0.0)  # obeys, but 10 are still open
     assert WorkerId(2) not in grants
     old.in_use = 8
-    ledger, grants = divide(hear(ledger, WorkerId(1), old.say()))
+    ledger, grants = divide(hear(ledger, WorkerId(1), old.say()), 0.0)
     assert grants[WorkerId(2)].connections == 2, "what is closed can be given on at once"
     assert ledger.held == 10
 
@@ -165,23 +185,23 @@ def test_a_dead_worker_counts_until_its_process_is_gone() -> None:
     world = World(10)
     world.add(1, 10)
     world.rounds_until_quiet()
-    ledger, grants = divide(hear(join(world.ledger, WorkerId(2)), WorkerId(2), Demand(PG1, 0, 0, 10)))
+    ledger, grants = divide(hear(join(world.ledger, WorkerId(2)), WorkerId(2), Demand(PG1, 0, 0, 10)), 0.0)
     for _ in range(5):
         assert WorkerId(2) not in grants
-        ledger, grants = divide(ledger)
-    ledger, grants = divide(gone(ledger, WorkerId(1)))
+        ledger, grants = divide(ledger, 0.0)
+    ledger, grants = divide(gone(ledger, WorkerId(1)), 0.0)
     assert grants == {WorkerId(2): Grant(PG1, 10, grants[WorkerId(2)].number)}
 
 
 def test_a_grant_is_sent_again_until_it_is_obeyed() -> None:
-    ledger, first = divide(join(Ledger(PG1, 10), WorkerId(1)))
-    ledger, again = divide(ledger)
+    ledger, first = divide(join(Ledger(PG1, 10), WorkerId(1)), 0.0)
+    ledger, again = divide(ledger, 0.0)
     assert first == again == {WorkerId(1): Grant(PG1, 10, 1)}
-    assert divide(hear(ledger, WorkerId(1), Demand(PG1, 10, 0, 0, 1)))[1] == {}
+    assert divide(hear(ledger, WorkerId(1), Demand(PG1, 10, 0, 0, 1)), 0.0)[1] == {}
 
 
 def test_old_and_foreign_words_change_nothing() -> None:
-    ledger, _ = divide(join(Ledger(PG1, 10), WorkerId(1)))
+    ledger, _ = divide(join(Ledger(PG1, 10), WorkerId(1)), 0.0)
     ledger = hear(ledger, WorkerId(1), Demand(PG1, 10, 4, 0, 1))
     assert hear(ledger, WorkerId(1), Demand(PG1, 0, 0, 9, 0)) is ledger
     assert hear(ledger, WorkerId(1), Demand(PG1, 0, 0, 9, 2)) is ledger
@@ -195,7 +215,7 @@ def test_a_lowered_cap_takes_effect_as_the_workers_follow() -> None:
     one, two = world.add(1, 10), world.add(2, 10)
     world.rounds_until_quiet()
     world.ledger = resize(world.ledger, 6)
-    world.ledger, grants = divide(world.ledger)
+    world.ledger, grants = divide(world.ledger, 0.0)
     assert sorted(grant.connections for grant in grants.values()) == [3, 3]
     for who, worker in ((1, one), (2, two)):
         worker.obey(grants[WorkerId(who)])
@@ -245,6 +265,65 @@ def test_floors_go_before_what_a_worker_is_due_and_before_wishes() -> None:
     two.use(BETA, 2, 2)
     world.rounds_until_quiet()
     assert (world.granted, one.in_use) == ([0, 4], 0), "all of the cap is promised to others"
+
+
+# --- ceilings of tenants -------------------------------------------------------------------------------------------
+
+
+def test_a_ceiling_is_one_over_all_workers_whatever_their_parts_of_the_cap() -> None:
+    world = World(80)
+    one, two = world.add(1, 79), world.add(2, 1)
+    two.bounded_wants = 9
+    world.rounds_until_quiet()
+    assert world.bounded == [0, 3], "all of it where it is used"
+    one.bounded_wants = 1
+    world.rounds_until_quiet()
+    assert world.bounded == [1, 2]
+    one.bounded_wants = 9
+    world.rounds_until_quiet()
+    assert world.bounded == [1, 2], "who has it keeps what cannot be divided"
+    one.bounded_wants = two.bounded_wants = 0
+    world.rounds_until_quiet()
+    assert all(not account.ceilings for account in world.ledger.accounts.values()), "nobody remembers it"
+
+
+def test_what_is_not_wanted_elsewhere_may_be_opened_without_asking() -> None:
+    world = World(10)
+    one, two = world.add(1, 0), world.add(2, 0)
+    one.bounded_wants = 1
+    world.rounds_until_quiet()
+    assert (one.limit, two.limit) == (3, 0)
+    two.bounded_wants = 1
+    world.rounds_until_quiet()
+    assert (one.limit, two.limit) == (2, 1)
+
+
+def test_more_workers_than_connections_of_a_ceiling_take_turns() -> None:
+    world = World(80)
+    workers = [world.add(number, 0) for number in range(5)]
+    for worker in workers:
+        worker.bounded_wants = 4
+    served: list[list[int]] = []
+    for _ in range(60):
+        world.now += 0.1
+        world.round()
+        served.append(world.bounded)
+    times = [sum(column) for column in zip(*served, strict=True)]
+    assert max(times) <= 2 * min(times), times
+    assert sum(times) >= 60 * CEILING * 0.7, "little is lost to changing hands"
+    longest = max(len(list(run)) for column in zip(*served, strict=True) for has, run in groupby(column) if not has)
+    assert longest <= 8, "nobody waits for long"
+
+
+def test_a_ceiling_that_is_new_waits_for_what_was_open_before() -> None:
+    ledger = join(join(Ledger(PG1, 20), WorkerId(1)), WorkerId(2))
+    ledger = hear(ledger, WorkerId(1), Demand(PG1, 0, 0, 0, 0, {}, {BETA: CeilingWish(3, 5, 3)}))
+    ledger, grants = divide(hear(ledger, WorkerId(2), Demand(PG1, 0, 0, 0, 0, {}, {BETA: CeilingWish(3, 0, 1)})), 0.0)
+    assert (grants[WorkerId(1)].ceilings, grants[WorkerId(2)].ceilings) == ({BETA: 2}, {})
+    for in_use, theirs in ((4, {}), (3, {}), (2, {BETA: 1})):
+        word = Demand(PG1, 10, 0, 0, ledger.accounts[WorkerId(1)].number, {}, {BETA: CeilingWish(3, in_use, 3)})
+        ledger, _ = divide(hear(ledger, WorkerId(1), word), 0.0)
+        assert ledger.accounts[WorkerId(2)].limits == theirs
 
 
 # --- properties ----------------------------------------------------------------------------------------------------
@@ -310,6 +389,22 @@ def test_all_workers_together_hold_each_floor_and_never_pass_the_cap(world: Worl
                 worker.use(tenant, word.floor, data.draw(st.integers(0, 8)))
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.data())
+def test_a_ceiling_is_used_up_where_it_is_wanted(wishes: list[int], data: st.DataObject) -> None:
+    world = World(80)
+    for number, wish in enumerate(wishes):
+        world.add(number, 0).bounded_wants = wish
+    for _ in range(3):
+        world.now += 10.0
+        assert world.rounds_until_quiet() <= 6
+        wanted = [min(CEILING, worker.bounded_wants) for worker in world.workers.values()]
+        assert sum(world.bounded) == min(CEILING, sum(wanted)), "nothing lies idle"
+        for has, wants in zip(world.bounded, wanted, strict=True):
+            assert has == wants or all(other <= has + 1 for other in world.bounded), "cut while somebody has more"
+        for worker in world.workers.values():
+            worker.bounded_wants = data.draw(st.integers(0, 5))
+
+
 class Losses(RuleBasedStateMachine):
     """Messages get lost, repeated and overtaken; workers die, are reaped late, and return as others."""
 
@@ -321,6 +416,7 @@ class Losses(RuleBasedStateMachine):
         self.down: list[tuple[WorkerId, Grant]] = []
         self.up: list[tuple[WorkerId, Demand]] = []
         self.numbers = 0
+        self.now = 0.0
 
     def pick(self, draw: random.Random, among: dict[WorkerId, Worker]) -> WorkerId:
         return draw.choice(sorted(among))
@@ -334,7 +430,8 @@ class Losses(RuleBasedStateMachine):
 
     @rule()
     def divides(self) -> None:
-        self.ledger, grants = divide(self.ledger)
+        self.now += 0.1
+        self.ledger, grants = divide(self.ledger, self.now)
         self.down += grants.items()
 
     @precondition(lambda self: self.alive)
@@ -351,6 +448,14 @@ class Losses(RuleBasedStateMachine):
     @rule(draw=st.randoms(use_true_random=False), wish=st.integers(0, 3))
     def a_tenant_with_a_floor_works(self, draw: random.Random, wish: int) -> None:
         self.alive[self.pick(draw, self.alive)].use(ACME, 1, wish)
+
+    @precondition(lambda self: self.alive)
+    @rule(draw=st.randoms(use_true_random=False), wants=st.integers(0, 4))
+    def a_tenant_with_a_ceiling_works(self, draw: random.Random, wants: int) -> None:
+        worker = self.alive[self.pick(draw, self.alive)]
+        worker.bounded_wants = wants
+        goal = min(wants, worker.limit)
+        worker.bounded = draw.randint(min(worker.bounded, goal), max(worker.bounded, goal))
 
     @precondition(lambda self: self.alive)
     @rule(draw=st.randoms(use_true_random=False))
@@ -398,6 +503,7 @@ class Losses(RuleBasedStateMachine):
         assert sum(worker.in_use for worker in everyone) <= self.ledger.cap
         assert sum(max(worker.granted, worker.in_use) for worker in everyone) <= self.ledger.held <= self.ledger.cap
         assert sum(account.parts.get(ACME, 0) for account in self.ledger.accounts.values()) <= 1
+        assert sum(max(worker.limit, worker.bounded) for worker in everyone) <= CEILING
 
     def teardown(self) -> None:
         """Once messages arrive again, everybody gets its due."""
@@ -406,13 +512,15 @@ class Losses(RuleBasedStateMachine):
         for who in self.dead:
             self.ledger = gone(self.ledger, who)
         for _ in range(8):
-            self.ledger, grants = divide(self.ledger)
+            self.ledger, grants = divide(self.ledger, self.now)
             for who, grant in grants.items():
                 self.alive[who].obey(grant)
             for who, worker in self.alive.items():
                 worker.settle()
                 self.ledger = hear(self.ledger, who, worker.say())
-        assert divide(self.ledger)[1] == {}
+        assert divide(self.ledger, self.now)[1] == {}
+        wanted = sum(min(CEILING, worker.bounded_wants) for worker in self.alive.values())
+        assert sum(worker.bounded for worker in self.alive.values()) == min(CEILING, wanted)
         due = fair_shares(self.ledger)
         assert all(self.alive[who].granted >= share for who, share in due.items())
         asked = any(worker.floors[ACME].wish for worker in self.alive.values() if ACME in worker.floors)

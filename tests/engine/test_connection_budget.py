@@ -12,7 +12,7 @@ import pytest
 from router.engine.connection_budget import FLOOR_S, PRESS_S, SHARE_S, TURN_S, Budgets, EndpointBudget
 from router.engine.tenant_claims import NoLanePools
 from router.model.identity import ClusterName, EndpointName, TenantName
-from router.model.ledger import Demand, FloorWish, Grant
+from router.model.ledger import CeilingWish, Demand, FloorWish, Grant
 from router.model.policy import PoolPolicy
 from router.model.topology import Endpoint
 from tests.support.sweeping import Sweep, sweep
@@ -445,17 +445,53 @@ async def test_both_pools_of_a_tenant_share_its_ceiling() -> None:
 
 
 @virtual
-async def test_a_worker_applies_its_part_of_ceilings() -> None:
+async def test_a_worker_has_as_much_of_a_ceiling_as_the_ledger_gave_it() -> None:
     budgets = Budgets(divided=True)
     budget = budgets.of(endpoint(8))
     holder = Holder(budget, policy=PoolPolicy(ceiling=4))
     budgets.on_grant(Grant(PG1, 4, 1))
-    opening = asyncio.create_task(holder.open(4))
+    assert budgets.report() == [Demand(PG1, 4, 0, 0, 1)]
+    opening = asyncio.create_task(holder.open(6))
+    await settle()
+    asks = {holder.tenant: CeilingWish(4, 0, 1)}
+    assert budgets.report() == [Demand(PG1, 4, 0, 0, 1, ceilings=asks)], "not a word of the cap yet"
+    budgets.on_grant(Grant(PG1, 4, 2, ceilings={holder.tenant: 2}))
     await settle()
     assert len(holder.lanes) == 2
-    assert budgets.report() == [Demand(PG1, 4, 2, 0, 1)], "more would be of no use"
+    asks = {holder.tenant: CeilingWish(4, 2, 3)}
+    assert budgets.report() == [Demand(PG1, 4, 2, 0, 2, ceilings=asks)], "more of the cap would be of no use"
     opening.cancel()
     await asyncio.wait({opening})
+    budgets.close()
+
+
+@virtual
+async def test_a_lower_part_of_a_ceiling_is_obeyed_with_what_is_idle_first_and_told_as_it_is_met() -> None:
+    told: list[Demand] = []
+    budgets = Budgets(divided=True)
+    budgets.changed = lambda: told.extend(budgets.report())
+    budget = budgets.of(endpoint(8))
+    policy = PoolPolicy(ceiling=4, min_size=1)
+    reads, writes = Holder(budget, 1, tenant="bound", policy=policy), Holder(budget, tenant="bound", policy=policy)
+    budgets.on_grant(Grant(PG1, 8, 1, ceilings={reads.tenant: 4}))
+    await reads.open(1)
+    await writes.open(3)
+    reads.rest()
+    told.clear()
+    budgets.on_grant(Grant(PG1, 8, 2, ceilings={reads.tenant: 2}))
+    await asyncio.sleep(2 * PRESS_S)
+    assert (reads.size, writes.lanes.count(True), len(writes.lanes)) == (0, 1, 3)
+    assert not budget.try_take(reads)
+    writes.close()
+    await asyncio.sleep(3 * PRESS_S)
+    assert writes.lanes == [False, False], "no more than is too much"
+    assert [one.ceilings[reads.tenant].in_use for one in told] == [4, 3, 2], "others may wait for it"
+    budgets.on_grant(Grant(PG1, 8, 3))
+    await asyncio.sleep(2 * PRESS_S)
+    assert writes.lanes == [True, True]
+    writes.close()
+    writes.close()
+    assert budgets.report() == [Demand(PG1, 8, 0, 0, 3)]
     budgets.close()
 
 

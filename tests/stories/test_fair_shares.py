@@ -90,6 +90,18 @@ def workers(lone_server: DevCluster) -> Iterator[RunningRouter]:
         yield router
 
 
+@pytest.fixture(scope="module")
+def bounded(lone_server: DevCluster) -> Iterator[RunningRouter]:
+    """Two workers, and a tenant with a ceiling of one connection."""
+
+    def edit(config: Config) -> None:
+        of_three({THIRD: {"ceiling": 1}})(config)
+        config["server"]["workers"] = 2
+
+    with sharing(lone_server, edit) as router:
+        yield router
+
+
 class Load:
     """So many callers of one tenant that ask again as soon as they are answered."""
 
@@ -179,6 +191,27 @@ async def test_a_floor_of_one_is_held_over_two_workers(workers: RunningRouter) -
         for load in crowd:
             await load.stop()
     assert len(set(sessions)) == 1, sessions
+
+
+async def test_a_ceiling_of_one_over_two_workers_is_one_and_serves_callers_of_both(
+    bounded: RunningRouter, lone_server: DevCluster
+) -> None:
+    """Each worker had one of its own."""
+    server = lone_server.primary()
+    await asyncio.to_thread(end_sessions, server)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(bounded.connect(THIRD)) for _ in range(8)]
+        of_third = f"select count(*) from pg_stat_activity where usename = '{THIRD}' and %s::text[] is not null"
+        seen = await stack.enter_async_context(counted(server, of_third))
+        for one in clients:  # each has a connection of its own, to one of the workers
+            await one.execute("select 1", timeout=4)
+        loads = [Load(one, 2, "select pg_sleep(0.01)") for one in clients]
+        await asyncio.sleep(3.0)
+        served = [len(load.took_s) for load in loads]
+        for load in loads:
+            await load.stop()
+    assert max(seen) == 1
+    assert min(served) > 0, served
 
 
 def end_sessions(server: Server) -> None:

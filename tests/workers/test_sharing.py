@@ -16,7 +16,7 @@ from router.model.policy import PoolPolicy
 from router.model.topology import Cluster, Endpoint, Login, Topology
 from router.workers.sharing import Sharing
 from tests.engine.test_connection_budget import Busy, FakeLanePools
-from tests.support.virtual_time import virtual
+from tests.support.virtual_time import VirtualClock, virtual
 
 MAIN, N1, N2 = ClusterName("main"), EndpointName("n1"), EndpointName("n2")
 
@@ -28,13 +28,20 @@ def _topology(**caps: int) -> Topology:
     return Topology({MAIN: Cluster(MAIN, endpoints, Login("control"))}, {})
 
 
+class StillClock(VirtualClock):
+    """Without a loop."""
+
+    def now(self) -> float:
+        return 0.0
+
+
 class Workers:
     """Their ends: who obeys at once, opens what it may, and says so."""
 
     def __init__(self) -> None:
         self.granted: dict[tuple[WorkerId, EndpointName], Grant] = {}
         self.wants: dict[WorkerId, int] = {}
-        self.sharing = Sharing(self.take)
+        self.sharing = Sharing(self.take, StillClock())
 
     def take(self, worker: WorkerId, grants: Sequence[Grant]) -> None:
         for grant in grants:
@@ -129,7 +136,7 @@ class RealWorkers:
     """Two budgets of two workers, whose messages take no time."""
 
     def __init__(self, cap: int) -> None:
-        self.sharing = Sharing(self.tell)
+        self.sharing = Sharing(self.tell, VirtualClock())
         self.sharing.apply(_topology(n1=cap))
         self.budgets: dict[WorkerId, Budgets] = {}
         for worker in (WorkerId(1), WorkerId(2)):
@@ -188,5 +195,59 @@ async def test_a_floor_of_one_is_held_whichever_of_two_workers_its_tenant_calls(
     for task in running:
         task.cancel()
     await asyncio.wait(running)
+    for budgets in world.budgets.values():
+        budgets.close()
+
+
+@virtual
+async def test_a_ceiling_of_one_is_served_whichever_of_two_workers_its_tenant_calls() -> None:
+    """Each worker had one of its own."""
+    world = RealWorkers(8)
+    policy = PoolPolicy(ceiling=1)
+    bound = {worker: Busy(world.budget(worker), "bound", callers=3, policy=policy) for worker in (1, 2)}
+    reporting = asyncio.create_task(world.report())
+
+    def opened() -> int:
+        return world.budget(1).in_use + world.budget(2).in_use
+
+    for worker in (1, 2, 1):
+        calling = asyncio.create_task(bound[worker].run())
+        await asyncio.sleep(0.1)
+        assert (bound[worker].working, opened()) == (1, 1), "at once, though the other one had it"
+        calling.cancel()
+        await asyncio.wait({calling})
+        bound[worker].let_go()
+    calling_both = [asyncio.create_task(bound[worker].run()) for worker in (1, 2)]
+    served = {worker: bound[worker].served_s for worker in (1, 2)}
+    for _ in range(200):
+        await asyncio.sleep(0.05)
+        assert opened() <= 1
+    gained = [bound[worker].served_s - served[worker] for worker in (1, 2)]
+    assert min(gained) >= 0.35 * 10, gained
+    assert sum(gained) >= 0.8 * 10, gained
+    await _end(world, reporting, *calling_both)
+
+
+@virtual
+async def test_a_ceiling_is_all_of_one_worker_and_then_shared_with_the_other() -> None:
+    """A worker had the part of it that its part of the cap was."""
+    world = RealWorkers(16)
+    policy = PoolPolicy(ceiling=5)
+    bound = {worker: Busy(world.budget(worker), "bound", callers=9, policy=policy) for worker in (1, 2)}
+    tasks = [asyncio.create_task(world.report()), asyncio.create_task(bound[1].run())]
+    await asyncio.sleep(0.1)
+    assert bound[1].working == 5
+    tasks.append(asyncio.create_task(bound[2].run()))
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        assert world.budget(1).in_use + world.budget(2).in_use <= 5
+    assert sorted(bound[worker].working for worker in (1, 2)) == [2, 3]
+    await _end(world, *tasks)
+
+
+async def _end(world: RealWorkers, *tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     for budgets in world.budgets.values():
         budgets.close()
