@@ -136,7 +136,9 @@ class RouterProcess:
         view, load = self._control.server_view(), self._data.load.read()
         state = WorkerState.SERVING if self._serving else WorkerState.STARTING
         connections = sum(pool.size for pool in load.pools)
-        return [WorkerView(1, os.getpid(), state, view.uptime_s, self.running, connections, version=router.__version__)]
+        return [
+            WorkerView(1, os.getpid(), state, view.uptime_s, self.running, connections, version=router.__version__)
+        ]
 
     async def refresh(self) -> None:
         """Nothing is elsewhere."""

@@ -237,7 +237,9 @@ def status(
 
 
 @app.command(rich_help_panel=ASK)
-def doctor(address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False) -> None:
+def doctor(
+    address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False
+) -> None:
     """What in the servers' settings will make a failover slow, unsafe or impossible, and the SQL that mends it.
 
     Exit code 1 when something is found.

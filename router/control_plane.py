@@ -130,14 +130,7 @@ class ControlPlane:
     def admin_parts(self, workers: Workers) -> AdminParts:
         """What stands behind the operators' port."""
         return AdminParts(
-            self.overview,
-            self.operator,
-            self.live,
-            self.tenants,
-            workers,
-            self.server_view,
-            self._clock,
-            self._events,
+            self.overview, self.operator, self.live, self.tenants, workers, self.server_view, self._clock, self._events,
             self._operators,
             None if self._audit_log is None else Audit(self._audit_log, self._config.server.audit.scope),
         )

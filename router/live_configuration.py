@@ -144,7 +144,9 @@ class LiveConfiguration:
         self._tell(changes)
         await asyncio.to_thread(before.clear)  # it may have been a folder of ten thousand
         later = [f"after a restart: {one}" for one in changes if one.effect is ConfigEffect.RESTART]
-        return ReloadResult(applied=not self._refused, changes=(*map(str, changes), *later), problems=self._refused)
+        return ReloadResult(
+            applied=not self._refused, changes=(*map(str, changes), *later), problems=self._refused
+        )
 
     async def _bring(self, before: LoadedConfig, changes: TenantChanges) -> None:
         """The configuration into force: a few tenants a turn of the loop, so that requests do not wait for all of them.

@@ -142,7 +142,9 @@ def _check_memberships(connection: psycopg.Connection[Any], tenant: Tenant) -> I
     # A login that several registered tenants share takes each one's role.
     shared = tenant.isolation is IsolationMode.REGISTERED
     bad = [name for name in member if name in _READS_ALL or not shared]
-    yield Finding("memberships", f"of {', '.join(bad)}: REVOKE {_quoted(bad[0])} FROM {_quoted(login)}" if bad else "")
+    yield Finding(
+        "memberships", f"of {', '.join(bad)}: REVOKE {_quoted(bad[0])} FROM {_quoted(login)}" if bad else ""
+    )
 
 
 def _check_neighbours(
@@ -210,9 +212,9 @@ def _check_database(connection: psycopg.Connection[Any], tenant: Tenant) -> Iter
     if owner is not None:
         safe = _one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = %s", owner[0]) == (True,)
     yield Finding("schema pointsman", "" if safe else f"is missing, or not a superuser's: {again}")
-    marked = owner is not None and _one(connection, "SELECT to_regclass('pointsman.tenant_marker') IS NOT NULL") == (
-        True,
-    )
+    marked = owner is not None and _one(
+        connection, "SELECT to_regclass('pointsman.tenant_marker') IS NOT NULL"
+    ) == (True,)
     names: set[str] = set()
     if marked:
         rows = connection.execute("SELECT tenant FROM pointsman.tenant_marker WHERE login::text = %s", (login,))

@@ -34,12 +34,10 @@ settings.load_profile("pointsman")
 # one run of some hundred such tests in five, so what fails there is asked once more, and `make test` names it ("RERUN")
 # even when it then passes. Decisions and whatever runs on virtual time get no second chance: there the same code gives
 # the same answer.
-_REAL_TIME = frozenset(
-    (
-        *("sql", "contracts", "api", "sdk", "telemetry", "cli", "deploy", "postgres", "devcluster"),
-        *("isolation", "hardening", "stories", "workers", "failover", "chaos"),
-    )
-)
+_REAL_TIME = frozenset((
+    *("sql", "contracts", "api", "sdk", "telemetry", "cli", "deploy", "postgres", "devcluster"),
+    *("isolation", "hardening", "stories", "workers", "failover", "chaos"),
+))
 
 
 @pytest.fixture

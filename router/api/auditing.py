@@ -140,7 +140,9 @@ class AuditedCopies:
         self._inner = inner
         self._audit = audit
 
-    async def copy_out(self, tenant: Tenant, request: Request) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
+    async def copy_out(
+        self, tenant: Tenant, request: Request
+    ) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
         """See Copies."""
         async with aclosing(self._inner.copy_out(tenant, request)) as items:
             if not self._audit.tells(request):

@@ -212,7 +212,9 @@ def _encoding(message: pb.CopyEncoding) -> CopyEncoding:
     null_text = message.null_text if message.HasField("null_text") else None
     chosen = message.header or message.delimiter or message.quote or null_text is not None
     if form is CopyFormat.BINARY and chosen:
-        raise bad_request(RefuseReason.BAD_REQUEST, "the binary format has no header, delimiter, null_text or quote")
+        raise bad_request(
+            RefuseReason.BAD_REQUEST, "the binary format has no header, delimiter, null_text or quote"
+        )
     if message.quote and form is not CopyFormat.CSV:
         raise bad_request(RefuseReason.BAD_REQUEST, "encoding.quote is for the CSV format")
     if null_text is not None and (len(null_text.encode()) > _MAX_NULL_BYTES or "\0" in null_text):

@@ -66,7 +66,9 @@ class Hearing:
                 return pb.ListenResponse(ready=ready)
             case Gap(reason, since, missed):
                 since_ms = max(0, int((self._clock.now() - since) * 1000))
-                return pb.ListenResponse(gap=pb.ListenGap(reason=GAP_REASONS[reason], since_ms=since_ms, missed=missed))
+                return pb.ListenResponse(
+                    gap=pb.ListenGap(reason=GAP_REASONS[reason], since_ms=since_ms, missed=missed)
+                )
             case Heartbeat(listening):
                 return pb.ListenResponse(heartbeat=pb.ListenHeartbeat(listening=listening))
             case Draining():

@@ -154,7 +154,9 @@ class _Conversation:
         except RouterError as error:
             self._denied = error
 
-    def _take(self, call: pb.MultiplexCall, kind: str | None, now: float, remaining_s: float | None) -> None:
+    def _take(
+        self, call: pb.MultiplexCall, kind: str | None, now: float, remaining_s: float | None
+    ) -> None:
         """Start a call, or refuse it in-band."""
         call_id = call.id
         if kind == "cancel":

@@ -82,4 +82,6 @@ def names_of(certificate: x509.Certificate) -> Names:
 
 
 def _unusable(why: str) -> RouterError:
-    return RouterError(Code.UNAUTHENTICATED, RefuseReason.UNAUTHENTICATED, f"the certificate proves nobody: {why}")
+    return RouterError(
+        Code.UNAUTHENTICATED, RefuseReason.UNAUTHENTICATED, f"the certificate proves nobody: {why}"
+    )

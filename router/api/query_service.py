@@ -67,7 +67,9 @@ class QueryService:
         call.counted = True
         return await self._answering.query(call.caller, request, call)
 
-    async def stream_query(self, call: TenantCall, message: pb.StreamQueryRequest) -> AsyncGenerator[bytes, None]:
+    async def stream_query(
+        self, call: TenantCall, message: pb.StreamQueryRequest
+    ) -> AsyncGenerator[bytes, None]:
         """One read of any size; serialised StreamQueryResponses."""
         deadline = call.deadline(call.caller.policy, message.options.timeout_ms)
         request = translate.stream_request(message, deadline, self._answering.request_id(message.request_id))
@@ -93,7 +95,9 @@ class QueryService:
         call.counted = True
         return await self._answering.batch(call.caller, request, call)
 
-    async def multiplex(self, call: TenantCall, stream: MessageStream[pb.MultiplexRequest]) -> None:
+    async def multiplex(
+        self, call: TenantCall, stream: MessageStream[pb.MultiplexRequest]
+    ) -> None:
         """Many requests over one stream."""
         call.counted = True
         await self._multiplexing.serve(call, stream)

@@ -82,7 +82,9 @@ _METHODS = {
 }
 
 _SHORT = frozenset(
-    method.full_name for method in QUERY_SERVICE.methods if not method.client_streaming and not method.server_streaming
+    method.full_name
+    for method in QUERY_SERVICE.methods
+    if not method.client_streaming and not method.server_streaming
 )
 """Plain calls of a stub, which knows nothing of a drain before its connection ends: served until then. Longer ones are
 refused, and go to another process."""

@@ -102,7 +102,9 @@ class Executor(Protocol):
 class Copies(Protocol):
     """Runs copies."""
 
-    def copy_out(self, tenant: Tenant, request: Request) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
+    def copy_out(
+        self, tenant: Tenant, request: Request
+    ) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
         """The layout, the data in pieces of at most 128 KiB, the answer."""
         ...
 

@@ -110,4 +110,6 @@ def _assembled(document: Document, config: FileConfig, reader: SecretReader, sou
         frame = Frame(folder, values, dict(document.lines), reader.base, environ, config.server.jwt.on, owners)
         book = TenantBook(frame)
     topology = Topology(clusters, tenants)
-    return LoadedConfig(topology, server, config.retry, admin_tokens, operators, config.log, source, book=book)
+    return LoadedConfig(
+        topology, server, config.retry, admin_tokens, operators, config.log, source, book=book
+    )

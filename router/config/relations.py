@@ -191,3 +191,4 @@ def _written_endpoints(cluster: Any) -> tuple[str, ...]:
     """Names in the file, also of endpoints that are wrong by themselves: their users are not to blame."""
     endpoints = cluster.get("endpoints") if isinstance(cluster, dict) else None
     return tuple(endpoints) if isinstance(endpoints, dict) else ()
+

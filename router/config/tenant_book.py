@@ -277,7 +277,9 @@ class TenantBook:
             relations.check(document, config)
             tenants = self._assembled(document, config, texts, secrets)
         if not document.problems:
-            return {name: Entry(tenants[name], text, stamp, secrets[name]) for name, (text, stamp) in texts.items()}, {}
+            return {
+                name: Entry(tenants[name], text, stamp, secrets[name]) for name, (text, stamp) in texts.items()
+            }, {}
         problems = document.problems
         refused: dict[str, Refused] = {}
         for name, (_, stamp) in texts.items():

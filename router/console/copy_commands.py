@@ -8,9 +8,8 @@ import typer
 
 from router.console.dev_option import Dev
 
-app = typer.Typer(
-    help="Copy a table to a file, or a file into a table: the fastest way to many rows.", no_args_is_help=True
-)
+app = typer.Typer(help="Copy a table to a file, or a file into a table: the fastest way to many rows.",
+                  no_args_is_help=True)
 
 Address = Annotated[
     str,
@@ -29,7 +28,9 @@ Form = Annotated[
     ),
 ]  # fmt: skip
 Header = Annotated[bool, typer.Option("--header", help="The first line holds the columns' names.")]
-Columns = Annotated[str, typer.Option(metavar="A,B", help="Only these columns, in this order.", show_default=False)]
+Columns = Annotated[
+    str, typer.Option(metavar="A,B", help="Only these columns, in this order.", show_default=False)
+]
 Delimiter = Annotated[str, typer.Option(metavar="C", help="What stands between columns.", show_default=False)]
 Null = Annotated[str | None, typer.Option(help="What stands for NULL.", show_default=False)]
 Quote = Annotated[str, typer.Option(metavar="C", help="The quote of csv.", show_default=False)]

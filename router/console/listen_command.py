@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def listen(
-    channels: Annotated[list[str], typer.Argument(metavar="CHANNEL...", help="What to listen to.", show_default=False)],
+    channels: Annotated[
+        list[str], typer.Argument(metavar="CHANNEL...", help="What to listen to.", show_default=False)
+    ],
     address: Address = "",
     tenant: Tenant = "",
     token: Token = "",

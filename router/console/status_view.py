@@ -218,16 +218,8 @@ def _tenants(tenants: list[Any]) -> RenderableType:
 
 
 def _pools(pools: list[Any]) -> FittingTable:
-    numbers = (
-        ("size", 0),
-        ("due", 4),
-        ("idle", 3),
-        ("leased", 2),
-        ("opening", 1),
-        ("waiting", 0),
-        ("lanes", 4),
-        ("running", 0),
-    )
+    numbers = (("size", 0), ("due", 4), ("idle", 3), ("leased", 2), ("opening", 1), ("waiting", 0), ("lanes", 4),
+               ("running", 0))
     table = FittingTable(
         Column("pool"),
         Column("endpoint"),

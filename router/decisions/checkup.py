@@ -155,7 +155,9 @@ def _synchronous(
         )  # fmt: skip
 
 
-def _reload(name: EndpointName, check: Check, message: str, sql: str, severity: Severity = Severity.WARNING) -> Finding:
+def _reload(
+    name: EndpointName, check: Check, message: str, sql: str, severity: Severity = Severity.WARNING
+) -> Finding:
     return Finding(name, check, severity, message, f"{sql} SELECT pg_reload_conf();")
 
 

@@ -35,25 +35,8 @@ _LONG_S = 1.0
 class Spread:
     """The number of lanes, and the trial under way. step() is called now and then while work is under way."""
 
-    __slots__ = (
-        "_answered",
-        "_before",
-        "_began",
-        "_grow_s",
-        "_marked",
-        "_most",
-        "_narrow_at",
-        "_narrow_s",
-        "_rate",
-        "_rate_before",
-        "_steps",
-        "_waited_s",
-        "_widen_at",
-        "_widen_s",
-        "_work",
-        "_worked_s",
-        "lanes",
-    )
+    __slots__ = ("_answered", "_before", "_began", "_grow_s", "_marked", "_most", "_narrow_at", "_narrow_s", "_rate",
+                 "_rate_before", "_steps", "_waited_s", "_widen_at", "_widen_s", "_work", "_worked_s", "lanes")
 
     def __init__(self, grow_s: float, most: int) -> None:
         self.lanes = 1

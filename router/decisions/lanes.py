@@ -70,9 +70,8 @@ class LaneLimits:
     @classmethod
     def of(cls, policy: PoolPolicy) -> LaneLimits:
         """The limits of a pool."""
-        return cls(
-            policy.lane_window, policy.max_size, policy.slow_s, policy.grow_s, policy.lane_window_s, policy.stall_factor
-        )
+        return cls(policy.lane_window, policy.max_size, policy.slow_s, policy.grow_s, policy.lane_window_s,
+                   policy.stall_factor)
 
 
 @unique

@@ -73,10 +73,14 @@ def page(state: ClusterMachine) -> ClusterRecord | None:
 def page_of_move(state: ClusterMachine, note: MoveNote) -> ClusterRecord:
     """What it has to hold before a stage of a move begins."""
     sync_names = state.last_claim.sync_names if state.last_claim is not None else ""
-    return ClusterRecord(state.name, state.system_id, state.term, state.primary, sync_names, state.switches, note)
+    return ClusterRecord(
+        state.name, state.system_id, state.term, state.primary, sync_names, state.switches, note
+    )
 
 
-def with_switch(state: ClusterMachine, primary: EndpointName, term: Term, lsn: Lsn = NO_LSN) -> tuple[Switch, ...]:
+def with_switch(
+    state: ClusterMachine, primary: EndpointName, term: Term, lsn: Lsn = NO_LSN
+) -> tuple[Switch, ...]:
     """The switches once this primary is accepted; unchanged on the term that is known already."""
     if term <= state.term:
         return state.switches

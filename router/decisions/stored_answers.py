@@ -170,3 +170,5 @@ def _one_of(fields: _Fields, *marks: bytes) -> bytes:
     if mark and mark not in marks:
         raise ValueError("no mark")
     return mark
+
+

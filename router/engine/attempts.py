@@ -97,7 +97,9 @@ class Attempts:
             call.spared += not cost
             return self._may_repeat(runtime, call, verdict, free=not cost or verdict.retry_reason in _FREE)
 
-        loop = AsyncRetrying(retry=may_repeat, wait=lambda _: call.pause_s, sleep=self._clock.sleep, reraise=True)
+        loop = AsyncRetrying(
+            retry=may_repeat, wait=lambda _: call.pause_s, sleep=self._clock.sleep, reraise=True
+        )
         try:
             return await loop(once)
         except AttemptFailed as last:

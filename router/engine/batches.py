@@ -126,7 +126,9 @@ async def _run_segment(
     return unit.results[len(prefix) :]
 
 
-async def commit(pool: LanePool, slot: Slot, call: Call, before: Sequence[Statement] = (ASSERT_DURABILITY,)) -> None:
+async def commit(
+    pool: LanePool, slot: Slot, call: Call, before: Sequence[Statement] = (ASSERT_DURABILITY,)
+) -> None:
     """COMMIT, with what goes in front of it; never cancelled once sent. AttemptFailed with stage COMMIT when its
     outcome is unknown."""
     call.committing = True

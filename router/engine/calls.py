@@ -94,7 +94,9 @@ class Call:
         "tried",
     )
 
-    def __init__(self, tenant: Tenant, request: Request, now: float, task: asyncio.Task[object] | None) -> None:
+    def __init__(
+        self, tenant: Tenant, request: Request, now: float, task: asyncio.Task[object] | None
+    ) -> None:
         self.tenant = tenant
         self.request = request
         self.started = now

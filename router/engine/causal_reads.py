@@ -114,7 +114,9 @@ class CausalReads:
         route = self._primary(runtime, call, state).otherwise
         assert isinstance(route, Route), "narrow() has seen a primary in this very state"
         try:
-            result = await self._positions.ask(runtime.tenant, route.endpoint, route.generation, call.request.deadline)
+            result = await self._positions.ask(
+                runtime.tenant, route.endpoint, route.generation, call.request.deadline
+            )
         except AttemptFailed as failure:
             call.attempts += 1  # Attempts takes off what no server was asked
             raise at_route(failure, route) from failure
@@ -150,3 +152,4 @@ def token_of_route(call: Call, after: Token) -> None:
         known = decode(call.token)
         if known.system_id == after.system_id:
             call.token = known.merge(after).encode()
+

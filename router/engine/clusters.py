@@ -80,4 +80,6 @@ class Clusters:
 def unknown(kind: str, name: str, known: Iterable[str]) -> RouterError:
     """For a name that is not configured."""
     configured = ", ".join(sorted(known)) or "none"
-    return RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"no {kind} named {name!r}; configured: {configured}")
+    return RouterError(
+        Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"no {kind} named {name!r}; configured: {configured}"
+    )

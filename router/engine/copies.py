@@ -67,7 +67,9 @@ class Copies:
 
     # --- out ---------------------------------------------------------------------------------------------------
 
-    async def copy_out(self, tenant: Tenant, request: Request) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
+    async def copy_out(
+        self, tenant: Tenant, request: Request
+    ) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
         """The layout, the data in pieces of at most 128 KiB, the answer. Closing the generator stops it."""
         runtime = self._tenants.of(tenant)
         call = self._register.enter(tenant, request)
@@ -147,7 +149,9 @@ class Copies:
             return self._committed(call, await self._attempts.again(runtime, call, failure, look, facts))
         return self._committed(call, opened.result)
 
-    async def _fill(self, run: CopyRun, call: Call, source: AsyncIterator[bytes], digest: CopyDigest | None) -> None:
+    async def _fill(
+        self, run: CopyRun, call: Call, source: AsyncIterator[bytes], digest: CopyDigest | None
+    ) -> None:
         await fill(run, call, source, None if digest is None else digest.update)
         call.stop_running = None
         if digest is None:
@@ -215,6 +219,7 @@ class Copies:
         call.streamed_s = self._clock.now() - started
         runtime.in_flight[call.endpoint] -= 1
         run.close()
+
 
 
 def _facts(call: Call) -> Replayability:

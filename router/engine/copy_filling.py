@@ -34,7 +34,9 @@ async def fill(
     run.check()
 
 
-async def _pump(run: CopyRun, call: Call, source: AsyncIterator[bytes], seen: Callable[[bytes], object] | None) -> None:
+async def _pump(
+    run: CopyRun, call: Call, source: AsyncIterator[bytes], seen: Callable[[bytes], object] | None
+) -> None:
     """From the caller to PostgreSQL: the next piece is asked for once there is room for it."""
     async for data in source:
         if seen is not None:

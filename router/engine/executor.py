@@ -61,7 +61,9 @@ class Executor:
         runtime = self._tenants.of(tenant)
         return await self.finish(runtime, self._register.enter(tenant, request), None)
 
-    def start(self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]) -> QuickRead | None:
+    def start(
+        self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]
+    ) -> QuickRead | None:
         """Begin a Query without a task; told is called once, later, when it has ended. None: run() is its way."""
         return None if self._admitting.draining else self._reads.start(tenant, request, tag, told)
 

@@ -48,7 +48,9 @@ async def run_keyed(pool: LanePool, slot: Slot, call: Call) -> Results:
     return results
 
 
-async def answer_trouble(pool: LanePool, slot: Slot, call: Call, failure: OpeningFailed, digest: bytes) -> Results:
+async def answer_trouble(
+    pool: LanePool, slot: Slot, call: Call, failure: OpeningFailed, digest: bytes
+) -> Results:
     """The stored answer when the opening failed because the key was used; else what became of it is raised."""
     stored = await met(pool, slot, call, failure)
     if stored.digest != digest:

@@ -106,7 +106,9 @@ class LanePool:
         that harms no neighbour."""
         self._shared.give_up(read)
 
-    async def run_shared(self, statement: Statement, deadline: float, also: Statement | None = None) -> SharedRead:
+    async def run_shared(
+        self, statement: Statement, deadline: float, also: Statement | None = None
+    ) -> SharedRead:
         """Run a read beside others, and another statement right behind it. It comes back final, without a fault."""
         read = _AwaitedRead(statement, deadline, _wake, also)
         future = read.future = asyncio.get_running_loop().create_future()

@@ -94,7 +94,9 @@ class Listener:
 
     def cancel(self) -> None:
         """Its caller asked for its end by its id."""
-        error = RouterError(Code.CANCELLED, RefuseReason.CANCELLED, "the request was cancelled", executed=Executed.NO)
+        error = RouterError(
+            Code.CANCELLED, RefuseReason.CANCELLED, "the request was cancelled", executed=Executed.NO
+        )
         self.end(error)
 
     # --- the writers ---------------------------------------------------------------------------------------------

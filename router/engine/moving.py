@@ -184,7 +184,9 @@ class Mover:
             except AttemptFailed:
                 return False
 
-        standing = {name for name, stood in zip(names, await asyncio.gather(*map(stands, names)), strict=True) if stood}
+        standing = {
+            name for name, stood in zip(names, await asyncio.gather(*map(stands, names)), strict=True) if stood
+        }
         enough = sum(name in standing for name in plan.counted) >= plan.needed
         if chosen in standing and enough:
             return

@@ -30,11 +30,7 @@ class Overview:
     """Views of tenants, endpoints, pools, waiters and clusters."""
 
     def __init__(
-        self,
-        tenants: Callable[[], Iterable[Tenant]],
-        supervisors: Supervisors,
-        load: Callable[[], Load],
-        clock: Clock,
+        self, tenants: Callable[[], Iterable[Tenant]], supervisors: Supervisors, load: Callable[[], Load], clock: Clock,
         findings: Callable[[ClusterName], tuple[Finding, ...]] = lambda _: (),
         credentials: Callable[[], Iterable[CredentialTrouble]] = tuple,
     ) -> None:

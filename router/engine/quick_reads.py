@@ -98,7 +98,9 @@ class QuickReads:
         self._inspector = inspector
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]) -> QuickRead | None:
+    def start(
+        self, tenant: Tenant, request: Request, tag: int, told: Callable[[QuickRead], None]
+    ) -> QuickRead | None:
         """Begin a Query. None: it cannot begin at once, nothing was counted, and Executor.run is its way."""
         runtime = self._tenants.of(tenant)
         if request.options.hedge or tenant.policy.hedge_reads:

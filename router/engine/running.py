@@ -106,12 +106,10 @@ class EndpointRuns:
         return False
 
     def _next(self, pools: Iterable[PoolRuns]) -> PoolRuns:
-        return next_to_run(
-            {
-                one: Standing(self._of[one.tenant], one.policy.floor, one.policy.weight, one.running, one.turn)
-                for one in pools
-            }
-        )
+        return next_to_run({
+            one: Standing(self._of[one.tenant], one.policy.floor, one.policy.weight, one.running, one.turn)
+            for one in pools
+        })
 
     def began(self, pool: PoolRuns) -> None:
         """One connection more is at work."""

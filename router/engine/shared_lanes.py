@@ -290,9 +290,8 @@ class SharedLanes:
         late = places.overdue(now)
         for read in late:
             self._expire(read, places.timed_out(read.deadline), now)
-        self._earliest = min(
-            (read.until for line in (places.fast, places.slow) for read in line.reads()), default=_NEVER
-        )
+        self._earliest = min((read.until for line in (places.fast, places.slow) for read in line.reads()),
+                             default=_NEVER)
         for slot in places.slots:
             for unit in slot.units:
                 if not isinstance(unit, Sending) or unit.read.over:

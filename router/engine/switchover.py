@@ -171,7 +171,9 @@ class Switchover:
     async def _undone(self, plan: SwitchoverPlan) -> bool:
         """Attach the standbys to the old primary again and let it write; whether it may. Standbys that could not be
         attached are strays: the failover machine sees to them."""
-        attaching = [asyncio.create_task(self._mover.repoint(name, plan.primary.name)) for name in plan.promotion.fence]
+        attaching = [
+            asyncio.create_task(self._mover.repoint(name, plan.primary.name)) for name in plan.promotion.fence
+        ]
         allowed = asyncio.create_task(self._mover.allow_writes(plan.primary.name))
         done, late = await asyncio.wait([*attaching, allowed], timeout=UNDO_S)
         for task in late:

@@ -213,9 +213,8 @@ class EndpointPool(Protocol):
 class PoolFactory(Protocol):
     """Makes the pool of a tenant for an endpoint; opens nothing yet."""
 
-    def make(
-        self, tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access, generation: Generation
-    ) -> EndpointPool: ...
+    def make(self, tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access,
+             generation: Generation) -> EndpointPool: ...
 
 
 class Prober(Protocol):
@@ -257,7 +256,9 @@ class Surgeon(Protocol):
         it is a standby with our fence on it: AttemptFailed when it is not, and nothing was done."""
         ...
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True) -> None:
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
         """Make a standby stream from another server (primary_conninfo and reload), with its own application_name.
 
         whoevers: also one under the fence of another router; else AttemptFailed there.
@@ -289,7 +290,6 @@ class EdgeFactory(Protocol):
 
 class Journal(Protocol):
     """What survives a router that is killed: one page a cluster."""
-
     def read(self, cluster: ClusterName) -> ClusterRecord | None:
         """The page as last written, None when there is none. JournalFailed. Blocks: for the start only."""
         ...

@@ -14,7 +14,9 @@ from router.postgres.surgeon import PostgresSurgeon
 class PostgresEdges:
     """Makes them; opens no connection yet."""
 
-    def __init__(self, owner: str, passwords: Passwords | None = None, logins: ControlLogins | None = None) -> None:
+    def __init__(
+        self, owner: str, passwords: Passwords | None = None, logins: ControlLogins | None = None
+    ) -> None:
         """owner: this process's mark, see PostgresSurgeon. passwords and logins: see ControlDoor."""
         self._owner = owner
         self._passwords = passwords

@@ -41,7 +41,9 @@ KEEPS_S: Final = 1.0
 class PqListeningConnection:
     """ports.listening.ListeningConnection."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], place: Fault, hearer: Hearer, ended: _Ended) -> None:
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], place: Fault, hearer: Hearer, ended: _Ended
+    ) -> None:
         """place: where the connection is, as its faults say it."""
         self._pgconn = connection.pgconn
         self._pgconn.nonblocking = 1

@@ -66,4 +66,6 @@ def _owns(library: ctypes.PyDLL, pgconn: PGconn) -> bool:
     pointer = getattr(pgconn, "pgconn_ptr", None)
     if not pointer:
         return False
-    return bool(library.PQsocket(pointer) == pgconn.socket and library.PQbackendPID(pointer) == pgconn.backend_pid)
+    return bool(
+        library.PQsocket(pointer) == pgconn.socket and library.PQbackendPID(pointer) == pgconn.backend_pid
+    )

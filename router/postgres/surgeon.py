@@ -129,7 +129,9 @@ class PostgresSurgeon:
                 return
             await asyncio.sleep(STEP_S)
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True) -> None:
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
         """See ports.Surgeon. The replication login is the one that the standby has used so far."""
         settings, _ = _replication(standby, await self._query(standby, _STANDBY, deadline))
         host = str(settings.get("host") or "")

@@ -235,3 +235,4 @@ def _dropped_at_commit(value: int, owner: Any) -> bool:
     field = "oncommit" if "oncommit" in type(owner).DESCRIPTOR.fields_by_name else "on_commit"
     enum = type(owner).DESCRIPTOR.fields_by_name[field].enum_type
     return bool(enum.values_by_number[value].name == "ONCOMMIT_DROP")
+

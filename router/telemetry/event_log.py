@@ -125,7 +125,9 @@ class EventLog:
 
     def read_hedged(self, event: ReadHedged) -> None:
         """At debug."""
-        self._line(logging.DEBUG, "read hedged", tenant=event.tenant, outcome=event.outcome, endpoint=event.endpoint)
+        self._line(
+            logging.DEBUG, "read hedged", tenant=event.tenant, outcome=event.outcome, endpoint=event.endpoint
+        )
 
     def listen_gapped(self, event: ListenGapped) -> None:
         """At debug: what made the gap is told elsewhere, and louder."""

@@ -37,7 +37,9 @@ _URI = re.compile(r"(?i)\b(postgres(?:ql)?://[^:/@\s]+):[^@\s]+@")
 _MOST_FRAMES = 30
 
 
-def set_up(level: str = "info", form: str = "auto", stream: TextIO | None = None, *, worker: int | None = None) -> None:
+def set_up(
+    level: str = "info", form: str = "auto", stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
     """Begin logging. level: debug, info, warning, error. form: console, json, or auto (console on a terminal).
     worker: stands in every line, where several processes write one log.
 

@@ -229,7 +229,9 @@ class ControlProcess:
     def _gone(self, member: Member) -> None:
         """Its process was reaped: what it counted stays."""
         self._retired = merge_loads([self._retired, ended(member.look.load)])
-        self._retired_families = merge_families({PARENT: self._retired_families, "": counted(member.look.samples)})
+        self._retired_families = merge_families(
+            {PARENT: self._retired_families, "": counted(member.look.samples)}
+        )
         if member.gone.result() == 0:
             self._sharing.gone(member.identity)
         else:

@@ -197,6 +197,7 @@ class WorkerProcess:
             return CancelOutcome.NOT_FOUND
         return answer if isinstance(answer, CancelOutcome) else CancelOutcome.NOT_FOUND
 
+
     async def _write_elsewhere(self, tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
         try:
             answer = await self._channel.ask(WriteAsked(tenant, key, request_id), OTHERS_S)

@@ -44,7 +44,9 @@ class FakeCopies:
         self.gate: asyncio.Event | None = None
         """Data is taken once it opens."""
 
-    async def copy_out(self, tenant: Tenant, request: Request) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
+    async def copy_out(
+        self, tenant: Tenant, request: Request
+    ) -> AsyncGenerator[CopyLayout | bytes | CopyAnswer, None]:
         self.requests.append(request)
         try:
             for item in self.items:

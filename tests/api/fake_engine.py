@@ -205,7 +205,9 @@ class FakeExecutor:
         finally:
             self.running -= 1
 
-    def start(self, tenant: Tenant, request: Request, tag: int, told: Callable[[FakeRead], None]) -> FakeRead | None:
+    def start(
+        self, tenant: Tenant, request: Request, tag: int, told: Callable[[FakeRead], None]
+    ) -> FakeRead | None:
         return FakeRead(request, tag, told, self.run(tenant, request)) if self.starts_reads else None
 
     async def wait_for_gate(self, tenant: Tenant, request: Request) -> Answer:

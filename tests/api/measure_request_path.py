@@ -154,7 +154,9 @@ class Caller:
 
 def engine(clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> Executor:
     supervisor = FakeSupervisor(make_cluster("a", "b"), "a")
-    room = HoldingRoom(supervisor.state, supervisor.cluster.policy.hold, clock, events, supervisor.report_drained)
+    room = HoldingRoom(
+        supervisor.state, supervisor.cluster.policy.hold, clock, events, supervisor.report_drained
+    )
     clusters = Clusters()
     clusters.add(MAIN, ClusterRuntime(supervisor, room))  # type: ignore[arg-type]
     pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster, events, Runs(clock, chance))

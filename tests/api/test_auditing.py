@@ -126,6 +126,4 @@ async def test_an_order_names_the_tenant_that_it_is_about(policy: ServerPolicy, 
         log.close()
     lines = [json.loads(one) for one in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(one["what"].rpartition(".")[2], one.get("tenant", "")) for one in lines] == [
-        ("PauseTenant", "acme"),
-        ("ListTenants", ""),
-    ]
+        ("PauseTenant", "acme"), ("ListTenants", "")]

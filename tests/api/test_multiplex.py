@@ -165,7 +165,9 @@ async def test_calls_beyond_the_bound_are_refused_and_come_again(world: World, s
     world.executor.run_with = world.executor.wait_for_gate
     await stream.send(*(query(number, "slow") for number in range(70)))
     await stream.read_until(*range(64, 70))
-    assert {stream.failure(number) for number in range(64, 70)} == {(Code.RESOURCE_EXHAUSTED.value, "QUEUE_FULL", "no")}
+    assert {stream.failure(number) for number in range(64, 70)} == {
+        (Code.RESOURCE_EXHAUSTED.value, "QUEUE_FULL", "no")
+    }
     assert world.executor.most_running == 64
     assert len(world.executor.refusals) == 6
     world.executor.gate.set()
@@ -342,7 +344,9 @@ async def test_a_caller_that_does_not_read_is_not_read_either(
 
 async def test_a_failed_call_says_whether_it_may_be_repeated(world: World, stream: Stream) -> None:
     async def run(tenant: Tenant, request: Request) -> Answer:
-        raise RouterError(Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN, "m", executed=Executed.MAYBE, retry_after_s=1.0)
+        raise RouterError(
+            Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN, "m", executed=Executed.MAYBE, retry_after_s=1.0
+        )
 
     world.executor.run_with = run
     await stream.send(execute(1))

@@ -434,3 +434,5 @@ def served(content: Callable[[], bytes]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+

@@ -113,7 +113,9 @@ def test_postgresql_fields_are_all_told() -> None:
 def test_retry_hints_only_where_repeating_is_safe(
     executed: Executed, retry_after_s: float | None, pushback: str | None, delay_s: float | None
 ) -> None:
-    error = RouterError(Code.UNAVAILABLE, RefuseReason.NO_BACKEND, "m", executed=executed, retry_after_s=retry_after_s)
+    error = RouterError(
+        Code.UNAVAILABLE, RefuseReason.NO_BACKEND, "m", executed=executed, retry_after_s=retry_after_s
+    )
     status = status_of(error)
     assert dict(trailers_of(error, status)).get("grpc-retry-pushback-ms") == pushback
     hints = [d for d in google_status(error).details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]

@@ -120,7 +120,9 @@ async def test_a_message_whose_action_failed_is_not_committed(world: World, stre
 async def test_a_failed_commit_never_says_committed(
     world: World, stream: Stream, executed: Executed, outcome: pb.TransactOutcome
 ) -> None:
-    world.sessions.commit_error = RouterError(Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN, "lost", executed=executed)
+    world.sessions.commit_error = RouterError(
+        Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN, "lost", executed=executed
+    )
     await stream.ask(run("a", begin=True))
     response = await stream.ask(pb.TransactRequest(tag=2, end=COMMIT))
     assert failure(response) == ("OUTCOME_UNKNOWN", executed.value)
@@ -169,7 +171,9 @@ async def test_a_lost_transaction_ends_the_stream_with_its_error(world: World, s
 
 
 async def test_a_transaction_that_cannot_begin_ends_the_stream(world: World, stream: Stream) -> None:
-    world.sessions.open_error = RouterError(Code.RESOURCE_EXHAUSTED, RefuseReason.QUOTA, "too many", retry_after_s=1.0)
+    world.sessions.open_error = RouterError(
+        Code.RESOURCE_EXHAUSTED, RefuseReason.QUOTA, "too many", retry_after_s=1.0
+    )
     assert failure(await stream.ask(run("a", begin=True))) == ("QUOTA", "no")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.call.read()
@@ -193,7 +197,9 @@ async def test_a_first_message_that_does_not_fit(
     response = await stream.ask(request_)
     assert failure(response) == (reason, "no")
     assert not world.sessions.opened
-    assert [(method, error.reason.name) for _, method, error in world.executor.refusals] == [(Method.TRANSACT, reason)]
+    assert [(method, error.reason.name) for _, method, error in world.executor.refusals] == [
+        (Method.TRANSACT, reason)
+    ]
 
 
 @pytest.mark.parametrize("request_", [run("b", tag=2, begin=True), pb.TransactRequest(tag=2)])

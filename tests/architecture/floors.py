@@ -12,24 +12,8 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
 REFUSED_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc", "manager", "managers"})
 CLOCKS_AND_CHANCE = frozenset({"time", "random", "uuid", "secrets", "datetime"})
-VALUES = frozenset(
-    {
-        "__future__",
-        "bisect",
-        "collections",
-        "dataclasses",
-        "enum",
-        "functools",
-        "hashlib",
-        "heapq",
-        "itertools",
-        "math",
-        "re",
-        "struct",
-        "types",
-        "typing",
-    }
-)
+VALUES = frozenset({"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq",
+                    "itertools", "math", "re", "struct", "types", "typing"})
 """The part of the standard library that only makes values."""
 
 
@@ -46,9 +30,8 @@ class Room:
 
 
 def room(rooms: str = "", libraries: str = "", standard: frozenset[str] | None = None, *, pure: bool = False) -> Room:
-    return Room(
-        frozenset(rooms.split()), frozenset(libraries.split()), Room.standard if standard is None else standard, pure
-    )
+    return Room(frozenset(rooms.split()), frozenset(libraries.split()),
+                Room.standard if standard is None else standard, pure)
 
 
 EVERY_ROOM = (
@@ -174,8 +157,7 @@ def _mutable(owner: ast.Module | ast.ClassDef) -> Iterator[int]:
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         dunder = isinstance(target, ast.Name) and target.id.startswith("__")
         promised = isinstance(node, ast.AnnAssign) and any(
-            isinstance(part, ast.Name) and part.id in _READ_ONLY for part in [_outer(node.annotation)]
-        )
+            isinstance(part, ast.Name) and part.id in _READ_ONLY for part in [_outer(node.annotation)])
         made = node.value.func if isinstance(node.value, ast.Call) else None
         called = isinstance(made, ast.Name) and made.id in _MUTABLE_CALLS
         displayed = isinstance(node.value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)

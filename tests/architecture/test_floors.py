@@ -20,8 +20,7 @@ PLANTED = {
     "router/decisions/c.py": ("from router import ports", "decisions must not import router.ports"),
     "router/decisions/d.py": (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from router.engine.state import State\n",
-        "decisions must not import router.engine",
-    ),
+        "decisions must not import router.engine"),
     "router/decisions/e.py": ("_KNOWN = {}", "mutable state"),
     "router/decisions/f.py": ("_KNOWN: dict[str, int] = {'a': 1}", "mutable state"),
     "router/decisions/g.py": ("class Book:\n    known = []\n", "mutable state"),
@@ -58,8 +57,7 @@ INNOCENT = {
     "router/decisions/a.py": (
         "from collections.abc import Mapping\nfrom router.model.errors import Code\n"
         "from router.decisions.balancing import BALANCERS\nTABLE: Mapping[str, int] = {'a': 1}\n"
-        "__all__ = ['TABLE']\nKEYS = frozenset({'a'})\n"
-    ),
+        "__all__ = ['TABLE']\nKEYS = frozenset({'a'})\n"),
     "router/engine/attempts.py": "import asyncio\nimport tenacity\nfrom router.decisions import retry\n",
     "router/engine/wide.py": 'def f():\n    """' + "words\n" * 60 + '    """\n' + "    x = 1\n" * 39,
     "router/postgres/lane.py": "import time\nimport psycopg\nfrom router import ports, model\n",

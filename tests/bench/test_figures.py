@@ -16,7 +16,9 @@ def rates(name: str, *values: float) -> Measured:
     return measured(name, *({Metric.RATE: value} for value in values))
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 2), (0.51, 3), (0.99, 4), (0.25, 1), (0.0, 1), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 2), (0.51, 3), (0.99, 4), (0.25, 1), (0.0, 1), (1.0, 4)]
+)
 def test_a_percentile_is_the_nearest_rank(share: float, expected: int) -> None:
     assert percentile([1, 2, 3, 4], share) == expected
 
@@ -51,12 +53,7 @@ def test_at_least_and_at_most_compare_with_the_peer() -> None:
     }
     reached = at_least(3, what="throughput")(figures)
     assert (reached.reached, reached.said, reached.asked, reached.bound, reached.is_ratio) == (
-        True,
-        "3.00× (300 : 100)",
-        "≥ 3×",
-        3,
-        True,
-    )
+        True, "3.00× (300 : 100)", "≥ 3×", 3, True)
     assert at_least(3.1)(figures).reached is False
     assert at_most(1.5, metric=Metric.P50_MS)(figures).reached is True
     assert at_most(1.4, metric=Metric.P50_MS)(figures).reached is False
@@ -87,16 +84,10 @@ def test_growth_compares_a_contender_with_itself() -> None:
     assert (told.figure, told.reached, told.asked) == (3.5, None, "stated")
 
 
-@pytest.mark.parametrize(
-    "judge",
-    [
-        at_least(1),
-        at_most(1, metric=Metric.P50_MS),
-        below(1, Metric.TAIL, "tail"),
-        stated(Metric.RATE, "rate"),
-        grows(Metric.P99_MS, "p99", of="router", without="psycopg_pgbouncer", at_most=3),
-    ],
-)
+@pytest.mark.parametrize("judge", [
+    at_least(1), at_most(1, metric=Metric.P50_MS), below(1, Metric.TAIL, "tail"), stated(Metric.RATE, "rate"),
+    grows(Metric.P99_MS, "p99", of="router", without="psycopg_pgbouncer", at_most=3),
+])
 def test_what_was_not_measured_is_neither_reached_nor_missed(judge: object) -> None:
     verdict = judge({})  # type: ignore[operator]
     assert (verdict.figure, verdict.reached, verdict.said) == (None, None, "not measured")

@@ -40,15 +40,8 @@ def test_a_partial_run_replaces_its_cases_and_keeps_the_order(results: Results) 
 
 def test_a_table_has_the_columns_that_were_measured(results: Results) -> None:
     headings, rows = report.headings_and_rows(results.cases[0])
-    assert headings == [
-        "contender",
-        "reads/s",
-        "× psycopg → PgBouncer",
-        "p50 ms",
-        "p99 ms",
-        "CPU µs pooler",
-        "connections",
-    ]
+    assert headings == ["contender", "reads/s", "× psycopg → PgBouncer", "p50 ms", "p99 ms", "CPU µs pooler",
+                        "connections"]
     # The median of 2, 5 and 2 is the ratio of neighbours, not that of medians.
     assert rows[0] == ["Pointsman SDK", "20,000", "2.00", "0.70", "1.50", "35", "6"]
     assert rows[1][:3] == ["psycopg → PgBouncer", "10,000", "1.00"]
@@ -110,7 +103,9 @@ def test_the_plot_is_a_picture_and_the_same_each_time(results: Results, tmp_path
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_shown_is_what_was_written(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_is_what_was_written(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Figures are written rounded; the README was once made of the others, and stale at once."""
     monkeypatch.setattr(benchmarks, "LATEST", tmp_path / "latest.json")
     pages = tuple((tmp_path / f"{number}.md", part) for number, (_, part) in enumerate(benchmarks.PAGES))

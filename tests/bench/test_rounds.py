@@ -88,6 +88,4 @@ def test_a_contender_that_cannot_is_left_out_with_the_reason(puppets: dict[str, 
 def test_a_contender_may_have_several_lines(puppets: dict[str, Puppet]) -> None:
     result = run("router", Entry("router", "router_mixed", {"slow_share": 0.1}, "mixed"))
     assert [(one.name, one.title) for one in result.measured] == [
-        ("router", "Pointsman SDK"),
-        ("router_mixed", "mixed"),
-    ]
+        ("router", "Pointsman SDK"), ("router_mixed", "mixed")]

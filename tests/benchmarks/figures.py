@@ -70,23 +70,16 @@ class Measured:
         """Rounds and medians under the metrics' names."""
         rounds = [{metric.value: _short(value) for metric, value in one.values.items()} for one in self.samples]
         medians = {metric.value: _short(value) for metric in Metric if (value := self.median(metric)) is not None}
-        return {
-            "name": self.name,
-            "title": self.title,
-            "median": medians,
-            "rounds": rounds,
-            "operations": [one.operations for one in self.samples],
-        }
+        return {"name": self.name, "title": self.title, "median": medians, "rounds": rounds,
+                "operations": [one.operations for one in self.samples]}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Measured:
         """What to_json wrote; medians are counted again."""
         rounds = zip(data["rounds"], data["operations"], strict=True)
-        return Measured(
-            data["name"],
-            data["title"],
-            tuple(Sample({Metric(name): value for name, value in values.items()}, count) for values, count in rounds),
-        )
+        return Measured(data["name"], data["title"], tuple(
+            Sample({Metric(name): value for name, value in values.items()}, count) for values, count in rounds
+        ))
 
 
 def _short(value: float) -> float:

@@ -32,10 +32,7 @@ class Pgbench:
         duration = str(max(1, math.ceil(float(job["seconds"]))))
         self._process = subprocess.Popen(
             [*self._command, "-T", duration, self._dsn],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=pg_environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=pg_environment(),
         )
 
     def finish(self, seconds: float) -> dict[str, Any]:

@@ -71,11 +71,9 @@ def running_pgbouncer(database: Database, pool_size: int) -> Iterator[PgBouncer]
     with tempfile.TemporaryDirectory(prefix="pointsman-pgbouncer-") as name:
         directory = Path(name)
         config = directory / "pgbouncer.ini"
-        config.write_text(
-            _CONFIG.format(
-                database=DATABASE, server_port=database.port, port=port, directory=directory, pool_size=pool_size
-            )
-        )
+        config.write_text(_CONFIG.format(
+            database=DATABASE, server_port=database.port, port=port, directory=directory, pool_size=pool_size
+        ))
         (directory / "users.txt").write_text(f'"{POOLED_ROLE}" "{PASSWORD}"\n')
         for path in (directory, config, directory / "users.txt"):
             user.own(path, 0o700)

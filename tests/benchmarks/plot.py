@@ -54,14 +54,9 @@ def throughput(cases: Sequence[CaseResult]) -> dict[str, list[tuple[int, float]]
 def ratios(cases: Sequence[CaseResult]) -> list[tuple[str, float, float, bool]]:
     """(label, ratio, asked, reached) of every verdict that is a ratio to a peer and was measured."""
     return [
-        (
-            f"{case.title}\n{verdict.what} (asked {verdict.asked})",
-            verdict.figure,
-            verdict.bound or 0.0,
-            bool(verdict.reached),
-        )
-        for case in cases
-        for verdict in case.verdicts
+        (f"{case.title}\n{verdict.what} (asked {verdict.asked})", verdict.figure, verdict.bound or 0.0,
+         bool(verdict.reached))
+        for case in cases for verdict in case.verdicts
         if verdict.is_ratio and verdict.figure is not None and verdict.reached is not None
     ]
 

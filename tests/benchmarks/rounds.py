@@ -88,8 +88,7 @@ class Comparison:
             rounds = _rounds(self, stage, bench)
             measured = tuple(
                 Measured(entry.key, entry.title or CONTENDERS[entry.contender].title, tuple(rounds[entry.key]))
-                for entry in self.entries
-                if rounds.get(entry.key)
+                for entry in self.entries if rounds.get(entry.key)
             )
             failed = "; ".join(f"{CONTENDERS[name].title}: {why}" for name, why in stage.failed.items())
             skipped, notes = dict(stage.skipped), [*self.notes, *stage.notes]
@@ -99,31 +98,14 @@ class Comparison:
         figures = {one.name: one for one in measured}
         verdicts = tuple(judge(figures) for judge in self.judges)
         return CaseResult(
-            self.name,
-            self.title,
-            self.unit,
-            measured,
-            verdicts,
-            skipped,
-            notes,
-            failed,
-            when=time.strftime("%Y-%m-%d"),
-            rounds=bench.options.rounds,
-            seconds=bench.options.seconds,
+            self.name, self.title, self.unit, measured, verdicts, skipped, notes, failed,
+            when=time.strftime("%Y-%m-%d"), rounds=bench.options.rounds, seconds=bench.options.seconds,
         )
 
 
 def compare(
-    name: str,
-    title: str,
-    unit: str,
-    contenders: Sequence[str | Entry],
-    setting: Setting,
-    job: Mapping[str, Any],
-    *judges: Judge,
-    notes: Sequence[str] = (),
-    observe: Observe = _plainly,
-    counts_rows: bool = False,
+    name: str, title: str, unit: str, contenders: Sequence[str | Entry], setting: Setting, job: Mapping[str, Any],
+    *judges: Judge, notes: Sequence[str] = (), observe: Observe = _plainly, counts_rows: bool = False,
 ) -> Comparison:
     """A comparison, shortly written."""
     entries = tuple(Entry(one) if isinstance(one, str) else one for one in contenders)
@@ -135,8 +117,7 @@ def greedy(measured: Sequence[Measured], allowed: int) -> list[str]:
     most = {one.title: max(one.each(Metric.CONNECTIONS), default=0.0) for one in measured}
     return [
         f"unfair: {title} held {count:.0f} server connections, {allowed} are allowed"
-        for title, count in most.items()
-        if count > allowed
+        for title, count in most.items() if count > allowed
     ]
 
 

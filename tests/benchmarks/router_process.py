@@ -112,13 +112,8 @@ def secrets(database: Database) -> dict[str, str]:
 
 @contextmanager
 def running_router(
-    database: Database,
-    *,
-    connections: int = 20,
-    workers: int = 1,
-    config: Config | None = None,
-    more_secrets: Mapping[str, str] | None = None,
-    roles: Roles = Roles(),
+    database: Database, *, connections: int = 20, workers: int = 1, config: Config | None = None,
+    more_secrets: Mapping[str, str] | None = None, roles: Roles = Roles(),
 ) -> Iterator[Router]:
     """Start it and wait until it serves. PeerMissing when it cannot have several workers yet."""
     if workers > 1 and not knows_workers():

@@ -175,19 +175,12 @@ class _Builder:
     def _target(self, name: str, contender: Contender, port: int) -> Target:
         setting, pooled = self._setting, contender.via is Via.PGBOUNCER
         return Target(
-            kind=contender.kind,
-            port=port,
-            callers=setting.callers,
-            application=name,
-            user=POOLED_ROLE if pooled else STRAIGHT_ROLE,
-            password=PASSWORD,
-            database=DATABASE,
-            tenant=TENANT,
-            token=TOKEN,
+            kind=contender.kind, port=port, callers=setting.callers, application=name,
+            user=POOLED_ROLE if pooled else STRAIGHT_ROLE, password=PASSWORD, database=DATABASE,
+            tenant=TENANT, token=TOKEN,
             # Through PgBouncer each caller has a connection: it costs no server connection, and is quicker here.
             connections=setting.callers if pooled else setting.connections,
-            prepares=not pooled,
-            pipelined=contender.pipelined,
+            prepares=not pooled, pipelined=contender.pipelined,
         )
 
     def _reach(self, via: Via) -> _Reached:

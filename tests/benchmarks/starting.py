@@ -40,17 +40,9 @@ def own_environment() -> dict[str, str]:
 def started(command: Sequence[str | Path], log: Path, **more: Any) -> Iterator[Process]:
     """A process whose errors go to `log`; ended by SIGTERM, or killed when that takes too long."""
     with log.open("ab") as errors:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            **{
-                "stdin": subprocess.DEVNULL,
-                "stdout": subprocess.DEVNULL,
-                "stderr": errors,
-                "process_group": 0,
-                "preexec_fn": _die_with_us,
-                **more,
-            },
-        )
+        process = subprocess.Popen([str(word) for word in command], **{
+            "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": errors, "process_group": 0,
+            "preexec_fn": _die_with_us, **more})
     try:
         yield process
     finally:

@@ -99,17 +99,8 @@ def _play_all(
         console.print(f"[{number}/{len(cases)}] {case.name} ...", markup=False)
         try:
             with console.status(case.name) as status:
-                found.append(
-                    play(
-                        case,
-                        size,
-                        seed,
-                        lambda what, _done, case=case: status.update(  # type: ignore[misc]
-                            f"{case.name}: {what}"
-                        ),
-                        count=count,
-                    )
-                )
+                found.append(play(case, size, seed, lambda what, _done, case=case: status.update(  # type: ignore[misc]
+                    f"{case.name}: {what}"), count=count))
         except KeyboardInterrupt:
             return found, True
         console.print(f"  took {time.monotonic() - begun:.0f} s")

@@ -19,18 +19,10 @@ from pointsman.v1 import types_pb2
 
 Steps = Sequence[tuple[str, Sequence[Any]]]
 
-_READS = {
-    "": 0,
-    "primary": types_pb2.READ_PREFERENCE_PRIMARY,
-    "replica": types_pb2.READ_PREFERENCE_REPLICA,
-    "any": types_pb2.READ_PREFERENCE_ANY,
-}
-_ISOLATIONS = {
-    "": 0,
-    "read committed": pb.ISOLATION_LEVEL_READ_COMMITTED,
-    "repeatable read": pb.ISOLATION_LEVEL_REPEATABLE_READ,
-    "serializable": pb.ISOLATION_LEVEL_SERIALIZABLE,
-}
+_READS = {"": 0, "primary": types_pb2.READ_PREFERENCE_PRIMARY, "replica": types_pb2.READ_PREFERENCE_REPLICA,
+          "any": types_pb2.READ_PREFERENCE_ANY}
+_ISOLATIONS = {"": 0, "read committed": pb.ISOLATION_LEVEL_READ_COMMITTED,
+               "repeatable read": pb.ISOLATION_LEVEL_REPEATABLE_READ, "serializable": pb.ISOLATION_LEVEL_SERIALIZABLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +187,8 @@ async def _event(call: Any) -> Any:
     while True:
         event = await call.read()
         if event is aio.EOF:
-            raise aio.AioRpcError(
-                await call.code(),
-                aio.Metadata(),
-                await call.trailing_metadata(),
-                await call.details() or "the stream ended",
-            )
+            raise aio.AioRpcError(await call.code(), aio.Metadata(), await call.trailing_metadata(),
+                                  await call.details() or "the stream ended")
         if event.WhichOneof("event") == "failed":
             raise error_from_status(event.failed, writes=True)
         if event.WhichOneof("event") == "done":

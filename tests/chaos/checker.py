@@ -93,29 +93,15 @@ def write_figures(history: History, held: Survivors) -> list[Figure]:
     doubled = len(rows.doubled) + len(plain.doubled)
     found = [
         none_of("acknowledged writes lost", lost, acknowledged, "acknowledged"),
-        none_of(
-            "un-keyed writes whose caller was told wrong",
-            wrong + doubled,
-            unkeyed,
-            f"writes, {rows.unknown + plain.unknown:,} told to be of unknown outcome",
-        ),
-        none_of(
-            "keyed writes doubled, or told wrong",
-            len(keyed.doubled) + len(keyed.told_failed),
-            keyed.writes,
-            "keyed writes",
-        ),
+        none_of("un-keyed writes whose caller was told wrong", wrong + doubled, unkeyed,
+                f"writes, {rows.unknown + plain.unknown:,} told to be of unknown outcome"),
+        none_of("keyed writes doubled, or told wrong",
+                len(keyed.doubled) + len(keyed.told_failed), keyed.writes, "keyed writes"),
     ]
     if held.counters:
         off = abs(sum(held.counters.values()) - sum(held.increments.values()))
-        found.append(
-            none_of(
-                "x = x + 1: sum of the counters beside rows written with them",
-                off,
-                sum(held.increments.values()),
-                "increments",
-            )
-        )
+        found.append(none_of("x = x + 1: sum of the counters beside rows written with them", off,
+                             sum(held.increments.values()), "increments"))
     return found
 
 
@@ -189,14 +175,9 @@ def transactions(history: History) -> list[Transaction]:
     """The list-append transactions of a history."""
     fates = {Outcome.OK: True, Outcome.DONE: True, Outcome.FAILED: False, Outcome.UNKNOWN: None}
     return [
-        Transaction(
-            number,
-            one.result if one.outcome is Outcome.OK else tuple(step for step in one.value if step[0] == "append"),
-            fates[one.outcome],
-            one.invoked,
-            one.ended,
-            one.process,
-        )
+        Transaction(number, one.result if one.outcome is Outcome.OK else
+                    tuple(step for step in one.value if step[0] == "append"),
+                    fates[one.outcome], one.invoked, one.ended, one.process)
         for number, one in enumerate(history.of(Kind.LISTS), 1)
     ]
 
@@ -212,9 +193,8 @@ def list_figure(history: History, held: Survivors) -> tuple[Figure, list[str]]:
     findings, n = list_findings(history, held)
     kinds = Counter(one.anomaly for one in findings)
     notes = [f"{kind.value}: {count}; {_first(findings, kind)}" for kind, count in kinds.items()]
-    return none_of(
-        "anomalies in list-append transactions (serializable, primary)", len(findings), n, "transactions"
-    ), notes
+    return none_of("anomalies in list-append transactions (serializable, primary)", len(findings), n,
+                   "transactions"), notes
 
 
 def _first(findings: Sequence[Finding], kind: Anomaly) -> str:
@@ -245,16 +225,11 @@ def lateness(history: History, kinds: Sequence[Kind] = tuple(Kind)) -> tuple[lis
 def late_figure(history: History) -> Figure:
     """Requests that ended past their deadline."""
     late, n, unseen = lateness(history)
-    figure = none_of(
-        "requests that ended past deadline + 100 ms",
-        len(late),
-        n,
-        "requests" + (f", {unseen} more unseen while the harness was stalled" if unseen else ""),
-    )
+    figure = none_of("requests that ended past deadline + 100 ms", len(late), n,
+                     "requests" + (f", {unseen} more unseen while the harness was stalled" if unseen else ""))
     overruns = [one.late_s for one in history.operations if one.late_s > 0]
-    return Figure(
-        figure.what, figure.goal, figure.said, figure.n, figure.figure, figure.reached, histogram=histogram(overruns)
-    )
+    return Figure(figure.what, figure.goal, figure.said, figure.n, figure.figure, figure.reached,
+                  histogram=histogram(overruns))
 
 
 def attempts_figure(history: History, most: float = 1.10) -> Figure:

@@ -66,15 +66,9 @@ class CaseResult:
     def to_json(self) -> dict[str, Any]:
         """As the results file holds it."""
         data = dict(self.__dict__)
-        data["figures"] = [
-            {
-                **one.__dict__,
-                "raw": [round(value, 4) for value in one.raw],
-                "figure": None if one.figure is None else round(one.figure, 4),
-                "histogram": dict(one.histogram),
-            }
-            for one in self.figures
-        ]
+        data["figures"] = [{**one.__dict__, "raw": [round(value, 4) for value in one.raw],
+                            "figure": None if one.figure is None else round(one.figure, 4),
+                            "histogram": dict(one.histogram)} for one in self.figures]
         data["notes"] = list(self.notes)
         data["strip"] = None if self.strip is None else dict(self.strip.__dict__)
         return data
@@ -119,11 +113,8 @@ def times(what: str, values: Sequence[float], *, p50: float = 0.0, p99: float = 
         return Figure(what, goal, "not measured", 0)
     ordered = sorted(values)
     reached = all(percentile(ordered, share) <= bound for _, bound, share in wanted) if wanted else None
-    said = ", ".join(
-        f"{name} {_time(percentile(ordered, share))}"
-        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
-        if name != "p99" or len(ordered) >= 20
-    )
+    said = ", ".join(f"{name} {_time(percentile(ordered, share))}" for name, share in
+                     (("p50", 0.5), ("p99", 0.99), ("max", 1.0)) if name != "p99" or len(ordered) >= 20)
     return Figure(what, goal, f"{said} over {len(ordered):,}", len(ordered), percentile(ordered, 0.5), reached, values)
 
 

@@ -267,11 +267,11 @@ def _cycles(edges: Edges) -> Iterator[Finding]:
     """One finding for each knot of transactions, of the gravest kind that it holds."""
     for knot in _knots(edges, {"ww", "wr", "rw", "session"}):
         inside = set(knot)
-        if cycle := _knot_within(edges, inside, {"ww", "session"}):
+        if (cycle := _knot_within(edges, inside, {"ww", "session"})):
             yield Finding(Anomaly.G0, cycle)
-        elif cycle := _knot_within(edges, inside, {"ww", "wr", "session"}):
+        elif (cycle := _knot_within(edges, inside, {"ww", "wr", "session"})):
             yield Finding(Anomaly.G1C, cycle)
-        elif cycle := _single(edges, inside):
+        elif (cycle := _single(edges, inside)):
             yield Finding(Anomaly.G_SINGLE, cycle)
         else:
             yield Finding(Anomaly.G2, tuple(sorted(inside)))

@@ -333,32 +333,29 @@ async def _switch(stage: Stage, chance: random.Random) -> None:
     await switch_over(stage, chance)
 
 
-NEMESES: Mapping[str, Nemesis] = {
-    one.name: one
-    for one in (
-        Nemesis("kill", kill, moves=True),
-        Nemesis("freeze", freeze, moves=True),
-        Nemesis("freeze_postmaster", freeze_postmaster, moves=True),
-        Nemesis("freeze_walsenders", freeze_walsenders),
-        Nemesis("freeze_standbys", freeze_standbys),
-        Nemesis("kill_standby", kill_standby),
-        Nemesis("crash_backend", crash_backend),
-        Nemesis("shut_down", shut_down, moves=True),
-        Nemesis("cut", cut, proxied=True),
-        Nemesis("swallow", swallow, proxied=True),
-        Nemesis("swallow_answers", swallow_answers, proxied=True),
-        Nemesis("isolate", isolate, proxied=True),
-        Nemesis("reset", reset, proxied=True),
-        Nemesis("delay", delay, proxied=True),
-        Nemesis("cut_replication", cut_replication),
-        Nemesis("isolate_primary", isolate_primary, proxied=True, moves=True),
-        Nemesis("exhaust_connections", exhaust_connections),
-        Nemesis("cancel_storm", cancel_storm),
-        Nemesis("kill_router", kill_router),
-        Nemesis("freeze_router", freeze_router),
-        Nemesis("switch_over", _switch, moves=True),
-    )
-}
+NEMESES: Mapping[str, Nemesis] = {one.name: one for one in (
+    Nemesis("kill", kill, moves=True),
+    Nemesis("freeze", freeze, moves=True),
+    Nemesis("freeze_postmaster", freeze_postmaster, moves=True),
+    Nemesis("freeze_walsenders", freeze_walsenders),
+    Nemesis("freeze_standbys", freeze_standbys),
+    Nemesis("kill_standby", kill_standby),
+    Nemesis("crash_backend", crash_backend),
+    Nemesis("shut_down", shut_down, moves=True),
+    Nemesis("cut", cut, proxied=True),
+    Nemesis("swallow", swallow, proxied=True),
+    Nemesis("swallow_answers", swallow_answers, proxied=True),
+    Nemesis("isolate", isolate, proxied=True),
+    Nemesis("reset", reset, proxied=True),
+    Nemesis("delay", delay, proxied=True),
+    Nemesis("cut_replication", cut_replication),
+    Nemesis("isolate_primary", isolate_primary, proxied=True, moves=True),
+    Nemesis("exhaust_connections", exhaust_connections),
+    Nemesis("cancel_storm", cancel_storm),
+    Nemesis("kill_router", kill_router),
+    Nemesis("freeze_router", freeze_router),
+    Nemesis("switch_over", _switch, moves=True),
+)}
 
 
 def schedule(

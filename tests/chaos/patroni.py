@@ -192,10 +192,9 @@ class PatroniCluster(DevCluster):
     def _members(self) -> list[dict[str, Any]]:
         """As one agent that answers sees them."""
         for ports in self._ports.values():
-            with (
-                suppress(OSError, ValueError, KeyError),
-                urllib.request.urlopen(f"http://{HOST}:{ports.rest}/cluster", timeout=1) as answer,
-            ):
+            with suppress(OSError, ValueError, KeyError), urllib.request.urlopen(
+                f"http://{HOST}:{ports.rest}/cluster", timeout=1
+            ) as answer:
                 found: list[dict[str, Any]] = json.load(answer)["members"]
                 return found
         return []

@@ -17,11 +17,7 @@ from tests.chaos.stage import StageBroken
 
 
 def play(
-    case: Case,
-    size: Size,
-    seed: int,
-    tell: Callable[[str, float], None] = lambda _what, _done: None,
-    *,
+    case: Case, size: Size, seed: int, tell: Callable[[str, float], None] = lambda _what, _done: None, *,
     count: int = 0,
 ) -> CaseResult:
     """One case at one size (or `count` units of it) from one seed. Blocks."""
@@ -31,9 +27,8 @@ def play(
     words = size.value if not count else f"{count} {case.unit}"
 
     def result(**more: object) -> CaseResult:
-        return CaseResult(
-            case.name, case.title, words, seed, when=when, took_s=round(time.monotonic() - began, 1), **more
-        )  # type: ignore[arg-type]
+        return CaseResult(case.name, case.title, words, seed, when=when,
+                          took_s=round(time.monotonic() - began, 1), **more)  # type: ignore[arg-type]
 
     try:
         found = asyncio.run(_run(case, run))
@@ -41,9 +36,8 @@ def play(
         return result(skipped=str(reason), notes=tuple(run.notes))
     except (StageBroken, DevClusterError, BenchmarkFailed, AssertionError, OSError) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return result(
-            failed=f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", notes=tuple(run.notes)
-        )
+        return result(failed=f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})",
+                      notes=tuple(run.notes))
     drawn = results.strip(found.history) if found.history is not None else found.strip
     return result(figures=tuple(found.figures), notes=tuple(found.notes), strip=drawn)
 

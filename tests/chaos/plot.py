@@ -51,27 +51,15 @@ def _draw(above: Any, below: Any, case: CaseResult) -> None:
     above.set_visible(True)
     below.set_visible(True)
     above.set_title(case.title, fontsize=9, loc="left")
-    above.fill_between(
-        at,
-        [count / strip.slot_s for count in strip.served],
-        step="post",
-        color=SERVED,
-        alpha=0.35,
-        linewidth=0,
-        label="served/s",
-    )
+    above.fill_between(at, [count / strip.slot_s for count in strip.served], step="post", color=SERVED, alpha=0.35,
+                       linewidth=0, label="served/s")
     above.step(at, [count / strip.slot_s for count in strip.failed], where="post", color=FAILED, label="not served/s")
     # Beside the title: within the axes it would hide events.
     above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=7, frameon=False)
     above.tick_params(labelbottom=False)
     for name, values, colour in (("p50 ms", strip.p50_ms, P50), ("p99 ms", strip.p99_ms, P99)):
-        below.plot(
-            at,
-            [value if value is not None else float("nan") for value in values],
-            color=colour,
-            label=name,
-            linewidth=0.9,
-        )
+        below.plot(at, [value if value is not None else float("nan") for value in values], color=colour, label=name,
+                   linewidth=0.9)
     below.set_yscale("log")
     below.set_xlabel("seconds")
     below.legend(loc="upper right", ncols=2, fontsize=7, frameon=False)
@@ -85,16 +73,8 @@ def _mark(above: Any, below: Any, strip: Strip) -> None:
     for at, what in thinned(strip.events):
         above.axvline(at, color=EVENT, linewidth=0.7, linestyle=":")
         below.axvline(at, color=EVENT, linewidth=0.7, linestyle=":")
-        above.annotate(
-            what,
-            (at, 0.98),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            fontsize=5.5,
-            va="top",
-            ha="right",
-            color="#444444",
-        )
+        above.annotate(what, (at, 0.98), xycoords=("data", "axes fraction"), rotation=90, fontsize=5.5, va="top",
+                       ha="right", color="#444444")
 
 
 def thinned(events: Sequence[tuple[float, str]], apart_s: float = 0.4, most: int = 24) -> list[tuple[float, str]]:

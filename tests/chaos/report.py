@@ -69,9 +69,9 @@ def _conditions(results: Results) -> str:
     return (
         f"Measured {results.when[:10]}: {machine['cores']} cores ({machine['processor']}), PostgreSQL "
         f"{machine['postgres']}, Python {machine['python']}, "
-        + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items() if version != "not installed")
-        + "; fsync off."
-        + (" **The machine had other work at the time.**" if is_busy(machine) else "")
+        + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()
+                    if version != "not installed")
+        + "; fsync off." + (" **The machine had other work at the time.**" if is_busy(machine) else "")
     )
 
 
@@ -146,11 +146,8 @@ def _figure_row(title: str, one: Figure) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return (
-        "| "
-        + " | ".join(_plain(cell).replace("|", "\\|") if not cell.startswith("**") else cell for cell in cells)
-        + " |"
-    )
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") if not cell.startswith("**") else cell
+                             for cell in cells) + " |"
 
 
 def _plain(text: str) -> str:

@@ -67,9 +67,8 @@ def strip(history: History, *, most_s: float = 60.0) -> Strip | None:
         elif not one.cancelled:
             failed[at] += 1
     events = [(round(one.at - first, 2), one.what) for one in history.events if -1 <= one.at - first <= length]
-    return Strip(
-        slot_s, served, failed, [_share(each, 0.5) for each in times], [_share(each, 0.99) for each in times], events
-    )
+    return Strip(slot_s, served, failed, [_share(each, 0.5) for each in times], [_share(each, 0.99) for each in times],
+                 events)
 
 
 def _share(values: list[float], share: float) -> float | None:

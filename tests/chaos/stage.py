@@ -78,7 +78,6 @@ class Stage:
 
     async def router_view(self) -> Any:
         """What the router says of the cluster. Trouble when it says nothing."""
-
         def look() -> Any:
             with self.router.operator() as operator:
                 return operator.clusters()[0]
@@ -146,9 +145,8 @@ class Stage:
 
     def _dead_primary(self, timeline: int) -> Server | None:
         """The server that was primary on a newer timeline than anyone who is primary now, and does not run."""
-        dead = [
-            one for one in self.cluster.servers.values() if not one.is_running and replication.was_primary_on_disk(one)
-        ]
+        dead = [one for one in self.cluster.servers.values()
+                if not one.is_running and replication.was_primary_on_disk(one)]
         newest = max(dead, key=replication.timeline_on_disk, default=None)
         return newest if newest is not None and replication.timeline_on_disk(newest) > timeline else None
 

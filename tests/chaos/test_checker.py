@@ -17,60 +17,30 @@ from tests.chaos.results import Results
 
 
 def did(
-    kind: Kind,
-    value: object,
-    outcome: Outcome = Outcome.OK,
-    *,
-    at: float = 0.0,
-    took: float = 0.1,
-    timeline: int = 1,
-    server: int = 1,
-    keyed: bool = False,
-    result: object = None,
-    attempts: int = 1,
-    timeout: float = 10.0,
+    kind: Kind, value: object, outcome: Outcome = Outcome.OK, *, at: float = 0.0, took: float = 0.1, timeline: int = 1,
+    server: int = 1, keyed: bool = False, result: object = None, attempts: int = 1, timeout: float = 10.0,
 ) -> Operation:
-    return Operation(
-        kind,
-        0,
-        value,
-        at,
-        at + timeout,
-        "sdk",
-        keyed,
-        at + took,
-        outcome,
-        timeline=timeline,
-        server=server,
-        copied=True,
-        result=result,
-        attempts=attempts,
-    )
+    return Operation(kind, 0, value, at, at + timeout, "sdk", keyed, at + took, outcome, timeline=timeline,
+                     server=server, copied=True, result=result, attempts=attempts)
 
 
 def history(*operations: Operation) -> History:
     return History(began=0.0, operations=list(operations))
 
 
-def said(
-    operations: list[Operation],
-    ledger: dict[int, int],
-    increments: dict[int, int] | None = None,
-    counters: dict[int, int] | None = None,
-) -> dict[str, float | None]:
+def said(operations: list[Operation], ledger: dict[int, int], increments: dict[int, int] | None = None,
+         counters: dict[int, int] | None = None) -> dict[str, float | None]:
     figures = checker.write_figures(history(*operations), Survivors(ledger, increments or {}, counters or {}))
     return {one.what.split()[0]: one.figure for one in figures}
 
 
 def test_sound_writes_have_no_faults() -> None:
     operations = [
-        did(Kind.APPEND, 1),
-        did(Kind.BATCH, 2, Outcome.FAILED),
-        did(Kind.TRANSACT, 3, Outcome.UNKNOWN),
-        did(Kind.APPEND, 4, Outcome.UNKNOWN),
-        did(Kind.INCREMENT, (5, 0), keyed=True),
+        did(Kind.APPEND, 1), did(Kind.BATCH, 2, Outcome.FAILED), did(Kind.TRANSACT, 3, Outcome.UNKNOWN),
+        did(Kind.APPEND, 4, Outcome.UNKNOWN), did(Kind.INCREMENT, (5, 0), keyed=True),
     ]
-    assert said(operations, {1: 1, 3: 1}, {5: 1}, {0: 1}) == {"acknowledged": 0, "un-keyed": 0, "keyed": 0, "x": 0}
+    assert said(operations, {1: 1, 3: 1}, {5: 1}, {0: 1}) == {
+        "acknowledged": 0, "un-keyed": 0, "keyed": 0, "x": 0}
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.DONE])
@@ -110,10 +80,8 @@ def test_two_servers_on_one_timeline_are_split_brain() -> None:
 
 def test_rows_that_reached_a_former_primary_late_are_found() -> None:
     operations = history(
-        did(Kind.APPEND, 1, at=0),
-        did(Kind.APPEND, 2, at=1, timeline=2, server=2),
-        did(Kind.APPEND, 3, Outcome.UNKNOWN, at=0.9),
-        did(Kind.APPEND, 4, Outcome.UNKNOWN, at=2),
+        did(Kind.APPEND, 1, at=0), did(Kind.APPEND, 2, at=1, timeline=2, server=2),
+        did(Kind.APPEND, 3, Outcome.UNKNOWN, at=0.9), did(Kind.APPEND, 4, Outcome.UNKNOWN, at=2),
     )
     assert checker.late_arrivals(operations, [1, 3, 4], timeline=1) == [4]
 
@@ -137,8 +105,7 @@ def test_own_reads_never_go_back() -> None:
 
 def test_lateness_counts_from_the_deadline_and_not_what_the_harness_could_not_see() -> None:
     run = history(
-        did(Kind.APPEND, 1, took=1.05, timeout=1),
-        did(Kind.APPEND, 2, took=1.2, timeout=1),
+        did(Kind.APPEND, 1, took=1.05, timeout=1), did(Kind.APPEND, 2, took=1.2, timeout=1),
         did(Kind.APPEND, 3, at=10, took=1.3, timeout=1),
     )
     run.stalls = [(11.0, 11.28)]
@@ -170,14 +137,8 @@ def results_of(*figures: object) -> Results:
     run = history(*(did(Kind.APPEND, n, at=n / 10, took=0.02) for n in range(50)))
     run.events.append(Event(1.0, "kill -9 n1"))
     case = CaseResult("kill", "kill -9", "quick", 7, figures, ("a <note>",), results.strip(run), when="2026-01-01")  # type: ignore[arg-type]
-    machine = {
-        "cores": 2,
-        "processor": "x",
-        "postgres": "18",
-        "python": "3",
-        "libraries": {"grpcio": "1"},
-        "load_before": 0.0,
-    }
+    machine = {"cores": 2, "processor": "x", "postgres": "18", "python": "3", "libraries": {"grpcio": "1"},
+               "load_before": 0.0}
     return Results("2026-01-01T00:00Z", machine, (case, CaseResult("other", "Other", "quick", 7, skipped="no netns")))
 
 
@@ -217,12 +178,9 @@ def test_both_pages_show_the_latest_results() -> None:
 
 
 def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window() -> None:
-    page = {
-        'pointsman_requests_total{a="1"}': 900.0,
-        'pointsman_requests_total{a="2"}': 100.0,
-        'pointsman_retries_total{method="query",reason="not_sent"}': 70.0,
-        'pointsman_retries_total{method="query",reason="serialization"}': 30.0,
-    }
+    page = {'pointsman_requests_total{a="1"}': 900.0, 'pointsman_requests_total{a="2"}': 100.0,
+            'pointsman_retries_total{method="query",reason="not_sent"}': 70.0,
+            'pointsman_retries_total{method="query",reason="serialization"}': 30.0}
     assert limits.counted(page) == limits.Counted(1000.0, 30.0, 70.0)
     samples = [limits.Counted(n * 100.0, 50.0 if n < 8 else 250.0, 0.0) for n in range(16)]
     assert limits.amplification(samples).figure == pytest.approx(1.2)
@@ -233,12 +191,8 @@ def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window()
 
 
 def test_what_most_cases_ask_is_told_once_with_the_sum_of_n_and_every_miss_by_itself() -> None:
-    cases = [
-        CaseResult(
-            f"c{n}", f"Case {n}", "quick", 1, (none_of("lost", n == 2, 10, "writes"), none_of(f"only {n}", 0, 1, "x"))
-        )
-        for n in range(4)
-    ]
+    cases = [CaseResult(f"c{n}", f"Case {n}", "quick", 1, (none_of("lost", n == 2, 10, "writes"),
+                        none_of(f"only {n}", 0, 1, "x"))) for n in range(4)]
     assert [(one.what, one.said, one.reached) for one in report.pooled(cases)] == [("lost", "1 of 40", False)]
     text = report.goals(Results("2026-01-01T00:00Z", results_of().machine, cases))
     assert text.count("| lost |") == 2

@@ -144,9 +144,8 @@ class Reads(Workload):
         return self.chance.randrange(COUNTERS)
 
     async def act(self, caller: Caller, one: Operation, timeout: float) -> Answer:
-        return await caller.read(
-            "select value from counters where name = $1", one.value, prefer=self._prefer, timeout=timeout
-        )
+        return await caller.read("select value from counters where name = $1", one.value, prefer=self._prefer,
+                                 timeout=timeout)
 
     def learn(self, one: Operation, answer: Answer) -> None:
         one.result = answer.rows[0][0][0] if answer.rows[0] else None

@@ -131,7 +131,9 @@ async def test_no_router(command: Command, fake: CopyRouter, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
 
 
-async def test_a_person_sees_a_bar(command: Command, fake: CopyRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_person_sees_a_bar(
+    command: Command, fake: CopyRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

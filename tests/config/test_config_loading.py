@@ -464,23 +464,15 @@ def test_callers_have_roles():
 )
 def test_callers_that_cannot_be(callers: tuple[str, ...], place: str, words: str):
     found = problems_of(with_callers(*callers, server=JWT))
-    assert any(
-        path.startswith("tenants.beta.callers") and path.endswith(place) and words in text for _, path, text in found
-    ), found
+    assert any(path.startswith("tenants.beta.callers") and path.endswith(place) and words in text
+               for _, path, text in found), found
     assert "hunter2" not in str(found)
 
 
 @pytest.mark.parametrize(
     "caller",
-    [
-        "{spiffe: 'http://x/a'}",
-        "{spiffe: 'spiffe://X.example/a'}",
-        "{spiffe: 'spiffe://x.example'}",
-        "{spiffe: 'spiffe://x.example/a/'}",
-        "{dns: '*.example'}",
-        "{dns: 'A.example'}",
-        "{dns: 'a..example'}",
-    ],
+    ["{spiffe: 'http://x/a'}", "{spiffe: 'spiffe://X.example/a'}", "{spiffe: 'spiffe://x.example'}",
+     "{spiffe: 'spiffe://x.example/a/'}", "{dns: '*.example'}", "{dns: 'A.example'}", "{dns: 'a..example'}"],
 )
 def test_names_that_no_certificate_could_have(caller: str):
     assert any("must" in text and "not '" in text for _, _, text in problems_of(with_callers(caller, server=JWT)))

@@ -99,14 +99,8 @@ def test_mistakes_are_told_with_file_and_line_and_leave_the_others_out_of_it(fol
     book = folder.book()
     assert sorted(book.entries) == ["a", "c"]
     assert sorted(book.refused) == ["b", "d", "e", "f", "g", "h!"]
-    for words in (
-        "b.yaml:5: pool.max_size",
-        "d.yaml:2",
-        "e.yaml:1: cluster: (elsewhere)",
-        "f.yaml:4: tokens[0]",
-        "cluster, database and login",
-        "is no usable name",
-    ):
+    for words in ("b.yaml:5: pool.max_size", "d.yaml:2", "e.yaml:1: cluster: (elsewhere)", "f.yaml:4: tokens[0]",
+                  "cluster, database and login", "is no usable name"):
         assert words in told(book), told(book)
     with pytest.raises(ConfigProblems) as strict:
         folder.load()

@@ -106,10 +106,7 @@ def test_abandoning_ends_everything_at_once(run: Run, reason: CloseReason, kind:
         faults = [fault_of(one) for one in await asyncio.gather(running, behind, unsent)]
         assert now() - before < SLACK_S
         assert [(one.kind, one.stage) for one in faults] == [
-            (kind, Stage.COMMIT),
-            (kind, Stage.EXECUTE),
-            (kind, Stage.SEND),
-        ]
+            (kind, Stage.COMMIT), (kind, Stage.EXECUTE), (kind, Stage.SEND)]
         late = fault_of(await run_on(lane, "select 1"))
         assert (late.kind, late.stage) == (FaultKind.CONNECTION_LOST, Stage.SEND)
         lane.abandon(reason)

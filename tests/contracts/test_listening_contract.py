@@ -25,7 +25,7 @@ from tests.support.fake_listening import FakeListening, FakeListeningFactory
 from tests.support.virtual_time import run_virtual
 
 MAIN = ClusterName("main")
-ODD = ("jobs", "Jobs", 'a"b', '"; UNLISTEN *; --', "a b", "é" * 31, "x" * 63, "\\", "$1")
+ODD = ('jobs', 'Jobs', 'a"b', '"; UNLISTEN *; --', "a b", "é" * 31, "x" * 63, "\\", "$1")
 
 
 class Ear:

@@ -188,7 +188,9 @@ def test_what_a_replica_shows_was_confirmed_as_its_own_timeline_was(
 def test_a_read_on_a_replica_that_followed_before_it_was_probed_loses_nothing() -> None:
     """Seen once: its position lay 200 bytes beyond the switch, its token was of the timeline before."""
     follower = endpoint(C, Role.REPLICA, 490, 2)
-    promoted = replace(STATE, synchronous=True, confirmed_before=Term(2), endpoints={**STATE.endpoints, C: follower})
+    promoted = replace(
+        STATE, synchronous=True, confirmed_before=Term(2), endpoints={**STATE.endpoints, C: follower}
+    )
     told = replace(decode(token_at(promoted, C)), lsn=Lsn(700), now=False)
     need = judge(told, STATE)
     assert need == Need(Lsn(500), Term(2), now=True), "500 alone would be less than was seen"

@@ -167,11 +167,8 @@ def test_the_book_keeps_the_latest() -> None:
     assert costs.of(b"b") is not kept[1]
 
 
-@given(
-    st.lists(
-        st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.floats(0, 100), st.booleans()), max_size=40
-    )
-)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.floats(0, 100), st.booleans()),
+                max_size=40))
 def test_estimates_stay_within_what_was_seen(turns: list[tuple[list[int], float, bool]]) -> None:
     costs = book()
     texts = [costs.of(b"%d" % number) for number in range(4)]

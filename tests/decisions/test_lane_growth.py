@@ -14,11 +14,7 @@ GROW_S = 0.002
 
 
 def drive(
-    spread: Spread,
-    seconds: float,
-    rate: Callable[[int], float],
-    wait_s: Callable[[int], float],
-    start: float = 0.0,
+    spread: Spread, seconds: float, rate: Callable[[int], float], wait_s: Callable[[int], float], start: float = 0.0,
     opens: bool = True,
 ) -> list[int]:
     """Ticks; rate and wait_s follow from the lanes in use. The numbers of lanes that were seen."""
@@ -94,9 +90,8 @@ def test_fast_statements_need_the_lanes_that_their_work_fills(load: float, needs
     assert spread.needs == 1, "the need passes"
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 12), st.integers(0, 1000), st.floats(0.0, 3.0)), max_size=60)
-)
+@given(st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 12), st.integers(0, 1000), st.floats(0.0, 3.0)),
+                max_size=60))
 def test_lanes_stay_within_bounds(steps: list[tuple[float, int, int, float]]) -> None:
     spread = Spread(GROW_S, 10)
     now, answered, worked_s = 1000.0, 0, 0.0

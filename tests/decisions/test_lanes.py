@@ -116,14 +116,8 @@ def test_place_alone(name: str) -> None:
 loads = st.lists(
     st.builds(
         lambda flight, cost, private, slow, stuck: LaneLoad(
-            flight, cost * flight, private, min(slow, flight), stuck and flight > 0
-        ),
-        st.integers(0, 4),
-        st.floats(0, 0.01),
-        st.booleans(),
-        st.integers(0, 1),
-        st.booleans(),
-    ),
+            flight, cost * flight, private, min(slow, flight), stuck and flight > 0),
+        st.integers(0, 4), st.floats(0, 0.01), st.booleans(), st.integers(0, 1), st.booleans()),
     max_size=3,
 )
 
@@ -138,7 +132,8 @@ def test_bounds_of_fast_ones_hold_for_every_load(lanes: list[LaneLoad], cost_s: 
         assert chosen.in_flight < LIMITS.window
         assert chosen.in_flight == 0 or chosen.expected_s + cost_s <= LIMITS.window_s + 1e-12
         if chosen.expected_s > LIMITS.grow_s * PACK:
-            assert all(one.expected_s >= chosen.expected_s or one.in_flight >= LIMITS.window for one in usable[:spread])
+            assert all(
+                one.expected_s >= chosen.expected_s or one.in_flight >= LIMITS.window for one in usable[:spread])
     else:
         for one in usable[:spread]:
             assert one.in_flight > 0
@@ -192,12 +187,7 @@ def test_the_wait_of_a_fast_statement_is_the_shortest_lane_and_its_part_of_the_l
 
 def test_a_head_has_stalled_after_many_times_its_cost_and_never_before_slow_s() -> None:
     heads = [
-        Head(9.0, 0.0001, 8.0),
-        Head(9.995, 0.0001, 9.995),
-        Head(9.0, 0.2, 9.0),
-        None,
-        Head(float("inf"), 0.0, 0.0),
-    ]
+        Head(9.0, 0.0001, 8.0), Head(9.995, 0.0001, 9.995), Head(9.0, 0.2, 9.0), None, Head(float("inf"), 0.0, 0.0)]
     assert stalled(heads, LIMITS, 10.0) == [0]
     assert stalled(heads, LIMITS, 10.1) == [0, 1]
     assert stalled(heads, LIMITS, 10.7) == [0, 1, 2]
@@ -225,7 +215,6 @@ def test_load_of_an_empty_lane_is_exactly_zero() -> None:
 
 
 def test_the_limits_are_the_policys() -> None:
-    limits = LaneLimits.of(
-        PoolPolicy(max_size=7, lane_window=5, slow_s=0.5, grow_s=0.1, lane_window_s=0.2, stall_factor=3.0)
-    )
+    limits = LaneLimits.of(PoolPolicy(max_size=7, lane_window=5, slow_s=0.5, grow_s=0.1, lane_window_s=0.2,
+                                      stall_factor=3.0))
     assert limits == LaneLimits(window=5, max_size=7, slow_s=0.5, grow_s=0.1, window_s=0.2, stall=3.0)

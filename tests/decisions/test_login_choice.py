@@ -88,7 +88,9 @@ def test_nothing_has_changed(former: Login | None) -> None:
         max_size=40,
     ),
 )
-def test_what_was_accepted_is_given_up_only_for_what_was_accepted(in_use: bool, steps: list[tuple[str, Login]]) -> None:
+def test_what_was_accepted_is_given_up_only_for_what_was_accepted(
+    in_use: bool, steps: list[tuple[str, Login]]
+) -> None:
     choice = LoginChoice(NEW, OLD, former_in_use=in_use)
     held: Login | None = OLD if in_use else None
     for now, (what, login) in enumerate(steps):

@@ -214,7 +214,9 @@ def test_a_failed_promotion_that_may_have_happened_pledges_its_standby_in_the_jo
     run.feed(headless(), T0)
     run.feed(headless(now=T0 + 0.31), T0 + 0.31)
     run.feed(MoveFailed(PhaseReason.PROMOTION_FAILED, "x", promoted=True, pledged=N2), T0 + 1)
-    assert page(run.machine) == page_of_move(run.machine, MoveNote(MoveKind.PROMOTION, MoveStage.PROMOTE, N2))
+    assert page(run.machine) == page_of_move(
+        run.machine, MoveNote(MoveKind.PROMOTION, MoveStage.PROMOTE, N2)
+    )
     back = {N1: primary_claim(), N3: standby_claim(fenced=True)}
     for second in range(2, 20):
         assert run.feed(facts(Sign.SERVES, back, now=T0 + second), T0 + second).routed_primary is None

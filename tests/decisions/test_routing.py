@@ -244,14 +244,8 @@ def test_book_is_bounded() -> None:
 
 names = st.sampled_from([P, R1, R2])
 endpoints = st.builds(
-    EndpointState,
-    names,
-    st.sampled_from(Role),
-    st.sampled_from(Health),
-    weight=st.integers(0, 3),
-    draining=st.booleans(),
-    lag_s=st.sampled_from([-1.0, 0.0, 5.0, 50.0]),
-)
+    EndpointState, names, st.sampled_from(Role), st.sampled_from(Health), weight=st.integers(0, 3),
+    draining=st.booleans(), lag_s=st.sampled_from([-1.0, 0.0, 5.0, 50.0]))
 
 
 @st.composite
@@ -265,14 +259,8 @@ def states(draw: st.DrawFn) -> ClusterState:
 
 
 wants = st.builds(
-    Want,
-    st.sampled_from(Access),
-    st.sampled_from(ReadFrom),
-    st.sampled_from([0.0, 1.0]),
-    st.just(10.0),
-    st.sampled_from(Fallback),
-    st.sampled_from(OnFailover),
-)
+    Want, st.sampled_from(Access), st.sampled_from(ReadFrom), st.sampled_from([0.0, 1.0]), st.just(10.0),
+    st.sampled_from(Fallback), st.sampled_from(OnFailover))
 
 
 @given(states(), wants, st.sets(names), st.floats(0, 1, exclude_max=True))

@@ -17,18 +17,7 @@ from router.encoding.typed_columns import KINDS
 from router.model.result import Cells
 
 BOOL, BYTEA, INT8, INT2, INT4, TEXT, OID, JSON, FLOAT4, FLOAT8, NUMERIC = (
-    16,
-    17,
-    20,
-    21,
-    23,
-    25,
-    26,
-    114,
-    700,
-    701,
-    1700,
-)
+    16, 17, 20, 21, 23, 25, 26, 114, 700, 701, 1700)
 
 
 @dataclass

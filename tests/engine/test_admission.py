@@ -289,15 +289,8 @@ async def test_the_more_important_go_first_and_among_equals_who_came_first() -> 
         await engine.run(Method.EXECUTE, "select pg_sleep(0.1)", options=of(priority))
         order.append(name)
 
-    names = {
-        "first": Priority.MEDIUM,
-        "low 1": Priority.LOW,
-        "medium 1": Priority.MEDIUM,
-        "high 1": Priority.HIGH,
-        "low 2": Priority.LOW,
-        "medium 2": Priority.MEDIUM,
-        "high 2": Priority.HIGH,
-    }
+    names = {"first": Priority.MEDIUM, "low 1": Priority.LOW, "medium 1": Priority.MEDIUM, "high 1": Priority.HIGH,
+             "low 2": Priority.LOW, "medium 2": Priority.MEDIUM, "high 2": Priority.HIGH}
     await asyncio.gather(*(call(name, priority) for name, priority in names.items()))
     assert order == ["first", "high 1", "high 2", "medium 1", "medium 2", "low 1", "low 2"]
     await rest(engine)

@@ -295,15 +295,8 @@ async def test_more_busy_pools_than_connections_take_turns() -> None:
 class Busy:
     """A tenant with more work than it can have connections for; each piece takes piece_s of a connection."""
 
-    def __init__(
-        self,
-        budget: EndpointBudget,
-        name: str,
-        *,
-        callers: int = 20,
-        piece_s: float = 0.02,
-        policy: PoolPolicy | None = None,
-    ) -> None:
+    def __init__(self, budget: EndpointBudget, name: str, *, callers: int = 20, piece_s: float = 0.02,
+                 policy: PoolPolicy | None = None) -> None:
         self.holder = Holder(budget, tenant=name, policy=policy)
         self.served_s = 0.0
         self.callers = callers

@@ -199,7 +199,9 @@ def test_cancelled_by_its_id_at_every_turn(place: str) -> None:
         engine = make_engine()
         PLACES[place](engine)
         told: list[CancelOutcome] = []
-        ended = await one.act(copy_in(engine), lambda: told.append(engine.executor.cancel(engine.tenant.name, "copy")))
+        ended = await one.act(
+            copy_in(engine), lambda: told.append(engine.executor.cancel(engine.tenant.name, "copy"))
+        )
         committed = await check_nothing_left(engine)
         if told == [CancelOutcome.CANCELLING]:
             assert isinstance(ended, RouterError)

@@ -32,11 +32,8 @@ async def test_tenants_endpoints_and_accesses_never_share_a_connection() -> None
     await engine.run(Method.QUERY, "select 1")
     assert len(engine.pools) == len(engine.inner_pools()) == 4
     assert [(key.tenant, key.endpoint, key.access) for key, _ in engine.pools] == [
-        ("acme", "a", Access.READ_ONLY),
-        ("acme", "a", Access.READ_WRITE),
-        ("acme", "b", Access.READ_ONLY),
-        ("globex", "a", Access.READ_ONLY),
-    ]
+        ("acme", "a", Access.READ_ONLY), ("acme", "a", Access.READ_WRITE), ("acme", "b", Access.READ_ONLY),
+        ("globex", "a", Access.READ_ONLY)]
     assert engine.pools.connections(EndpointName("a")) == 3
     await rest(engine)
 
@@ -72,7 +69,9 @@ async def test_a_retired_pool_finishes_what_it_has() -> None:
 async def test_a_new_primary_fences_the_old_ones_writers_and_leaves_the_replicas_alone() -> None:
     engine = Engine("a", "b", "c")
     writing = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(60)", timeout=70))
-    reading = engine.start(engine.run(Method.QUERY, "select pg_sleep(1)", options=Options(read=ReadFrom.REPLICA)))
+    reading = engine.start(
+        engine.run(Method.QUERY, "select pg_sleep(1)", options=Options(read=ReadFrom.REPLICA))
+    )
     await asyncio.sleep(0.1)
     replica = next(key.endpoint for key, _ in engine.pools if key.access is Access.READ_ONLY)
     engine.supervisor.promote("c" if replica == "b" else "b")

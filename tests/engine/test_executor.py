@@ -218,7 +218,9 @@ async def test_guards_skip_steps_or_undo_the_batch_and_steps_keep_their_numbers(
     answer = await engine.run(Method.EXECUTE_BATCH, "update none", "insert b", "insert c", guards={1: skip})
     assert [one is None for one in answer.results] == [False, True, False]
     assert engine.server().committed == [b"update none", b"insert c"]
-    error = await refusal(engine.run(Method.EXECUTE_BATCH, "update none", "insert b", "select 1/0", guards={1: skip}))
+    error = await refusal(
+        engine.run(Method.EXECUTE_BATCH, "update none", "insert b", "select 1/0", guards={1: skip})
+    )
     assert error.numbers["step"] == 2
     must = Guard(0, GuardNeed.ROWS_AFFECTED_EQUALS, 1)
     error = await refusal(engine.run(Method.EXECUTE_BATCH, "update none", "insert b", guards={1: must}))

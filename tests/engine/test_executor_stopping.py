@@ -67,11 +67,8 @@ async def test_a_write_that_ignores_its_cancel_is_answered_with_an_open_outcome(
 @pytest.mark.parametrize("waits", ["admission", "hold", "connection", "pause"])
 @virtual
 async def test_a_waiting_request_is_stopped_without_a_trace(waits: str) -> None:
-    engine = Engine(
-        pool=PoolPolicy(max_size=1),
-        policy=TenantPolicy(max_in_flight=1 if waits == "admission" else 9),
-        retry=RetryPolicy(backoff_s=1.0),
-    )
+    engine = Engine(pool=PoolPolicy(max_size=1), policy=TenantPolicy(max_in_flight=1 if waits == "admission" else 9),
+                    retry=RetryPolicy(backoff_s=1.0))
     other: asyncio.Task[Any] | None = None
     if waits in ("admission", "connection"):
         other = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(1)"))
@@ -188,11 +185,8 @@ async def test_the_deadline_is_kept_whatever_happens(method: Method, trouble: st
     if trouble in ("held", "refused", "connect hangs"):
         assert error.executed is Executed.NO
     if trouble == "slow":
-        assert (
-            (error.code, error.executed) == (Code.DEADLINE_EXCEEDED, Executed.ROLLED_BACK)
-            if method is not Method.STREAM_QUERY
-            else True
-        )
+        assert (error.code, error.executed) == (
+            Code.DEADLINE_EXCEEDED, Executed.ROLLED_BACK) if method is not Method.STREAM_QUERY else True
     server.frozen = False
     server.thaw()
     await engine.quiet(6)

@@ -162,13 +162,11 @@ def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
         case "nothing is slow":
             policy = {"slow_s": 10.0, "lane_window_s": 10.0}
         case "slow ones take every lane":
-
             def any_lane(loads: Any, limits: Any, *, opening: int, **_: Any) -> Any:
                 return lanes.place_alone(loads, limits, opening)
 
             monkeypatch.setattr(lane_places, "place_slow", any_lane)
         case "no window":
-
             def anywhere(loads: Any, cost_s: float, limits: Any, spread: int = 0) -> int:
                 return min(range(len(loads)), key=lambda index: loads[index].in_flight, default=-1)
 

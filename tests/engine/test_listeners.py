@@ -364,7 +364,8 @@ async def test_a_reader_that_is_cancelled_misses_nothing() -> None:
 
 
 @virtual
-async def test_a_mistake_in_the_hub_ends_its_streams_instead_of_leaving_them_deaf() -> None:
+async def test_a_mistake_in_the_hub_ends_its_streams_instead_of_leaving_them_deaf(
+) -> None:
     engine = Engine()
     one = await ready(engine, "jobs")
     (task,) = engine.listeners._tasks

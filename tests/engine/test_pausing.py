@@ -52,7 +52,8 @@ async def test_nobody_waits_longer_than_for_a_failover_or_its_deadline_and_who_w
     for timeout, waited in ((0.3, 0.3), (60, HoldPolicy.window_s)):
         began = now()
         error = await refusal(engine.run(Method.EXECUTE, "insert a", timeout=timeout))
-        assert (error.code, error.reason, error.executed) == (Code.UNAVAILABLE, RefuseReason.TENANT_PAUSED, Executed.NO)
+        assert (error.code, error.reason, error.executed) == (
+            Code.UNAVAILABLE, RefuseReason.TENANT_PAUSED, Executed.NO)
         assert error.retry_after_s
         assert now() - began == pytest.approx(waited)
     began = now()

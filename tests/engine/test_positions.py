@@ -76,7 +76,9 @@ async def test_what_a_replica_showed_of_the_next_timeline_is_not_unseen_on_anoth
     engine = Engine("a", "b", "c")
     state = engine.supervisor.state
     at = {"a": 600, "b": 600, "c": 650}
-    endpoints = {name: replace(one, term=Term(2), lsn=Lsn(at[name])) for name, one in state.endpoints.items()}
+    endpoints = {
+        name: replace(one, term=Term(2), lsn=Lsn(at[name])) for name, one in state.endpoints.items()
+    }
     engine.supervisor.publish(
         term=Term(2), endpoints=endpoints, system_id=7, synchronous=True, history=((Term(1), Lsn(500)),)
     )
@@ -86,7 +88,9 @@ async def test_what_a_replica_showed_of_the_next_timeline_is_not_unseen_on_anoth
     options = Options(read=ReadFrom.REPLICA, fallback=Fallback.FAIL)
     asked = request(Method.QUERY, "select 1", options=options, timeout=1.0)
     for _ in range(4):
-        answer = await engine.executor.run(engine.tenant, replace(asked, after=Token(7, Term(1), Lsn(700))))
+        answer = await engine.executor.run(
+            engine.tenant, replace(asked, after=Token(7, Term(1), Lsn(700)))
+        )
         assert answer.receipt.endpoint == EndpointName("b")
         assert decode(answer.receipt.token) == Token(7, Term(2), Lsn(800))
     await rest(engine)

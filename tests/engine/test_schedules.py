@@ -34,8 +34,7 @@ class Crowd:
         self.draw = random.Random(seed)
         self.callers = callers
         self.engine = Engine(
-            "a",
-            "b",
+            "a", "b",
             pool=PoolPolicy(max_size=self.draw.choice([1, 2, 4]), acquire_timeout_s=2.0, lifetime_s=5.0, lane_window=4),
             policy=TenantPolicy(max_in_flight=self.draw.choice([4, 64]), max_queue=64),
             cluster=ClusterPolicy(

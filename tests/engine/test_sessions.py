@@ -134,10 +134,7 @@ async def test_after_the_first_answer_nothing_is_repeated() -> None:
     engine.server().script[b"insert b"] = [Reply(lost=Lost.BEFORE)]
     error = await refusal(talk.run("insert b"))
     assert (error.code, error.reason, error.executed) == (
-        Code.ABORTED,
-        RefuseReason.TRANSACTION_LOST,
-        Executed.ROLLED_BACK,
-    )
+        Code.ABORTED, RefuseReason.TRANSACTION_LOST, Executed.ROLLED_BACK)
     assert (await refusal(talk.commit())).reason is RefuseReason.TRANSACTION_LOST
     assert talk.session.status is TransactionState.IDLE
     assert engine.server().committed == []

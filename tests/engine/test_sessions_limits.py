@@ -30,10 +30,7 @@ async def test_an_idle_session_expires_loudly() -> None:
     await engine.quiet(0.2)
     error = await refusal(talk.commit())
     assert (error.code, error.reason, error.executed) == (
-        Code.ABORTED,
-        RefuseReason.TRANSACTION_EXPIRED,
-        Executed.ROLLED_BACK,
-    )
+        Code.ABORTED, RefuseReason.TRANSACTION_EXPIRED, Executed.ROLLED_BACK)
     assert "idle_in_transaction_s" in error.message
     assert engine.server().committed == []
     await rest(engine)

@@ -94,13 +94,8 @@ class World:
         if fast is not None:
             assert place_fast(places.slots, fast.cost.expected_s, limits, places.spread.lanes) < 0
         if slow is not None:
-            verdict = place_slow(
-                places.slots,
-                limits,
-                known=slow.cost.answers > 0,
-                opening=places.opening,
-                fast_needs=places.spread.needs,
-            )
+            verdict = place_slow(places.slots, limits, known=slow.cost.answers > 0, opening=places.opening,
+                                 fast_needs=places.spread.needs)
             assert not isinstance(verdict, int)
             assert verdict is Defer.WAIT or places.opening
         if len(places._alone):
@@ -352,11 +347,8 @@ class Schedule:
     def __init__(self, seed: int) -> None:
         self.draw = draw = random.Random(seed)
         self.world = World(
-            max_size=draw.choice([1, 2, 4, 7]),
-            acquire_timeout_s=draw.choice([0.05, 2.0]),
-            lane_window=draw.choice([1, 3, 32]),
-            lane_window_s=draw.choice([0.003, 0.05]),
-        )
+            max_size=draw.choice([1, 2, 4, 7]), acquire_timeout_s=draw.choice([0.05, 2.0]),
+            lane_window=draw.choice([1, 3, 32]), lane_window_s=draw.choice([0.003, 0.05]))
         self.inner = self.world.inner
         self.inner.takes = self.takes
         self.pins: set[asyncio.Task[None]] = set()
@@ -377,9 +369,8 @@ class Schedule:
 
     def act(self) -> None:
         draw, world = self.draw, self.world
-        match draw.choice(
-            ["reads", "reads", "reads", "slow", "new", "give up", "pin", "unpin", "lose", "cut", "fence", "idle"]
-        ):
+        match draw.choice(["reads", "reads", "reads", "slow", "new", "give up", "pin", "unpin", "lose", "cut", "fence",
+                           "idle"]):
             case "reads":
                 for _ in range(draw.choice([1, 1, 5, 40])):
                     world.start(draw.choice([FAST, b"300 point"]), draw.choice([0.005, 0.1, 2.0]))

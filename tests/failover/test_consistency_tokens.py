@@ -116,10 +116,8 @@ async def test_own_writes_are_read_from_replicas_that_lag(pg_cluster: DevCluster
             await asyncio.gather(*(caller(db.with_token(db.token), n + 1, stale) for n in range(CALLERS)))
             async with router.connect(consistency="eventual") as eventual:
                 await asyncio.gather(*(caller(eventual, n + 1, careless) for n in range(CALLERS // 4)))
-        print(
-            f"\n0 stale of {where['replica', False] + where['primary', False]}: {dict(where)}; "
-            f"without tokens {len(careless)} stale"
-        )
+        print(f"\n0 stale of {where['replica', False] + where['primary', False]}: {dict(where)}; "
+              f"without tokens {len(careless)} stale")
         assert stale == []
         assert careless, "the replicas did not lag: nothing was tested"
         assert where["replica", False] > 0

@@ -69,10 +69,8 @@ async def all_in_time(db: pointsman.Client, name: str) -> Counter[str]:
     async with delays() as machine:
         for start in range(0, REQUESTS, 150):
             await asyncio.gather(*(one(number) for number in range(start, start + 150)))
-    print(
-        f"\n{name}: latest {max(late) * 1000:.0f} ms past its deadline of {REQUESTS}, machine "
-        f"{machine.worst * 1000:.0f} ms late; {dict(ends)}"
-    )
+    print(f"\n{name}: latest {max(late) * 1000:.0f} ms past its deadline of {REQUESTS}, machine "
+          f"{machine.worst * 1000:.0f} ms late; {dict(ends)}")
     assert len(late) == REQUESTS
     assert max(late) <= LATE_S + 2 * machine.worst
     return ends
@@ -107,9 +105,9 @@ async def test_no_connection_to_spare(pg_cluster: DevCluster) -> None:
         config["tenants"]["acme"]["pool"] = {"max_size": 2}
 
     async with running_router(pg_cluster, edit=small) as router, router.connect() as db, router.connect() as hog:
-        sleeping = [asyncio.create_task(hog.execute("select pg_sleep(5)", timeout=20)) for _ in range(2)] + [
-            asyncio.create_task(hog.query("select pg_sleep(5)", timeout=20)) for _ in range(2)
-        ]
+        sleeping = [
+            asyncio.create_task(hog.execute("select pg_sleep(5)", timeout=20)) for _ in range(2)
+        ] + [asyncio.create_task(hog.query("select pg_sleep(5)", timeout=20)) for _ in range(2)]
         await asyncio.sleep(0.3)
         ends = await all_in_time(db, "exhausted")
         assert ends["ok"] == 0, "all connections were taken"

@@ -77,7 +77,9 @@ def directories(cluster: DevCluster, count: int = 1) -> Iterator[list[tuple[Path
 
 
 @asynccontextmanager
-async def serving(place: tuple[Path, dict[str, str]], process: subprocess.Popen[bytes]) -> AsyncIterator[RunningRouter]:
+async def serving(
+    place: tuple[Path, dict[str, str]], process: subprocess.Popen[bytes]
+) -> AsyncIterator[RunningRouter]:
     """That router once it serves and its cluster is steady; ended afterwards, in whatever state it is."""
     try:
         router = await asyncio.to_thread(running._ready, place[0], process, place[1])

@@ -51,7 +51,6 @@ class Lie(Enum):
 OFTEN = tuple(lie for lie in Lie if lie not in (Lie.ROWS, Lie.NOTICES))
 FLOODS = (Lie.ROWS, Lie.NOTICES)
 
-
 class LyingServer:
     """An async context manager; stands in front of one port."""
 

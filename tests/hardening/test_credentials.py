@@ -264,10 +264,9 @@ async def test_a_storm_of_failing_logins_is_one_tenants_trouble(pg_cluster: DevC
                         await db.execute("select 1", timeout=1)
                     told.append(caught.value)
 
-            async with (
-                undisturbed(router) as neighbour,
-                router.connect("locked", token="token-of-locked-in-tests") as db,
-            ):
+            async with undisturbed(router) as neighbour, router.connect(
+                "locked", token="token-of-locked-in-tests"
+            ) as db:
                 await asyncio.gather(*(knock(db, neighbour) for _ in range(20)))
             took_s = time.monotonic() - began
             logins = sum(count for name, count in router.scrape().items() if "connect_failures_total" in name)
@@ -277,3 +276,4 @@ async def test_a_storm_of_failing_logins_is_one_tenants_trouble(pg_cluster: DevC
             assert {error.reason for error in told} <= {"BACKEND_CONFIG", "POOL_TIMEOUT", "DEADLINE", "NO_BACKEND"}
             assert not any("acme" in str(error) or "password" in str(error) for error in told)
             assert router.process.poll() is None
+

@@ -69,3 +69,4 @@ async def still_serves(router: RunningRouter) -> None:
     log = router.logged()
     for word in ("Traceback", "request handler failed", "was never retrieved", "was destroyed"):
         assert word not in log, log[max(0, log.index(word) - 500) :][:3000]
+

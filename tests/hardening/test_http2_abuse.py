@@ -83,7 +83,9 @@ async def test_whoever_pings_too_often_is_cut_off(abused: RunningRouter) -> None
     [http2.frame(http2.PING, 0, 0, b"8 bytes."), http2.settings((http2.INITIAL_WINDOW_SIZE, 65535))],
     ids=["ping", "settings"],
 )
-async def test_a_flood_of_frames_that_want_an_answer(abused: RunningRouter, one: bytes) -> None:
+async def test_a_flood_of_frames_that_want_an_answer(
+    abused: RunningRouter, one: bytes
+) -> None:
     async with survives(abused), http2.wire(abused.address) as wire:
         for _ in range(400):
             if not await wire.send(one * 100):

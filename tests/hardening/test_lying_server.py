@@ -95,7 +95,9 @@ UNDONE = (pointsman.Executed.NO, pointsman.Executed.ROLLED_BACK)
 
 
 @asynccontextmanager
-async def lied_to(cluster: DevCluster, *users: bytes) -> AsyncIterator[tuple[RunningRouter, LyingServer]]:
+async def lied_to(
+    cluster: DevCluster, *users: bytes
+) -> AsyncIterator[tuple[RunningRouter, LyingServer]]:
     """acme behind a server that lies to these logins, globex behind an honest one: two clusters to the router."""
     furnish(cluster)
     with psycopg.connect(cluster.tenant_dsn("acme"), autocommit=True) as connection:
@@ -209,3 +211,4 @@ async def _answers(db: pointsman.Client) -> bool:
         return bool(await db.query_value("select 1", timeout=2) == 1)
     except pointsman.Error:
         return False
+

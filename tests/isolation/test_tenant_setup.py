@@ -85,7 +85,7 @@ def _the_tenants_can_work(pg: DevCluster) -> None:
             assert connection.execute("SELECT owner FROM notes").fetchall() == [(one.name,)]
             assert connection.execute("SELECT tenant FROM pointsman.tenant_marker").fetchall() == [(one.name,)]
     with connect(pg, LEFT) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute('SELECT * FROM "right".notes')
+        connection.execute("SELECT * FROM \"right\".notes")
     with connect(pg, LEFT) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("CREATE TABLE public.trap ()")
     with pytest.raises(psycopg.OperationalError, match="permission denied"):

@@ -1,6 +1,6 @@
 """Whether the simulation notices a bug: a seed that did, or the first ones, with the faults that bring it out.
 
-python -m tests.mutants.simulated NAME    # in a tree with the bug in it; 1 when it was noticed
+    python -m tests.mutants.simulated NAME    # in a tree with the bug in it; 1 when it was noticed
 """
 
 from __future__ import annotations

@@ -29,28 +29,22 @@ def failed(words: str, *, asked: bool = True) -> psycopg.OperationalError:
     return (ConnectFailed if asked else NotAsked)(CONNECTING + words)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        'FATAL:  password authentication failed for user "acme"',
-        'FATAL:  database "acme" does not exist',
-        "FATALE:  autenticazione con password fallita",
-    ],
-)
+@pytest.mark.parametrize("words", [
+    'FATAL:  password authentication failed for user "acme"',
+    'FATAL:  database "acme" does not exist',
+    "FATALE:  autenticazione con password fallita",
+])
 def test_a_server_that_refuses_the_login_says_so(words: str) -> None:
     fault = faults.from_connect(failed(words), ProbeOutcome.LOGIN_REFUSED, proven=False)
     assert fault.sqlstate == faults.LOGIN_FAILED
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally",
-        "could not receive data from server: Connection reset by peer",
-        "could not send data to server: Broken pipe",
-        "SSL SYSCALL error: EOF detected",
-    ],
-)
+@pytest.mark.parametrize("words", [
+    "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally",
+    "could not receive data from server: Connection reset by peer",
+    "could not send data to server: Broken pipe",
+    "SSL SYSCALL error: EOF detected",
+])
 def test_a_connection_that_breaks_at_the_password_is_no_refusal(words: str) -> None:
     fault = faults.from_connect(failed(words), ProbeOutcome.LOGIN_REFUSED, proven=False)
     assert fault.sqlstate == ""

@@ -287,9 +287,8 @@ async def test_cancelling_borrowers_at_any_time_loses_no_permit(world: World) ->
 
 
 async def test_a_server_that_takes_no_connection_costs_no_permit(world: World) -> None:
-    real, world.endpoint = (
-        world.endpoint,
-        Endpoint(world.endpoint.name, MAIN, "127.0.0.1", free_port(), max_connections=CAP),
+    real, world.endpoint = world.endpoint, Endpoint(
+        world.endpoint.name, MAIN, "127.0.0.1", free_port(), max_connections=CAP
     )
     closed = world.pool("acme", min_size=2)
     world.endpoint = real

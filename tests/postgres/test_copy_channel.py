@@ -143,11 +143,8 @@ async def test_in_without_any_data(lane: Lane) -> None:
 
 
 async def test_binary_round_trip(pool: PsycopgEndpointPool, lane: Lane) -> None:
-    await run(
-        lane,
-        "insert into copied select g, case when g % 7 > 0 then repeat('é', g % 100) end "
-        "from generate_series(20, 3000) g",
-    )
+    await run(lane, "insert into copied select g, case when g % 7 > 0 then repeat('é', g % 100) end "
+                    "from generate_series(20, 3000) g")
     binary = CopyEncoding(CopyFormat.BINARY)
     table = CopySource(CopyTable("copied", columns=("t", "n")))
     channel, _, done = copy(lane, table.out_sql(binary).decode())

@@ -28,7 +28,9 @@ ACTIVITY = "select {} from pg_stat_activity where usename = 'acme' and query ~ '
 
 async def opened(world: World, ear: Ear, name: str = "acme", deadline_s: float = 5.0) -> PqListeningConnection:
     factory = PsycopgListeningFactory(world.factory, SystemChance(), Recorder())
-    return await factory.open(world.tenant(name), world.cluster, world.endpoint, Generation(1), ear, soon(deadline_s))
+    return await factory.open(
+        world.tenant(name), world.cluster, world.endpoint, Generation(1), ear, soon(deadline_s)
+    )
 
 
 async def ended(world: World, connection: PqListeningConnection) -> None:
@@ -59,7 +61,9 @@ async def ended_in(world: World, connection: PqListeningConnection, left: int) -
     await eventually(lambda: world.budget.in_use == left, within_s=5, what="its permit is back")
 
 
-async def test_who_has_less_than_its_due_gets_it_after_a_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_has_less_than_its_due_gets_it_after_a_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listening, "KEEPS_S", 0.1)
     ear = Ear()
     kept = [await opened(world, ear if not number else Ear()) for number in range(CAP)]  # acme has all there is

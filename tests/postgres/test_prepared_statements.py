@@ -187,7 +187,9 @@ async def test_an_error_about_the_callers_own_name_is_the_callers(lane: Lane) ->
     await lane.give_back()
 
 
-async def test_a_write_is_done_once_when_its_plan_is_outdated(lane: Lane, elsewhere: psycopg.Connection[Any]) -> None:
+async def test_a_write_is_done_once_when_its_plan_is_outdated(
+    lane: Lane, elsewhere: psycopg.Connection[Any]
+) -> None:
     sql = "insert into plans.notes values (1) returning *"
     await make_ready(lane, sql)
     elsewhere.execute("delete from plans.notes; alter table plans.notes add more text")
@@ -197,7 +199,9 @@ async def test_a_write_is_done_once_when_its_plan_is_outdated(lane: Lane, elsewh
     await lane.give_back()
 
 
-async def test_answers_stay_in_order_while_some_are_sent_again(lane: Lane, elsewhere: psycopg.Connection[Any]) -> None:
+async def test_answers_stay_in_order_while_some_are_sent_again(
+    lane: Lane, elsewhere: psycopg.Connection[Any]
+) -> None:
     await make_ready(lane, "select * from plans.things")
     elsewhere.execute("alter table plans.things add color text")
     order: list[int] = []
@@ -212,12 +216,16 @@ async def test_answers_stay_in_order_while_some_are_sent_again(lane: Lane, elsew
     assert lane.in_flight == 12
     units = await asyncio.gather(*futures)
     assert order == list(range(12))
-    assert [rows(unit) for unit in units] == [[("1", "one", None)] if n % 3 == 1 else [(str(n),)] for n in range(12)]
+    assert [rows(unit) for unit in units] == [
+        [("1", "one", None)] if n % 3 == 1 else [(str(n),)] for n in range(12)
+    ]
     assert (lane.in_flight, lane.in_transaction) == (0, False)
     await lane.give_back()
 
 
-async def test_a_lane_that_ends_meanwhile_tells_everybody_once(lane: Lane, elsewhere: psycopg.Connection[Any]) -> None:
+async def test_a_lane_that_ends_meanwhile_tells_everybody_once(
+    lane: Lane, elsewhere: psycopg.Connection[Any]
+) -> None:
     await make_ready(lane, "select * from plans.things")
     elsewhere.execute("alter table plans.things add color text")
     order: list[int] = []
@@ -289,7 +297,9 @@ async def test_a_transaction_that_begins_with_its_statements_is_sent_again_whole
     await lane.give_back()
 
 
-async def test_what_was_committed_on_the_way_is_not_sent_again(lane: Lane, elsewhere: psycopg.Connection[Any]) -> None:
+async def test_what_was_committed_on_the_way_is_not_sent_again(
+    lane: Lane, elsewhere: psycopg.Connection[Any]
+) -> None:
     await make_ready(lane, "select * from plans.things")
     elsewhere.execute("alter table plans.things add color text")
     steps = ("BEGIN", "insert into plans.notes values (1)", "COMMIT", "select * from plans.things")
@@ -330,7 +340,9 @@ async def test_constant_staleness_leaves_nothing_behind(lane: Lane, elsewhere: p
     await lane.give_back()
 
 
-async def test_a_stream_goes_before_names_that_are_to_be_closed(lane: Lane, elsewhere: psycopg.Connection[Any]) -> None:
+async def test_a_stream_goes_before_names_that_are_to_be_closed(
+    lane: Lane, elsewhere: psycopg.Connection[Any]
+) -> None:
     sql = "select name from plans.things where id = $1"
     await make_ready(lane, sql, b"1")
     elsewhere.execute("alter table plans.things alter id type text")

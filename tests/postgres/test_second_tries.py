@@ -103,7 +103,7 @@ ANALYSIS = PgError(sqlstate="42883", message="operator does not exist: text = in
 RUNNING = PgError(sqlstate="42501", message="permission denied")
 PARAMETER = PgError(sqlstate="22P02", context="unnamed portal parameter $1 = '...'")
 DIVISION = PgError(sqlstate="22012", message="division by zero")
-FUNCTION = PgError(sqlstate="22P02", context='SQL statement "select $1"\nPL/pgSQL function f() line 3')
+FUNCTION = PgError(sqlstate="22P02", context="SQL statement \"select $1\"\nPL/pgSQL function f() line 3")
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,9 @@ def main() -> int:
     same = simulate(options.seed).trace == result.trace
     if result.broken is not None:
         print(story(result))
-    print(
-        f"seed {result.seed}: {result.broken or 'all held'}; trace {result.trace} of {result.events} events, "
-        f"{'the same again' if same else 'NOT THE SAME AGAIN'}; {result.virtual_s:.0f} s simulated, "
-        f"{result.virtual_s / result.real_s:.0f} times real time"
-    )
+    print(f"seed {result.seed}: {result.broken or 'all held'}; trace {result.trace} of {result.events} events, "
+          f"{'the same again' if same else 'NOT THE SAME AGAIN'}; {result.virtual_s:.0f} s simulated, "
+          f"{result.virtual_s / result.real_s:.0f} times real time")
     return 0 if same and result.broken is None else 1
 
 

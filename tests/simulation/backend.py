@@ -56,14 +56,8 @@ class ModelServer(FakeServer):
 
     def _increment(self, counter: bytes) -> Reply:
         stamp = self.node.servers.stamp()
-        return Reply(
-            effect=True,
-            tag="UPDATE 1",
-            affected=1,
-            rows=((b"%d" % stamp,),),
-            takes=self._takes(),
-            wrote=increment(counter, stamp),
-        )
+        return Reply(effect=True, tag="UPDATE 1", affected=1, rows=((b"%d" % stamp,),), takes=self._takes(),
+                     wrote=increment(counter, stamp))
 
     def _position(self) -> Reply:
         node = self.node

@@ -64,14 +64,8 @@ class _Edge:
         if not node.host_down and node.process is not Process.RUNNING:
             await self._network.travel(node.name, self._life.host, deadline)
             dead = node.process is Process.DEAD
-            raise AttemptFailed(
-                Fault(
-                    FaultKind.CONNECT_REFUSED if dead else FaultKind.CONNECT_FAILED,
-                    Stage.CONNECT,
-                    "" if dead else "57P03",
-                    f"{node.name} does not answer",
-                )
-            )
+            raise AttemptFailed(Fault(FaultKind.CONNECT_REFUSED if dead else FaultKind.CONNECT_FAILED, Stage.CONNECT,
+                                      "" if dead else "57P03", f"{node.name} does not answer"))
         while not node.answers:
             if self._loop.time() + STEP_S >= deadline:
                 await asyncio.sleep(max(0.0, deadline - self._loop.time()))
@@ -184,7 +178,9 @@ class ModelSurgeon(_Edge):
         await self._until(node, deadline, lambda: not node.in_recovery)
         return self._result(node)
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True) -> None:
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
         def act(node: Node) -> None:
             if not node.in_recovery:
                 raise _impossible("it is not a standby")

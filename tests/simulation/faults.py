@@ -253,13 +253,7 @@ _MAKE: Mapping[Kind, Callable[[Faults, Node, float], Undo | None]] = {
     Kind.KILL_ROUTER: Faults.kill_router,
     Kind.SWITCHOVER: Faults.switchover,
 }
-_ON_PRIMARY = frozenset(
-    {
-        Kind.KILL_PRIMARY,
-        Kind.FREEZE_PRIMARY,
-        Kind.CRASH_BACKEND,
-        Kind.TERMINATE,
-        Kind.CUT_ROUTER_PRIMARY,
-        Kind.CUT_STANDBYS,
-    }
-)
+_ON_PRIMARY = frozenset({
+    Kind.KILL_PRIMARY, Kind.FREEZE_PRIMARY, Kind.CRASH_BACKEND, Kind.TERMINATE, Kind.CUT_ROUTER_PRIMARY,
+    Kind.CUT_STANDBYS,
+})

@@ -182,14 +182,10 @@ class Judge:
             return
         network, (k, names) = self.servers.network, quorum(primary.sync_names)
         deaf = [
-            name
-            for name in names
-            if network.disturbed_since((primary.name, name), since - 2)
-            or self.servers.nodes[name].trouble_at > since
-            or network.disturbed_since((name, primary.name), since - 2)
-            or self.servers.nodes[name].frozen
-            or self.servers.nodes[name].receiver.silent_s > 1
-            or not self.servers.nodes[name].receiver.alive
+            name for name in names
+            if network.disturbed_since((primary.name, name), since - 2) or self.servers.nodes[name].trouble_at > since
+            or network.disturbed_since((name, primary.name), since - 2) or self.servers.nodes[name].frozen
+            or self.servers.nodes[name].receiver.silent_s > 1 or not self.servers.nodes[name].receiver.alive
         ]
         ways = (life.host, primary.name), (primary.name, life.host)
         if len(deaf) < len(names) - k + 1 or not any(network.disturbed_since(way, since) for way in ways):
@@ -223,10 +219,8 @@ class Judge:
         if error.executed in (Executed.NO, Executed.ROLLED_BACK):
             for write in writes:
                 if write in self._where:
-                    self.fail(
-                        f"{_name(write)} was answered with executed={error.executed.value}, "
-                        f"and is in the log of {self._where[write][0].node}"
-                    )
+                    self.fail(f"{_name(write)} was answered with executed={error.executed.value}, "
+                              f"and is in the log of {self._where[write][0].node}")
                 self._denied.add(write)
 
     def read_answered(self, seen: int, known: int, *, strong: bool) -> None:

@@ -93,9 +93,8 @@ class KeyLedger:
             return
         self._denied.add(key)
         for record, _ in self.runs(key):
-            self._judge.fail(
-                f"{key.decode()} was answered with executed={error.executed.value}, and is in the log of {record.node}"
-            )
+            self._judge.fail(f"{key.decode()} was answered with executed={error.executed.value}, and is in the log of "
+                             f"{record.node}")
 
     def looked_up(self, key: bytes, outcome: WriteOutcome, host: str) -> None:
         """GetOutcome has answered."""

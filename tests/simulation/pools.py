@@ -53,17 +53,10 @@ class ModelLane(FakeLane):
 class ModelPool(FakeEndpointPool):
     """Connections of one tenant to one node."""
 
-    def __init__(
-        self, life: RouterLife, node: Node, tenant: Tenant, cluster: Cluster, access: Access, generation: Generation
-    ) -> None:
-        super().__init__(
-            node.server,
-            max_size=tenant.pool.max_size,
-            access=access,
-            generation=generation,
-            endpoint=node.name,
-            lifetime_s=tenant.pool.lifetime_s,
-        )
+    def __init__(self, life: RouterLife, node: Node, tenant: Tenant, cluster: Cluster, access: Access,
+                 generation: Generation) -> None:
+        super().__init__(node.server, max_size=tenant.pool.max_size, access=access, generation=generation,
+                         endpoint=node.name, lifetime_s=tenant.pool.lifetime_s)
         self.life = life
         self.node = node
         self._connect_timeout_s = cluster.policy.connect_timeout_s
@@ -123,9 +116,8 @@ class ModelPoolFactory:
         self._life = life
         self.pools: list[ModelPool] = []
 
-    def make(
-        self, tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access, generation: Generation
-    ) -> ModelPool:
+    def make(self, tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access,
+             generation: Generation) -> ModelPool:
         node = self._life.servers.nodes[endpoint.name]
         pool = ModelPool(self._life, node, tenant, cluster, access, generation)
         self.pools.append(pool)

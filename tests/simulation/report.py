@@ -79,7 +79,9 @@ class Summary:
             "events": self.events,
             "counts": dict(sorted(self.counts.items())),
             "fault_kinds": dict(sorted(self.kinds.items())),
-            "broken": [{key: value for key, value in asdict(one).items() if key != "counts"} for one in self.broken],
+            "broken": [
+                {key: value for key, value in asdict(one).items() if key != "counts"} for one in self.broken
+            ],
         }
 
 

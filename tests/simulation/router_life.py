@@ -40,9 +40,8 @@ _LIFE: contextvars.ContextVar[RouterLife | None] = contextvars.ContextVar("life"
 class RouterLife:
     """A process of the router."""
 
-    def __init__(
-        self, number: int, servers: Servers, cluster: Cluster, judge: Judge, seed: int, journal: FakeJournal, host: str
-    ) -> None:
+    def __init__(self, number: int, servers: Servers, cluster: Cluster, judge: Judge, seed: int,
+                 journal: FakeJournal, host: str) -> None:
         self.number = number
         self.host = host
         """Where it is in the network."""
@@ -96,10 +95,8 @@ class RouterLife:
                 if event.waited_s > self.path.room.window_s + HOLD_SLACK_S:
                     self.judge.fail(f"a request was held for {event.waited_s:.3f} s")
             case PhaseChanged():
-                self.judge.note(
-                    f"phase {event.before.name} -> {event.after.name} ({event.reason.value}) "
-                    f"primary={event.primary} term={event.term} {event.detail}"
-                )
+                self.judge.note(f"phase {event.before.name} -> {event.after.name} ({event.reason.value}) "
+                                f"primary={event.primary} term={event.term} {event.detail}")
             case HealthChanged():
                 self.judge.note(f"{event.endpoint} {event.before.name} -> {event.after.name} ({event.reason.value})")
             case FailoverStep():

@@ -48,7 +48,9 @@ class Servers:
     def __repr__(self) -> str:
         return " ".join(repr(node) for node in self.nodes.values())
 
-    def new_record(self, node: Node, writes: tuple[bytes, ...], keys: tuple[tuple[bytes, Row], ...] = ()) -> Record:
+    def new_record(
+        self, node: Node, writes: tuple[bytes, ...], keys: tuple[tuple[bytes, Row], ...] = ()
+    ) -> Record:
         self._serial += 1
         return Record(self._serial, node.name, node.timeline, writes, keys)
 

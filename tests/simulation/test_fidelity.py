@@ -218,15 +218,8 @@ class Model:
         cluster = self._servers.configured(FailoverMode.PROMOTE, ClusterPolicy())
         life: Any = SimpleNamespace(
             host=ROUTER,
-            dead=False,
-            judge=judge,
-            servers=self._servers,
-            mark="m",
-            term=Term(0),
-            open_edges=0,
-            switching=True,
-            fencing=False,
-            cluster=cluster,
+            dead=False, judge=judge, servers=self._servers, mark="m", term=Term(0), open_edges=0, switching=True,
+            fencing=False, cluster=cluster,
         )
         self._endpoints = {one.name: one for one in cluster.endpoints}
         self._surgeon = ModelSurgeon(life)

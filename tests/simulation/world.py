@@ -73,11 +73,7 @@ class World:
     """Everything of one run."""
 
     def __init__(
-        self,
-        seed: int,
-        *,
-        verbose: bool = False,
-        kinds: list[Kind] | None = None,
+        self, seed: int, *, verbose: bool = False, kinds: list[Kind] | None = None,
         scenarios: frozenset[Scenario] | None = None,
     ) -> None:
         self.seed = seed
@@ -105,11 +101,9 @@ class World:
         self._which = SeededChance(seed + 5_000_003)
         self._lives = 0
         self._switches: set[asyncio.Task[None]] = set()
-        self.judge.note(
-            f"seed {seed}: {count} servers, k={k}, {self.mode.value}, "
-            f"faults: {', '.join(kind.name for kind in self.faults.kinds) or 'none'}"
-            f"{''.join(f', {one.value}' for one in Scenario if one in self.scenarios)}"
-        )
+        self.judge.note(f"seed {seed}: {count} servers, k={k}, {self.mode.value}, "
+                        f"faults: {', '.join(kind.name for kind in self.faults.kinds) or 'none'}"
+                        f"{''.join(f', {one.value}' for one in Scenario if one in self.scenarios)}")
 
     def _draw_kinds(self) -> list[Kind]:
         share = 0.1 + 0.5 * self.chance.draw()
@@ -130,9 +124,8 @@ class World:
 
     def start_router(self, router: Router) -> None:
         self._lives += 1
-        router.life = RouterLife(
-            self._lives, self.servers, self.cluster, self.judge, self.seed, router.journal, router.host
-        )
+        router.life = RouterLife(self._lives, self.servers, self.cluster, self.judge, self.seed, router.journal,
+                                 router.host)
         self.judge.note(f"the {router.host} starts, life {self._lives}")
 
     def kill_router(self, seconds: float) -> None:
@@ -199,8 +192,7 @@ class World:
         kinds = {Scenario.KEYED: KeyedCallers, Scenario.TOKENS: SessionCallers}
         return [
             kind(self.judge, self._to_ask, SeededChance(self.seed + 4_000_003), cancels=True)
-            for scenario, kind in kinds.items()
-            if scenario in self.scenarios
+            for scenario, kind in kinds.items() if scenario in self.scenarios
         ]
 
     async def _recover(self, workload: Workload) -> float:
@@ -210,9 +202,8 @@ class World:
         while self.judge.broken is None:
             await asyncio.sleep(0.1)
             now, lives = self._loop.time(), [one.life for one in self.routers.values()]
-            lively = all(
-                life is not None and not life.dead and life.supervisor.state.phase is Phase.STEADY for life in lives
-            )
+            lively = all(life is not None and not life.dead and life.supervisor.state.phase is Phase.STEADY
+                         for life in lives)
             if not lively or now - workload.committed_at > 1.5:
                 steady_since = now
             elif now - steady_since >= FLOWS_S:
@@ -220,9 +211,8 @@ class World:
             if now - began > LIVELY_S:
                 states = [life.supervisor.state if life is not None else None for life in lives]
                 told = [f"{state.phase.name} {state.detail}" if state else "no router" for state in states]
-                self.judge.fail(
-                    f"writes do not flow {LIVELY_S:g} s after everything healed: {', '.join(told)}; {self.servers!r}"
-                )
+                self.judge.fail(f"writes do not flow {LIVELY_S:g} s after everything healed: {', '.join(told)}; "
+                                f"{self.servers!r}")
         return -1.0
 
     async def _end(self) -> None:
@@ -239,11 +229,7 @@ class World:
 
 
 def simulate(
-    seed: int,
-    *,
-    verbose: bool = False,
-    kinds: list[Kind] | None = None,
-    fault_s: float = 40.0,
+    seed: int, *, verbose: bool = False, kinds: list[Kind] | None = None, fault_s: float = 40.0,
     scenarios: frozenset[Scenario] | None = None,
 ) -> Result:
     """Run one seed. kinds: of faults, scenarios: what is there beside the usual callers; None: drawn from the seed."""

@@ -93,7 +93,7 @@ SESSION = {
     "select set_config('search_path', 'x', false)": "session",
     "select pg_catalog.set_config('search_path', 'x', $1)": "session",
     "SELECT Set_Config('search_path', 'x', 'f')": "session",
-    "select U&\"\\0073et_config\"('search_path', 'x', false)": "session",
+    'select U&"\\0073et_config"(\'search_path\', \'x\', false)': "session",
     "select * from t where (select pg_advisory_lock(id)) is not null": "session",
     "select pg_try_advisory_lock_shared(1, 2)": "session",
     "select pg_advisory_unlock_all()": "session",

@@ -259,7 +259,6 @@ async def test_weights_are_respected(pg_cluster: DevCluster) -> None:
 
 async def test_many_callers_of_one_client_share_its_stream(router: RunningRouter, db: pointsman.Client) -> None:
     async with undisturbed(router):
-
         async def one(number: int) -> int:
             if number % 3 == 0:
                 (result,) = await db.batch([pointsman.Step("select $1::int", [number], want_rows=True)])

@@ -158,4 +158,6 @@ async def test_a_cluster_that_is_not_there_at_all(directory: Path, pg_cluster: D
                     await call("select 1", timeout=3)
                 assert caught.value.executed is Executed.NO
                 assert caught.value.reason
-        await eventually(lambda: "serves callers" in router.log.read_text(), within_s=1, what="a router that serves")
+        await eventually(
+            lambda: "serves callers" in router.log.read_text(), within_s=1, what="a router that serves"
+        )

@@ -191,7 +191,9 @@ async def test_a_slow_reader_costs_the_router_no_memory(
     assert not neighbour.errors
 
 
-async def test_a_slow_table_costs_the_router_no_memory(router: RunningRouter, db: pointsman.Client, table: str) -> None:
+async def test_a_slow_table_costs_the_router_no_memory(
+    router: RunningRouter, db: pointsman.Client, table: str
+) -> None:
     async def source() -> AsyncIterator[bytes]:
         for n in range(400):
             yield b"%d\t%b\t1\n" % (n, b"x" * 100_000)
@@ -212,7 +214,6 @@ async def test_copies_wait_for_a_failover_to_end(make_cluster: MakeCluster, tmp_
     cluster = make_cluster()
     async with running_router(cluster) as router, router.connect() as db:
         await db.execute("create table parcels (id int)")
-
         async def source() -> AsyncIterator[bytes]:
             for n in range(1000):
                 yield b"%d\n" % n

@@ -253,7 +253,9 @@ async def test_an_overloaded_tenant_is_served_at_capacity(unequals: RunningRoute
     assert statistics.median(refused_s) < 0.01, figures
 
 
-async def offered(db: pointsman.Client, per_s: float, seconds: float) -> tuple[list[float], list[float], Counter[str]]:
+async def offered(
+    db: pointsman.Client, per_s: float, seconds: float
+) -> tuple[list[float], list[float], Counter[str]]:
     """Open loop: when calls were served, how long refusals took, and what else there was."""
     served: list[float] = []
     refused_s: list[float] = []

@@ -128,7 +128,9 @@ async def test_a_read_only_batch_needs_no_table_for_its_key(db: Client) -> None:
     assert done[0].rows[0][0] == 1
 
 
-async def test_without_the_table_nothing_is_executed(pg_cluster: DevCluster, router: RunningRouter, db: Client) -> None:
+async def test_without_the_table_nothing_is_executed(
+    pg_cluster: DevCluster, router: RunningRouter, db: Client
+) -> None:
     def rename(before: str, after: str) -> None:
         with pg_cluster.primary().connect("globex") as connection:
             connection.execute(f"alter table pointsman.{before} rename to {after}")

@@ -180,7 +180,9 @@ async def test_files_of_the_folder_are_watched_one_by_one(pg_cluster: DevCluster
         assert "globex.yaml:1: cluster" in info.config_problem, info
         assert await db.query_value("select 1", timeout=5) == 1, "it stays as it was"
         (folder / "globex.yaml").unlink()
-        await eventually(lambda: "tenants.globex: removed" in router.log.read_text(), within_s=4, what="the removal")
+        await eventually(
+            lambda: "tenants.globex: removed" in router.log.read_text(), within_s=4, what="the removal"
+        )
         with pytest.raises(pointsman.Unauthenticated):
             await db.query("select 1", timeout=5)
         assert (await router.operate("GetServerInfo")).config_problem == ""
@@ -209,8 +211,7 @@ async def paused_inside(db: pointsman.Client) -> None:
 LIMITS: dict[str, tuple[str, Callable[[pointsman.Client], Awaitable[object]]]] = {
     "rate_per_s: 0.5, rate_burst: 1": ("QUOTA", lambda db: at_once(db.query("select 1"), db.query("select 1"))),
     "max_in_flight: 1, max_queue: 0": (
-        "QUEUE_FULL",
-        lambda db: at_once(db.query("select pg_sleep(0.1)"), db.query("select pg_sleep(0.1)")),
+        "QUEUE_FULL", lambda db: at_once(db.query("select pg_sleep(0.1)"), db.query("select pg_sleep(0.1)"))
     ),
     "max_result_bytes: 1000": ("RESULT_TOO_LARGE", lambda db: db.query("select repeat('x', 2000)", max_bytes=9000)),
     "default_timeout_s: 0.1, max_timeout_s: 0.1": ("DEADLINE", lambda db: db.query("select pg_sleep(0.25)", timeout=5)),

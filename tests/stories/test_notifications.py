@@ -40,7 +40,7 @@ async def test_what_is_notified_is_heard_in_the_order_of_commits(db: pointsman.C
         await db.batch([("select pg_notify('story jobs', 'a')", []), ("select pg_notify('story jobs', 'b')", [])])
         with pytest.raises(pointsman.Error):
             await db.batch([("select pg_notify('story jobs', 'undone')", []), "select 1/0"])
-        await db.execute("notify \"Story\", 'c'")
+        await db.execute('notify "Story", \'c\'')
         expected = [*map(str, range(50)), "a", "b"]
         assert await payloads(one, 52) == expected
         assert await payloads(other, 53) == [*expected, "c"]

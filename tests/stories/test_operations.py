@@ -69,7 +69,9 @@ async def test_sigterm_lets_what_runs_end_and_takes_nothing_new(pg_cluster: DevC
         print(f"\ndrained in {time.monotonic() - began:.2f} s")
         log = router.log.read_text()
         assert "Traceback" not in log, log[-2000:]
-    await eventually(lambda: no_more_than(pg_cluster, before), within_s=1, what="the end of the router's connections")
+    await eventually(
+        lambda: no_more_than(pg_cluster, before), within_s=1, what="the end of the router's connections"
+    )
 
 
 async def all_run(cluster: DevCluster, mark: str, count: int) -> bool:
@@ -205,7 +207,9 @@ async def test_a_reload_adds_a_tenant_and_changes_a_pool(pg_cluster: DevCluster,
         router.edit_config(change)
         if by == "signal":
             router.signal(signal.SIGHUP)
-            await eventually(lambda: "configuration applied" in router.log.read_text(), within_s=2, what="a reload")
+            await eventually(
+                lambda: "configuration applied" in router.log.read_text(), within_s=2, what="a reload"
+            )
         else:
             answer = await router.operate("ReloadConfig")
             assert answer.applied
@@ -300,7 +304,9 @@ async def test_drain_resume_and_weight_change_the_routes(pg_cluster: DevCluster)
         await asyncio.gather(*long)  # what ran there ended by itself
         await router.operate("ResumeEndpoint", admin_pb.ResumeEndpointRequest(endpoint="n2"))
         assert set(await served(db)) == {"n1", "n2", "n3"}
-        answer = await router.operate("SetEndpointWeight", admin_pb.SetEndpointWeightRequest(endpoint="n3", weight=0))
+        answer = await router.operate(
+            "SetEndpointWeight", admin_pb.SetEndpointWeightRequest(endpoint="n3", weight=0)
+        )
         assert answer.previous == 100
         assert set(await served(db)) == {"n1", "n2"}
         await router.operate("SetEndpointWeight", admin_pb.SetEndpointWeightRequest(endpoint="n3", weight=400))

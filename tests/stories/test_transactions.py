@@ -339,3 +339,5 @@ async def test_concurrent_batches_lose_no_update(db: Client) -> None:
     add = "update counters set n = n + 1 where id = 5"
     await asyncio.gather(*(db.batch([add, "select 1"], timeout=20) for _ in range(100)))
     assert await value(db, 5) == 100
+
+

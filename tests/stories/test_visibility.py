@@ -131,3 +131,4 @@ async def test_nothing_secret_leaves_the_router(pg_cluster: DevCluster) -> None:
         assert events["request finished"] >= 10, events
         assert events["new login refused, the former one goes on"], events
         assert all({"event", "level", "timestamp"} <= json.loads(line).keys() for line in lines)
+

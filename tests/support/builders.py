@@ -69,9 +69,8 @@ def tenant(
     name: str = "acme", *, pool: PoolPolicy | None = None, policy: TenantPolicy | None = None, **fields: Any
 ) -> Tenant:
     """A tenant of the cluster "main"."""
-    return Tenant(
-        TenantName(name), MAIN, name, Login(name), pool=pool or PoolPolicy(), policy=policy or TenantPolicy(), **fields
-    )
+    return Tenant(TenantName(name), MAIN, name, Login(name), pool=pool or PoolPolicy(),
+                  policy=policy or TenantPolicy(), **fields)
 
 
 def now() -> float:

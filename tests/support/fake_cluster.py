@@ -72,7 +72,9 @@ class FakeSupervisor:
 
     def promote(self, name: str) -> None:
         """It ends: another primary, term and generation."""
-        endpoints = {one: self._endpoint(one, name) for one in self.state.endpoints}
+        endpoints = {
+            one: self._endpoint(one, name) for one in self.state.endpoints
+        }
         self.publish(
             phase=Phase.DRAINING,
             primary=EndpointName(name),

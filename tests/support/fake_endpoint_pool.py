@@ -158,11 +158,7 @@ class FakeEndpointPool:
 
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
-            len(self._idle) + len(self._leased),
-            len(self._idle),
-            len(self._leased),
-            self._opening,
-            len(self._room),
+            len(self._idle) + len(self._leased), len(self._idle), len(self._leased), self._opening, len(self._room),
             self.max_size,
         )
 

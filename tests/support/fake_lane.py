@@ -182,15 +182,8 @@ class FakeLane:
 
     def _take_error(self, unit: Unit, message: Message, error: PgError) -> None:
         unit.fault = Fault(
-            FaultKind.SERVER_ERROR,
-            self._stage(unit),
-            error.sqlstate,
-            error.message,
-            error,
-            self.pool.endpoint,
-            self.generation,
-            message.step,
-            message.stale,
+            FaultKind.SERVER_ERROR, self._stage(unit), error.sqlstate, error.message, error,
+            self.pool.endpoint, self.generation, message.step, message.stale,
         )
 
     def _finish(self, unit: Unit, local_commit: bool) -> None:

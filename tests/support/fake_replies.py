@@ -61,9 +61,8 @@ def understood(sql: str) -> Reply:
     if text == "select 1/0":
         return Reply(error="22012", message="division by zero")
     if text.startswith(("insert", "update", "delete")):
-        return Reply(
-            tag="INSERT 0 1" if text.startswith("insert") else f"{text.split()[0].upper()} 1", affected=1, effect=True
-        )
+        return Reply(tag="INSERT 0 1" if text.startswith("insert") else f"{text.split()[0].upper()} 1", affected=1,
+                     effect=True)
     if text.startswith(("create", "drop", "alter")):
         return Reply(tag=" ".join(text.upper().split()[:2]), affected=0, effect=True)
     if text.startswith(("select", "show", "with")):

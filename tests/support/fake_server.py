@@ -306,9 +306,8 @@ class Backend:
         assert reply is not None
         assert statement is not None
         if not self._rows:
-            self._succeed(
-                unit, statement, Reply(tag=reply.tag or f"SELECT {len(reply.rows)}", affected=len(reply.rows))
-            )
+            self._succeed(unit, statement, Reply(tag=reply.tag or f"SELECT {len(reply.rows)}",
+                                                  affected=len(reply.rows)))
             if not self._dead:
                 self.current = None
                 self._next_statement()
@@ -319,12 +318,8 @@ class Backend:
                 self._after(0.0001, self._send_rows)
 
     def _fail(self, unit: Unit, reply: Reply) -> None:
-        error = PgError(
-            "ERROR",
-            reply.error,
-            reply.message or f"error {reply.error}",
-            routine="RevalidateCachedQuery" if reply.stale else "",
-        )
+        error = PgError("ERROR", reply.error, reply.message or f"error {reply.error}",
+                        routine="RevalidateCachedQuery" if reply.stale else "")
         if self.status is Status.IDLE or (self.current is not None and self.current.sql.upper() == b"COMMIT"):
             self._undo()  # an error of COMMIT itself ends the transaction
             self.status = Status.IDLE

@@ -252,7 +252,9 @@ class FakeSurgeon:
         self._servers.promote(server.name)
         return self._result(server)
 
-    async def repoint(self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True) -> None:
+    async def repoint(
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+    ) -> None:
         server = await self._act("repoint", standby, deadline)
         server.upstream, server.fenced = upstream.name, False
 

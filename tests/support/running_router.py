@@ -230,7 +230,9 @@ async def running_router(cluster: DevCluster, **options: Any) -> AsyncIterator[R
         await asyncio.to_thread(stack.close)
 
 
-def launch(directory: Path, prefix: tuple[str, ...] = (), program: tuple[str, ...] = SERVE) -> subprocess.Popen[bytes]:
+def launch(
+    directory: Path, prefix: tuple[str, ...] = (), program: tuple[str, ...] = SERVE
+) -> subprocess.Popen[bytes]:
     """Start `serve` with directory/pointsman.yaml; it writes to router.log beside it."""
     with (directory / "router.log").open("wb") as sink:
         command = [*prefix, sys.executable, *program, str(directory / "pointsman.yaml")]

@@ -163,8 +163,7 @@ class TimedLane:
         self.usable = False
         self.pool.lanes.remove(self)
         kind = {CloseReason.GENERATION: FaultKind.STALE, CloseReason.CONNECTION_LOST: FaultKind.CONNECTION_LOST}.get(
-            reason, FaultKind.CLOSED
-        )
+            reason, FaultKind.CLOSED)
         for unit in self._units:
             self._fail(unit, Stage.EXECUTE, kind)
         for unit in self._inbox:

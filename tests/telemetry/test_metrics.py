@@ -55,16 +55,7 @@ ENDPOINT = EndpointView("main", "h", 1, "a", PG1, 3, 4, cap=80, granted=60, perm
 VIEW = RouterView(
     clusters=(
         ClusterView(
-            "main",
-            Phase.STEADY,
-            FailoverMode.FOLLOW,
-            "pg1",
-            7,
-            2,
-            5,
-            1.0,
-            "",
-            (ENDPOINT,),
+            "main", Phase.STEADY, FailoverMode.FOLLOW, "pg1", 7, 2, 5, 1.0, "", (ENDPOINT,),
             credentials=(CredentialTrouble("main", "pg1", None, "refused", 12.0),),
         ),
     ),

@@ -189,10 +189,8 @@ async def test_the_cap_holds_while_a_worker_dies_and_returns(pg_cluster: DevClus
     cap, most, counted = 6, 0, 0
     seen: list[tuple[object, ...]] = []
     # acme is the shared router's; and a statement that another test left behind may still run as globex.
-    query = (
-        "select state, wait_event, left(query, 40), clock_timestamp() - backend_start from pg_stat_activity "
-        "where usename = 'globex' and backend_start >= %s"
-    )
+    query = "select state, wait_event, left(query, 40), clock_timestamp() - backend_start from pg_stat_activity " \
+            "where usename = 'globex' and backend_start >= %s"
 
     def edit(config: Config) -> None:
         for one in config["clusters"]["main"]["endpoints"].values():
@@ -238,7 +236,9 @@ async def test_a_cancel_reaches_the_worker_that_runs_the_request(shared: Running
             message = pb.QueryRequest(statement={"sql": "select pg_sleep(20)"}, request_id=name)
             running = slow.Query(message, metadata=metadata, timeout=15)
             await _under_way(router, name)
-            answer = await other.CancelQuery(pb.CancelQueryRequest(request_id=name), metadata=metadata, timeout=5)
+            answer = await other.CancelQuery(
+                pb.CancelQueryRequest(request_id=name), metadata=metadata, timeout=5
+            )
             assert answer.result == pb.CANCEL_RESULT_CANCELLING
             assert await running.code() is grpc.StatusCode.CANCELLED
         none = pb.CancelQueryRequest(request_id="known-to-nobody-at-all")
@@ -321,7 +321,6 @@ async def test_workers_never_outlive_the_control_process(pg_cluster: DevCluster)
 
 async def test_a_port_is_not_shared_with_another_router(shared: RunningRouter, pg_cluster: DevCluster) -> None:
     router = shared
-
     def same(config: Config) -> None:
         config["server"]["listen"] = router.address
 

@@ -34,15 +34,8 @@ class AsyncpgCaller:
         target = self._target
         size = min(target.callers, target.connections)
         self._pool = await asyncpg.create_pool(
-            host=target.host,
-            port=target.port,
-            user=target.user,
-            password=target.password,
-            database=target.database,
-            min_size=size,
-            max_size=size,
-            reset=_leave_as_it_is,
-            ssl=False,
+            host=target.host, port=target.port, user=target.user, password=target.password, database=target.database,
+            min_size=size, max_size=size, reset=_leave_as_it_is, ssl=False,
             statement_cache_size=100 if target.prepares else 0,
             server_settings={"application_name": target.application},
         )

@@ -36,15 +36,13 @@ class SdkCaller:
         await self._client.query("select pg_sleep($1)", seconds)
 
     async def transfer(self, aid: int, tid: int, bid: int, delta: int) -> Any:
-        done = await self._client.batch(
-            [
-                (_UPDATE_ACCOUNT, [delta, aid]),
-                pointsman.Step(_SELECT_ACCOUNT, [aid], want_rows=True),
-                (_UPDATE_TELLER, [delta, tid]),
-                (_UPDATE_BRANCH, [delta, bid]),
-                (_INSERT_HISTORY, [tid, bid, aid, delta]),
-            ]
-        )
+        done = await self._client.batch([
+            (_UPDATE_ACCOUNT, [delta, aid]),
+            pointsman.Step(_SELECT_ACCOUNT, [aid], want_rows=True),
+            (_UPDATE_TELLER, [delta, tid]),
+            (_UPDATE_BRANCH, [delta, bid]),
+            (_INSERT_HISTORY, [tid, bid, aid, delta]),
+        ])
         return done[1].rows[0][0]
 
     async def stream(self, rows: int) -> int:

@@ -28,21 +28,11 @@ class PsycopgCaller:
     def __init__(self, target: Target) -> None:
         size = min(target.callers, target.connections)
         dsn = conninfo.make_conninfo(
-            host=target.host,
-            port=target.port,
-            user=target.user,
-            password=target.password,
-            dbname=target.database,
-            application_name=target.application,
-            sslmode="disable",
-            gssencmode="disable",
+            host=target.host, port=target.port, user=target.user, password=target.password, dbname=target.database,
+            application_name=target.application, sslmode="disable", gssencmode="disable",
         )
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            dsn,
-            min_size=size,
-            max_size=size,
-            open=False,
-            timeout=60,
+            dsn, min_size=size, max_size=size, open=False, timeout=60,
             kwargs={"autocommit": True, "prepare_threshold": 5 if target.prepares else None},
         )
         self._pipelined = target.pipelined

@@ -74,9 +74,7 @@ async def transfers(caller: Caller, target: Target, job: Job) -> Answer:
     async def operation(chance: random.Random, timed: _Timed) -> None:
         start = perf_counter()
         await caller.transfer(
-            chance.randrange(1, ACCOUNTS + 1),
-            chance.randrange(1, TELLERS + 1),
-            chance.randrange(1, BRANCHES + 1),
+            chance.randrange(1, ACCOUNTS + 1), chance.randrange(1, TELLERS + 1), chance.randrange(1, BRANCHES + 1),
             chance.randrange(-5000, 5001),
         )
         timed.last = perf_counter()

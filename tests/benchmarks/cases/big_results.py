@@ -29,11 +29,7 @@ def watching_memory(performer: Performer, work: Callable[[], Sample]) -> Sample:
 
 CASES = (
     compare(
-        "stream",
-        "1,000,000 rows × 5 columns to Python objects",
-        "rows/s",
-        ("router", *PYTHON_PEERS),
-        Setting(1),
+        "stream", "1,000,000 rows × 5 columns to Python objects", "rows/s", ("router", *PYTHON_PEERS), Setting(1),
         {"work": "stream", "seconds": 0.0},
         at_least(1, what="rows/s"),
         below(32, Metric.MEMORY_GROWTH_MIB, "growth of the router's memory"),
@@ -41,19 +37,13 @@ CASES = (
             "psycopg: cursor.stream in chunks of 1000, binary (no server-side cursor was faster); "
             "asyncpg: a cursor with prefetch 5000; the SDK: stream().chunks()",
         ),
-        observe=watching_memory,
-        counts_rows=True,
+        observe=watching_memory, counts_rows=True,
     ),
     compare(
-        "copy_out",
-        "COPY of the same rows into a file",
-        "bytes/s",
-        ("router", *PYTHON_PEERS),
-        Setting(1),
+        "copy_out", "COPY of the same rows into a file", "bytes/s", ("router", *PYTHON_PEERS), Setting(1),
         {"work": "copy_out", "seconds": 0.0},
         at_least(0.7, what="bytes/s"),
         below(32, Metric.MEMORY_GROWTH_MIB, "growth of the router's memory"),
-        observe=watching_memory,
-        counts_rows=True,
+        observe=watching_memory, counts_rows=True,
     ),
 )

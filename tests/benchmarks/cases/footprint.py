@@ -57,15 +57,8 @@ class Footprint:
         figures = {"router": measured}
         notes = (f"{tenants:,} tenants, {streams:,} streams (--quick)",) if quick else ()
         return CaseResult(
-            self.name,
-            self.title,
-            "",
-            (measured,),
-            tuple(judge(figures) for judge in self.judges),
-            {},
-            notes,
-            when=time.strftime("%Y-%m-%d"),
-            rounds=1,
+            self.name, self.title, "", (measured,), tuple(judge(figures) for judge in self.judges), {}, notes,
+            when=time.strftime("%Y-%m-%d"), rounds=1,
         )
 
 
@@ -74,7 +67,7 @@ CASE = Footprint()
 
 def _measure(bench: Bench, router: Router, pairs: Pairs, streams: int) -> Sample:
     active = pairs[: len(TENANT_ROLES)]
-    idle = pairs[len(TENANT_ROLES) :] + active
+    idle = pairs[len(TENANT_ROLES):] + active
     address = f"127.0.0.1:{router.port}"
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-logs-") as name, ExitStack() as stack:
         log = Path(name) / "holding.log"
@@ -84,19 +77,17 @@ def _measure(bench: Bench, router: Router, pairs: Pairs, streams: int) -> Sample
         active_mib = router.memory_mib()
         for number in range(CLIENT_PROCESSES):
             bench.tell(f"idle streams, {number * streams // CLIENT_PROCESSES} open", 0.4 + 0.1 * number)
-            part = idle[number:streams:CLIENT_PROCESSES]
+            part = idle[number : streams : CLIENT_PROCESSES]
             stack.enter_context(_holding(log, {"work": "idle", "address": address, "tenants": part}))
         time.sleep(2.0)  # the active ones go on reading
         everything_mib = router.memory_mib()
         connections = sum(bench.database.connections().values())
-    return Sample(
-        {
-            Metric.START_S: router.start_s,
-            Metric.MEMORY_MIB: max(started_mib, everything_mib),
-            Metric.MEMORY_GROWTH_MIB: everything_mib - active_mib,
-            Metric.CONNECTIONS: connections,
-        }
-    )
+    return Sample({
+        Metric.START_S: router.start_s,
+        Metric.MEMORY_MIB: max(started_mib, everything_mib),
+        Metric.MEMORY_GROWTH_MIB: everything_mib - active_mib,
+        Metric.CONNECTIONS: connections,
+    })
 
 
 @contextmanager

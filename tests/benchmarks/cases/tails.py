@@ -18,31 +18,24 @@ def _both(contender: str, title: str) -> tuple[Entry, Entry]:
 
 CASES = (
     compare(
-        "callers_500",
-        "500 callers on 40 connections, point reads",
-        "reads/s",
-        ("router", "psycopg_pgbouncer", "asyncpg_pgbouncer", "psycopg_straight"),
-        Setting(500, connections=40),
-        READS,
+        "callers_500", "500 callers on 40 connections, point reads", "reads/s",
+        ("router", "psycopg_pgbouncer", "asyncpg_pgbouncer", "psycopg_straight"), Setting(500, connections=40), READS,
         below(1.5, Metric.TAIL, "p99 / p50 of the router"),
         stated(Metric.TAIL, "p99 / p50 of psycopg → PgBouncer", of="psycopg_pgbouncer"),
     ),
     compare(
-        "mixed",
-        "1 % statements of 100 ms among point reads, 64 callers",
-        "reads/s",
+        "mixed", "1 % statements of 100 ms among point reads, 64 callers", "reads/s",
         (
             *_both("router", "Pointsman SDK"),
             *_both("psycopg_pgbouncer", "psycopg → PgBouncer"),
             *_both("psycopg_straight", "psycopg, straight"),
         ),
-        Setting(64),
-        READS,
-        grows(Metric.P99_MS, "p99 of point reads, mixed / pure", of="router_mixed", without="router", at_most=3),
+        Setting(64), READS,
         grows(
-            Metric.P99_MS,
-            "the same of psycopg → PgBouncer",
-            of="psycopg_pgbouncer_mixed",
+            Metric.P99_MS, "p99 of point reads, mixed / pure", of="router_mixed", without="router", at_most=3
+        ),
+        grows(
+            Metric.P99_MS, "the same of psycopg → PgBouncer", of="psycopg_pgbouncer_mixed",
             without="psycopg_pgbouncer",
         ),
     ),

@@ -20,10 +20,7 @@ CASES = (
     _case("tpcb_1", "TPC-B transaction, 1 caller", Setting(1), 1.4, ALL),
     _case("tpcb_16", "TPC-B transaction, 16 callers", Setting(16), 1.8, ALL),
     _case(
-        "tpcb_1_network",
-        "TPC-B transaction, 1 caller, 1 ms of network to the pooler",
-        Setting(1, network_ms=1.0),
-        4,
+        "tpcb_1_network", "TPC-B transaction, 1 caller, 1 ms of network to the pooler", Setting(1, network_ms=1.0), 4,
         POOLED,
     ),
 )

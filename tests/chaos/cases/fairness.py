@@ -123,24 +123,13 @@ class Neighbourhood:
 CALM_BURNS = plan(VICTIM, BURNS.format(rows=50_000), 2)
 LOUD_BURNS = plan(TENANT, BURNS.format(rows=200_000), 40)
 NEIGHBOURHOODS = (
-    Neighbourhood(
-        "slow statements hold every connection",
-        1.3,
-        plan(VICTIM, SLEEPS, 4),
-        plan(TENANT, "select pg_sleep(0.05)", 100, writes=2),
-    ),
-    Neighbourhood(
-        "a queue full of short ones", 1.3, plan(VICTIM, SLEEPS, 4), plan(TENANT, "select pg_sleep(0.005)", 200)
-    ),
+    Neighbourhood("slow statements hold every connection", 1.3, plan(VICTIM, SLEEPS, 4),
+                  plan(TENANT, "select pg_sleep(0.05)", 100, writes=2)),
+    Neighbourhood("a queue full of short ones", 1.3, plan(VICTIM, SLEEPS, 4),
+                  plan(TENANT, "select pg_sleep(0.005)", 200)),
     Neighbourhood("statements that burn processor time", 3.0, CALM_BURNS, LOUD_BURNS, settle_s=4.0),
-    Neighbourhood(
-        "statements that burn processor time, concurrency: adaptive",
-        3.0,
-        CALM_BURNS,
-        LOUD_BURNS,
-        concurrency="adaptive",
-        settle_s=4.0,
-    ),
+    Neighbourhood("statements that burn processor time, concurrency: adaptive", 3.0, CALM_BURNS, LOUD_BURNS,
+                  concurrency="adaptive", settle_s=4.0),
 )
 
 
@@ -184,10 +173,8 @@ def _slower(one: Neighbourhood, pairs: Sequence[tuple[Count, Count, Count]], not
     said = f"{ratio:.2f} (median of {len(pairs)}; {alone_ms:.1f} → {beside_ms:.1f} ms) over {calls:,} requests"
     rates = [statistics.median(pair[at].per_s for pair in pairs) for at in range(3)]
     failed = [count.failed for pair in pairs for count in pair if count.failed]
-    notes.append(
-        f"{one.what}: {rates[0]:.0f} → {rates[1]:.0f} requests a second beside {rates[2]:.0f} of the neighbour"
-        + (f"; errors {failed[0]}" if failed else "")
-    )
+    notes.append(f"{one.what}: {rates[0]:.0f} → {rates[1]:.0f} requests a second beside {rates[2]:.0f} of the neighbour"
+                 + (f"; errors {failed[0]}" if failed else ""))
     return Figure(what, f"≤ {one.most:g}", said, calls, ratio, ratio <= one.most, ratios)
 
 
@@ -270,10 +257,8 @@ async def streams(run: Run) -> Found:
     """`size` streams of rows opened at once, by two tenants: all must end well, and the server never sees more
     connections than the cap."""
     async with one_server(_roomy) as stage:
-        clients = [
-            stage.router.connect((TENANT, VICTIM)[number % 2])
-            for number in range(max(2, run.size // STREAMS_A_CHANNEL))
-        ]
+        clients = [stage.router.connect((TENANT, VICTIM)[number % 2])
+                   for number in range(max(2, run.size // STREAMS_A_CHANNEL))]
         try:
             await asyncio.gather(*(db.query("select 1") for db in clients))
             async with counted(stage.cluster.primary()) as seen:
@@ -286,22 +271,13 @@ async def streams(run: Run) -> Found:
     bad = [one for one in ended if one]
     if bad:
         run.notes.append(f"first failure: {bad[0]}")
-    run.notes.append(
-        f"{run.size:,} streams on {len(clients)} connections took {took_s:.1f} s; "
-        f"the server saw at most {max(seen, default=0)} connections, the cap is {CAP}"
-    )
-    return Found(
-        [
-            none_of("streams opened at once that failed", len(bad), run.size, "streams"),
-            none_of(
-                "looks at the server that saw more connections than the cap",
-                sum(one > CAP for one in seen),
-                len(seen),
-                "looks",
-            ),
-        ],
-        run.notes,
-    )
+    run.notes.append(f"{run.size:,} streams on {len(clients)} connections took {took_s:.1f} s; "
+                     f"the server saw at most {max(seen, default=0)} connections, the cap is {CAP}")
+    return Found([
+        none_of("streams opened at once that failed", len(bad), run.size, "streams"),
+        none_of("looks at the server that saw more connections than the cap", sum(one > CAP for one in seen), len(seen),
+                "looks"),
+    ], run.notes)
 
 
 async def _stream(db: pointsman.Client) -> str:

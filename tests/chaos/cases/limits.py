@@ -64,24 +64,17 @@ def amplification(samples: Sequence[Counted], window: int = 10) -> Figure:
     """Attempts sent to servers per request in the worst window of so many samples (a second apart), as if each request
     had reached one at least once. Connects have a goal of their own, per second; with them it is told beside."""
     goal, what = "≤ 1.10", "attempts sent to servers per request, worst 10 s"
-    pairs = [
-        (before, after)
-        for before, after in zip(samples, samples[window:] or samples[-1:], strict=False)
-        if after.requests - before.requests >= 100
-    ]
+    pairs = [(before, after) for before, after in zip(samples, samples[window:] or samples[-1:], strict=False)
+             if after.requests - before.requests >= 100]
     if not pairs:
         return Figure(what, goal, "not measured", 0)
     ratios = [1 + (after.repeated - before.repeated) / (after.requests - before.requests) for before, after in pairs]
-    with_connects = max(
-        ratio + (after.connects - before.connects) / (after.requests - before.requests)
-        for ratio, (before, after) in zip(ratios, pairs, strict=True)
-    )
+    with_connects = max(ratio + (after.connects - before.connects) / (after.requests - before.requests)
+                        for ratio, (before, after) in zip(ratios, pairs, strict=True))
     n = round(samples[-1].requests - samples[0].requests)
     free, connects = samples[-1].free - samples[0].free, samples[-1].connects - samples[0].connects
-    said = (
-        f"{max(ratios):.3f} over {n:,} requests ({with_connects:.3f} with the {connects:,.0f} connects that failed)"
-        f"; {free:,.0f} times a request looked again without asking a server"
-    )
+    said = (f"{max(ratios):.3f} over {n:,} requests ({with_connects:.3f} with the {connects:,.0f} connects that failed)"
+            f"; {free:,.0f} times a request looked again without asking a server")
     return Figure(what, goal, said, n, max(ratios), max(ratios) <= 1.10, ratios)
 
 
@@ -109,10 +102,8 @@ async def deadlines(run: Run) -> Found:
                 number += 1
         await stage.calm()
         missed = sum(1 for one in stage.history.operations if one.outcome is not Outcome.OK)
-        run.notes.append(
-            f"{missed:,} of {len(stage.history.operations):,} requests could not be served in their time; "
-            f"faults: {', '.join(dict.fromkeys(FAULTS[:number]))}"
-        )
+        run.notes.append(f"{missed:,} of {len(stage.history.operations):,} requests could not be served in their time; "
+                         f"faults: {', '.join(dict.fromkeys(FAULTS[:number]))}")
         figures = await run.verdict(stage)
         return Found([one for one in figures if not one.what.startswith("attempts")], run.notes, stage.history)
 
@@ -183,11 +174,8 @@ async def connections(run: Run) -> Found:
             released = time.monotonic()
             await asyncio.sleep(2.0)
         await stage.calm()
-        back = [
-            one.ended - released
-            for one in stage.history.of(*checker.WRITES)
-            if one.outcome is Outcome.OK and one.ended > released
-        ]
+        back = [one.ended - released for one in stage.history.of(*checker.WRITES)
+                if one.outcome is Outcome.OK and one.ended > released]
         run.notes.append(f"the outsider had {taken} connections for {run.size} s")
         figures = [
             times("outsider gone → first write", back[:1], most=1.0),

@@ -81,41 +81,24 @@ class Run:
         """Reads of both kinds, un-keyed writes by every method, increments (keyed where possible)."""
         numbers, chance = self.numbers, self.chance
         increments = Increments(numbers, chance, keyed=await self.keyed(stage))
-        made: list[Workload] = [
-            CancellableAppends(numbers, chance),
-            Batches(numbers, chance),
-            Transactions(numbers, chance),
-            increments,
-            increments,
-        ]
+        made: list[Workload] = [CancellableAppends(numbers, chance), Batches(numbers, chance),
+                                Transactions(numbers, chance), increments, increments]
         if writes_only:
             made.append(increments)
         else:
-            made += [
-                Reads(numbers, chance),
-                Reads(numbers, chance),
-                Reads(numbers, chance, replica=True),
-                Reads(numbers, chance, replica=True),
-            ]
+            made += [Reads(numbers, chance), Reads(numbers, chance), Reads(numbers, chance, replica=True),
+                     Reads(numbers, chance, replica=True)]
         if lists:
             made += [Lists(numbers, chance)] * 2
         await self.set_up(stage, made)
         return made
 
-    def load(
-        self,
-        stage: Stage,
-        workloads: Sequence[Workload],
-        *,
-        rate: float = 250.0,
-        processes: int = 32,
-        timeout: Callable[[random.Random], float] | float = TIMEOUT_S,
-    ) -> Load:
+    def load(self, stage: Stage, workloads: Sequence[Workload], *, rate: float = 250.0, processes: int = 32,
+             timeout: Callable[[random.Random], float] | float = TIMEOUT_S) -> Load:
         """Callers of both kinds in equal parts."""
         callers = stage.callers(2, 2)
-        stage.load = Load(
-            stage.history, callers, workloads, processes=processes, rate=rate, timeout=timeout, seed=self.seed
-        )
+        stage.load = Load(stage.history, callers, workloads, processes=processes, rate=rate, timeout=timeout,
+                          seed=self.seed)
         return stage.load
 
     async def verdict(self, stage: Stage, *, lists: bool = False) -> list[Figure]:

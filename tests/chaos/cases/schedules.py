@@ -57,27 +57,14 @@ async def split_brain(run: Run) -> Found:
             bad = [one for one in figures if one.reached is False and not one.what.startswith("attempts")]
             broken += bool(bad)
             history = stage.history
-    return Found(
-        [
-            none_of(
-                "schedules with writes acknowledged on two timelines", pairs, run.size, f"schedules ({writes:,} writes)"
-            ),
-            none_of(
-                "writes that reached a former primary after a newer one had served",
-                late,
-                run.size,
-                f"schedules ({statements:,} rows on former primaries)",
-            ),
-            none_of(
-                "schedules in which anything was lost, doubled, told wrong, stale or late",
-                broken,
-                run.size,
-                "schedules",
-            ),
-        ],
-        run.notes,
-        history,
-    )
+    return Found([
+        none_of("schedules with writes acknowledged on two timelines", pairs, run.size,
+                f"schedules ({writes:,} writes)"),
+        none_of("writes that reached a former primary after a newer one had served", late, run.size,
+                f"schedules ({statements:,} rows on former primaries)"),
+        none_of("schedules in which anything was lost, doubled, told wrong, stale or late", broken,
+                run.size, "schedules"),
+    ], run.notes, history)
 
 
 async def _calm(stage: Stage, words: str) -> None:
@@ -158,9 +145,8 @@ async def needless(run: Run) -> Found:
         await stage.calm()
         run.notes += [f"promoted without need: {name}" for name in promoted]
         figures = await run.verdict(stage)
-        return Found(
-            [none_of("needless promotions", len(promoted), run.size, "trials"), *figures], run.notes, stage.history
-        )
+        return Found([none_of("needless promotions", len(promoted), run.size, "trials"), *figures], run.notes,
+                     stage.history)
 
 
 # --- the router dies during a promotion ------------------------------------------------------------------------------
@@ -189,11 +175,8 @@ async def router_killed(run: Run) -> Found:
         await stage.calm()
         run.notes.append(f"killed when the promotion had begun, and after each of: {', '.join(steps)}")
         figures = await run.verdict(stage)
-        return Found(
-            [times("router killed → first write through the next one", waits, most=CONVERGED_S), *figures],
-            run.notes,
-            stage.history,
-        )
+        return Found([times("router killed → first write through the next one", waits, most=CONVERGED_S), *figures],
+                     run.notes, stage.history)
 
 
 def _story(log: str) -> str:
@@ -258,7 +241,7 @@ async def segment(run: Run, minutes: float) -> Found:
                     await asyncio.sleep(run.chance.uniform(0.5, 3.0))
                     names.append(fault.name)
                     await fault.hit(stage, run.chance)
-                await _calm(stage, f"after {', '.join(names[-2 * FAULTS :])}")
+                await _calm(stage, f"after {', '.join(names[-2 * FAULTS:])}")
         await _calm(stage, "at the end")
         figures: list[Figure] = await run.verdict(stage, lists=True)
         errors = run.errors(stage.history, "errors of reads and keyed writes", Kind.STRONG_READ, Kind.REPLICA_READ)
@@ -266,3 +249,4 @@ async def segment(run: Run, minutes: float) -> Found:
         figures.append(replace(errors, goal="", reached=None))
         run.notes.append(f"{len(names)} faults: {', '.join(sorted(set(names)))}")
         return Found(figures, run.notes, stage.history)
+

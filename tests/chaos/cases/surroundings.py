@@ -50,7 +50,9 @@ async def _partitioned(run: Run, cluster: DevCluster, space: private.Namespace) 
             for name, endpoint in config["clusters"]["main"]["endpoints"].items():
                 endpoint["host"], endpoint["port"] = space.wires[name].here, proxies[name].port
 
-        stage = await stack.enter_async_context(staged(cluster=cluster, edit=into_the_namespace, prefix=space.prefix))
+        stage = await stack.enter_async_context(
+            staged(cluster=cluster, edit=into_the_namespace, prefix=space.prefix)
+        )
         load = run.load(stage, await run.mix(stage), rate=150, processes=24)
         needless, waits = 0, []
         async with load.going():
@@ -131,11 +133,8 @@ async def _full(run: Run) -> Found:
         if any(one.reached is False for one in figures):
             break
     run.notes.append(f"told while the disk was full: {dict(told) or 'nothing but success'}")
-    return Found(
-        [times("the log could not grow → first write through the router", waits, most=5.0), *figures],
-        run.notes,
-        history,
-    )
+    return Found([times("the log could not grow → first write through the router", waits, most=5.0), *figures],
+                 run.notes, history)
 
 
 def _on_small_disk() -> DevCluster:

@@ -26,11 +26,8 @@ WRITERS = 24
 async def cut_off(run: Run) -> Found:
     """Un-keyed writes through a network that loses answers, or everything, and then resets; `size` unknown outcomes."""
     async with staged(proxied=True) as stage:
-        workloads = [
-            Appends(run.numbers, run.chance),
-            Batches(run.numbers, run.chance),
-            Transactions(run.numbers, run.chance),
-        ]
+        workloads = [Appends(run.numbers, run.chance), Batches(run.numbers, run.chance),
+                     Transactions(run.numbers, run.chance)]
         await run.set_up(stage, workloads)
         load = run.load(stage, workloads, rate=0, processes=WRITERS, timeout=5.0)
         rounds = 0
@@ -89,12 +86,8 @@ async def cancelled(run: Run) -> Found:
         found = checker.truth(stage.history.of(Kind.APPEND), checker.survivors(answers, 0).ledger)
         run.notes.append(f"{found.acknowledged:,} acknowledged, {found.unknown:,} unknown, in {number} failovers")
         figures = [
-            none_of(
-                "writes acknowledged though cancelled at COMMIT, and lost",
-                len(found.lost),
-                counted,
-                "cancels at COMMIT",
-            ),
+            none_of("writes acknowledged though cancelled at COMMIT, and lost", len(found.lost), counted,
+                    "cancels at COMMIT"),
             none_of("told to be without effect, and there", len(found.told_failed), found.writes, "writes"),
             checker.late_figure(stage.history),
         ]
@@ -104,14 +97,8 @@ async def cancelled(run: Run) -> Found:
 async def _round(run: Run, stage: Stage, workload: CancellableAppends, count: int) -> int:
     """Writes that begin around the freeze, each called off in its own way at its own moment, then kill -9."""
     server, timeline = await stage.primary(), await stage.timeline()
-    load = Load(
-        stage.history,
-        stage.callers(2, 2),
-        [workload],
-        processes=count,
-        timeout=lambda chance: chance.uniform(0.15, 1.5),
-        seed=run.chance.getrandbits(30),
-    )
+    load = Load(stage.history, stage.callers(2, 2), [workload], processes=count,
+                timeout=lambda chance: chance.uniform(0.15, 1.5), seed=run.chance.getrandbits(30))
     first = len(stage.history.operations)
     async with nemeses.frozen_replication(stage, server):
         frozen_at = stage.history.note("writes begin")
@@ -124,11 +111,8 @@ async def _round(run: Run, stage: Stage, workload: CancellableAppends, count: in
     for caller in load.callers:
         await caller.close()
     mine = stage.history.operations[first:]
-    return sum(
-        1
-        for one in mine
-        if one.invoked >= frozen_at and (one.cancelled or one.outcome is not Outcome.OK or one.timeline <= timeline)
-    )
+    return sum(1 for one in mine if one.invoked >= frozen_at and (one.cancelled or one.outcome is not Outcome.OK
+                                                                  or one.timeline <= timeline))
 
 
 async def _call_off(load: Load, workload: CancellableAppends, process: int, chance: random.Random) -> Operation:
@@ -185,3 +169,4 @@ def _faults(chance: random.Random) -> Iterator[nemeses.Nemesis]:
 def acknowledged(stage: Stage) -> int:
     """Writes acknowledged so far."""
     return sum(1 for one in stage.history.of(*checker.WRITES) if one.outcome.acknowledged)
+
