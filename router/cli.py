@@ -16,6 +16,7 @@ import typer
 import router
 from router import interpreter, tenant_commands
 from router.console import config_commands, copy_commands, listen_command, outcome_command, worker_commands
+from router.console.command_group import CommandGroup
 from router.console.operator_options import Address, AsJson, Dev, Token
 from router.console.trouble import ExitCode, Trouble
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 _UNBOUNDED = 10_000
 RUN, ASK, OPERATE, CONFIGURE = "Run a router", "Ask it", "Operate it", "Configure it"
 
+_SERVING = ("serve", "dev")
+
 app = typer.Typer(
+    cls=CommandGroup,
     epilog="Exit codes: 0 done · 1 could not be done · 2 wrong command line · 3 no router answers",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -44,6 +48,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
     ] = False,
@@ -59,6 +64,8 @@ def options(
     How to reach a router with TLS stands before the command, or in POINTSMAN_TLS, POINTSMAN_CA, POINTSMAN_CERT,
     POINTSMAN_KEY.
     """
+    # Before a command imports grpc. Where we ask, its own lines tell a user nothing that our message does not.
+    _let_grpc_tell("ERROR" if context.invoked_subcommand in _SERVING else "NONE")
     for name, value in (("TLS", "1" if tls else ""), ("CA", ca), ("CERT", cert), ("KEY", key)):
         if value:
             os.environ[f"POINTSMAN_{name}"] = value
@@ -137,7 +144,6 @@ def serve(
     ] = None,
 ) -> None:
     """Run the router. SIGTERM drains it, SIGHUP reads the configuration again, SIGUSR1 restarts its workers."""
-    _let_grpc_tell("ERROR")
     interpreter.begin()
     from router.config import reading
 
@@ -159,7 +165,6 @@ def dev(
     replicas: Annotated[int, typer.Option(min=1, max=8, help="How many replicas stream from the primary.")] = 2,
 ) -> None:
     """Run everything on this machine: PostgreSQL with replicas, the router, two demo tenants. Ctrl-C ends it all."""
-    _let_grpc_tell("ERROR")
     interpreter.begin()
     from router.dev import DevOptions, run
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-
-# Before grpc is imported: its own lines on standard error tell a user nothing that our message does not.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,6 +13,7 @@ from pointsman.options import TLS
 from pointsman.v1 import admin_service_pb2 as pb
 from pointsman.v1 import admin_service_pb2_grpc
 
+from router.console.reaching import unreachable
 from router.console.targets import Target
 from router.console.trouble import ExitCode, Trouble
 
@@ -83,8 +81,21 @@ def channel_to(address: str, tls: TLS | None) -> grpc.Channel:
     except OSError as error:
         why = (error.strerror or "unknown error").lower()
         raise Trouble(f"file {error.filename} cannot be read: {why}", "check --ca, --cert and --key") from None
+    _check_pem(tls)
     options = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else None
     return grpc.secure_channel(address, credentials, options=options)
+
+
+def _check_pem(tls: TLS) -> None:
+    """Trouble for a file without a certificate, or key, in it; gRPC would only say that nobody answers."""
+    for option, file, mark in (
+        ("--ca", tls.ca_file, b"-----BEGIN CERTIFICATE-----"),
+        ("--cert", tls.cert_file, b"-----BEGIN CERTIFICATE-----"),
+        ("--key", tls.key_file, b"PRIVATE KEY-----"),
+    ):
+        if file is not None and mark not in Path(file).read_bytes():
+            what = "certificate" if option != "--key" else "private key"
+            raise Trouble(f"file {file} holds no {what} in PEM form", f"check {option}", ExitCode.USAGE)
 
 
 def health(address: str, timeout_s: float = TIMEOUT_S, tls: TLS | None = None) -> bool:
@@ -117,7 +128,7 @@ def _trouble(error: Any, address: str) -> Trouble:
     from_router = any(key == _STATUS_DETAILS for key, _ in error.trailing_metadata() or ())
     match code:
         case grpc.StatusCode.UNAVAILABLE if not from_router:
-            return unreachable(address)
+            return unreachable(address, details)
         case grpc.StatusCode.DEADLINE_EXCEEDED if not from_router:
             return Trouble(f"the router at {address} did not answer in time", "is it overloaded?", ExitCode.UNREACHABLE)
         case grpc.StatusCode.UNAUTHENTICATED:
@@ -130,12 +141,3 @@ def _trouble(error: Any, address: str) -> Trouble:
         case _:
             return Trouble(details or code.name.lower())
 
-
-def unreachable(address: str) -> Trouble:
-    """Nothing answers at the address."""
-    return Trouble(
-        f"no router answers at {address}",
-        "is it running? Check the address (--address, POINTSMAN_ADDRESS, POINTSMAN_ADMIN_ADDRESS, --dev), and whether "
-        "it speaks TLS (--tls, --ca, --cert, --key)",
-        ExitCode.UNREACHABLE,
-    )

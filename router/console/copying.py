@@ -125,7 +125,7 @@ def run_out(target: Target, asked: CopyOut, as_json: bool) -> None:
     _check_folder(asked.file)
     reach(target)
     to: str | BinaryIO = sys.stdout.buffer if asked.file == _STANDARD else asked.file
-    with _connected(target) as db, _troubles(target, asked.query), _progress(asked.file, None) as told:
+    with _connected(target) as db, _troubles(target, asked.query, asked.table), _progress(asked.file, None) as told:
         began = time.perf_counter()
         source = {"query": asked.query} if asked.query else {"table": asked.table, "columns": asked.columns}
         result = db.copy_out(
@@ -144,7 +144,7 @@ def run_in(target: Target, asked: CopyIn, as_json: bool) -> None:
     size = _size_of(asked.file)
     reach(target)
     source: str | BinaryIO = sys.stdin.buffer if asked.file == _STANDARD else asked.file
-    with _connected(target) as db, _troubles(target, ""), _progress(asked.file, size) as told:
+    with _connected(target) as db, _troubles(target, "", asked.table), _progress(asked.file, size) as told:
         began = time.perf_counter()
         result = db.copy_in(
             asked.table, source, progress=told, columns=asked.columns, timeout=asked.timeout_s,
@@ -180,11 +180,14 @@ def _connected(target: Target) -> Iterator[pointsman.sync.Client]:
 
 
 @contextlib.contextmanager
-def _troubles(target: Target, query: str) -> Iterator[None]:
+def _troubles(target: Target, query: str, table: str) -> Iterator[None]:
     try:
         yield
     except pointsman.Error as error:
         trouble = trouble_of(error, target.address, query)
+        if isinstance(error, pointsman.UndefinedTable) and table != table.lower():
+            way_out = f"names are taken as the catalogue has them, capitals included: is it {table.lower()}?"
+            trouble = Trouble(trouble.message, way_out, trouble.code)
         context = error.pg.context if error.pg is not None else ""
         if context:  # names the line of the data
             trouble = Trouble(trouble.message, f"{trouble.way_out}\nCONTEXT: {context}".strip("\n"), trouble.code)

@@ -69,6 +69,8 @@ def _run_statements(session: SqlSession, text: str, output: OutputFormat, consol
             raise trouble_of(error, session.target.address, statement) from None
         _write(outcome, output, console)
         outcomes.append(outcome)
+    if session.in_transaction:
+        raise Trouble("the transaction was not ended, and is rolled back", "end it with COMMIT: BEGIN; ... COMMIT;")
     if output is OutputFormat.JSON and not any(outcome.names for outcome in outcomes):
         print(_done_json(outcomes[-1]))  # no rows at all: what was done is all there is to tell
 

@@ -12,7 +12,7 @@ import pointsman
 from pointsman.options import Isolation, ReadPreference
 from rich.cells import cell_len
 
-from router.console.admin_client import unreachable
+from router.console.reaching import unreachable
 from router.console.statement_reader import first_word, looks_like_a_read
 from router.console.targets import Target
 from router.console.trouble import ExitCode, Trouble
@@ -209,6 +209,11 @@ def trouble_of(error: pointsman.Error, address: str, sql: str = "") -> Trouble:
     statement also the line of it that PostgreSQL stumbled over, and a mark below the place."""
     if isinstance(error, pointsman.Unavailable) and error.reason in ("", "NOT_CONNECTED"):
         return unreachable(address)
+    if isinstance(error, pointsman.NotSupported) and not error.reason:
+        return Trouble(
+            f"{address} does not serve QueryService",
+            "is this the operators' port? Callers use server.listen (7432 by default)",
+        )
     facts = [error.sqlstate or error.reason.lower()]
     if error.executed in (pointsman.Executed.MAYBE, pointsman.Executed.YES):
         facts.append(f"executed: {error.executed.value}")

@@ -17,6 +17,10 @@ from pointsman.options import TLS
 from router.console.trouble import ExitCode, Trouble
 from router.model.policy import ServerPolicy
 
+_LAST_PORT = 65535
+_SCHEMES = frozenset({"dns", "unix"})
+"""gRPC's own, such as dns:///router.example.net:7432; who writes https:// means something else."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -101,7 +105,10 @@ def health_address(given: Given) -> str:
 
 def _address(text: str) -> str:
     host, colon, port = text.rpartition(":")
-    if not text.startswith("unix:") and (not colon or not host or not port.isdecimal()):
+    scheme, mark, _ = text.partition("://")
+    foreign = bool(mark) and scheme not in _SCHEMES
+    good = bool(colon and host) and port.isdecimal() and 0 < int(port) <= _LAST_PORT
+    if foreign or not (good or text.startswith("unix:")):
         raise Trouble(f"{text!r} is no address", "write host:port, such as 127.0.0.1:7432", ExitCode.USAGE)
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
@@ -19,6 +20,7 @@ from router.cli import main
 from tests.sdk.fake_router import FakeRouter
 
 TOKEN = "operator-token"
+TLS_VARIABLES = ("POINTSMAN_TLS", "POINTSMAN_CA", "POINTSMAN_CERT", "POINTSMAN_KEY")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0
+        for name in TLS_VARIABLES:  # the options in front of a command are handed on by them
+            os.environ.pop(name, None)
         out, err = capsys.readouterr()
         return Ended(code, out, err)
 

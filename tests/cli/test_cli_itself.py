@@ -32,14 +32,27 @@ router.cli.main()
 """
 
 
-@pytest.mark.parametrize("arguments", [["dev", "--pg-bin", "/nowhere"], ["serve", "-c", "/nowhere"]])
-def test_grpc_is_told_to_be_quiet_before_it_is_imported(arguments: list[str], tmp_path: Path):
+NOBODY = ["--address", "127.0.0.1:1", "--token", "t"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level"),
+    [
+        (["dev", "--pg-bin", "/nowhere"], "ERROR"),
+        (["serve", "-c", "/nowhere"], "ERROR"),
+        (["status", *NOBODY], "NONE"),
+        (["sql", "select 1", *NOBODY], "NONE"),
+        (["copy", "out", "t", "t", *NOBODY], "NONE"),
+        (["tenant", "list", *NOBODY], "NONE"),
+    ],
+)
+def test_grpc_is_told_to_be_quiet_before_it_is_imported(arguments: list[str], level: str, tmp_path: Path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
     ended = subprocess.run(
         [sys.executable, "-c", NOTED_AT_IMPORT, *arguments],
         capture_output=True, text=True, check=False, timeout=60, env={**clean, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
-    assert ended.stdout.splitlines()[0] == "ERROR false", ended.stderr
+    assert ended.stdout.splitlines()[0] == f"{level} false", ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]])

@@ -125,6 +125,15 @@ async def test_bad_data_names_its_line(command: Command, fake: CopyRouter, tmp_p
     assert ended.err.splitlines() == ["pointsman: invalid input (22P02)", "CONTEXT: COPY t, line 2, column n"]
 
 
+async def test_a_name_in_capitals_is_asked_back(command: Command, fake: CopyRouter, tmp_path: Path):
+    fake.refuse_data = status(
+        grpc.StatusCode.INVALID_ARGUMENT, 'relation "ACCOUNTS" does not exist', reason="BAD_SQL", sqlstate="42P01"
+    )
+    (tmp_path / "t").write_bytes(WHOLE)
+    ended = await copy(command, fake, "in", "ACCOUNTS", str(tmp_path / "t"))
+    assert (ended.code, "capitals included: is it accounts?" in ended.err) == (1, True)
+
+
 async def test_no_router(command: Command, fake: CopyRouter, tmp_path: Path):
     await fake.stop()
     assert (await copy(command, fake, "out", "t", str(tmp_path / "t"))).code == 3

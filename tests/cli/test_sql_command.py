@@ -132,6 +132,23 @@ async def test_a_wrong_token_tells_which_options_to_check(command: Command, fake
     assert "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)" in ended.err
 
 
+async def test_the_operators_port_is_told_apart(command: Command, fake: FakeRouter):
+    fake.on_call = failing(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+    ended = await sql(command, fake, "select 1")
+    assert ended.code == 1
+    assert f"{fake.address} does not serve QueryService\nis this the operators' port?" in ended.err
+
+
+async def test_a_transaction_without_an_end_is_no_success(command: Command, fake: FakeRouter):
+    async def answer(request: tx_pb.TransactRequest) -> tx_pb.TransactResponse:
+        return tx_pb.TransactResponse(began=tx_pb.Began())
+
+    fake.on_transact = answer
+    ended = await sql(command, fake, "begin")
+    assert ended.code == 1
+    assert "the transaction was not ended, and is rolled back\nend it with COMMIT" in ended.err
+
+
 async def test_an_outcome_that_may_have_happened_says_so(command: Command, fake: FakeRouter):
     fake.on_call = failing(grpc.StatusCode.UNKNOWN, "lost in flight", reason="OUTCOME_UNKNOWN", executed="maybe")
     ended = await sql(command, fake, "insert into t values (1)")
