@@ -15,15 +15,20 @@ import typer
 
 import router
 from router import interpreter, tenant_commands
-from router.console import config_commands, copy_commands, listen_command, outcome_command, worker_commands
+from router.console import (
+    config_commands,
+    copy_commands,
+    listen_command,
+    order_commands,
+    outcome_command,
+    worker_commands,
+)
 from router.console.command_group import CommandGroup
-from router.console.operator_options import Address, AsJson, Dev, Token
+from router.console.operator_options import Address, AsJson, Dev, Token, operator
 from router.console.trouble import ExitCode, Trouble
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from router.console.admin_client import AdminClient
 
 _UNBOUNDED = 10_000
 RUN, ASK, OPERATE, CONFIGURE = "Run a router", "Ask it", "Operate it", "Configure it"
@@ -82,13 +87,6 @@ CallerAddress = Annotated[
         show_default=False,
     ),
 ]
-app.command("check-config", rich_help_panel=CONFIGURE)(config_commands.check_config)
-app.add_typer(copy_commands.app, name="copy", rich_help_panel=ASK)
-app.add_typer(config_commands.app, name="config", rich_help_panel=CONFIGURE)
-app.add_typer(tenant_commands.app, name="tenant", rich_help_panel=CONFIGURE)
-app.add_typer(worker_commands.app, name="workers", rich_help_panel=OPERATE)
-
-Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, as `pointsman status` shows it.")]
 
 
 def main() -> None:
@@ -161,7 +159,9 @@ def dev(
     pg_bin: Annotated[
         Path | None, typer.Option(help="PostgreSQL's bin folder (15 or newer); else it is looked for.", metavar="DIR")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port for callers; the next two are admin's and metrics'. 0: any.")] = 7432,
+    port: Annotated[
+        int, typer.Option(min=0, max=65533, help="Port for callers; the next two are admin's and metrics'. 0: any.")
+    ] = 7432,
     replicas: Annotated[int, typer.Option(min=1, max=8, help="How many replicas stream from the primary.")] = 2,
 ) -> None:
     """Run everything on this machine: PostgreSQL with replicas, the router, two demo tenants. Ctrl-C ends it all."""
@@ -216,6 +216,7 @@ def sql(
 
 app.command(rich_help_panel=ASK)(outcome_command.outcome)
 app.command(rich_help_panel=ASK)(listen_command.listen)
+app.add_typer(copy_commands.app, name="copy", rich_help_panel=ASK)
 
 
 @app.command(rich_help_panel=ASK)
@@ -230,7 +231,7 @@ def status(
     """Clusters, endpoints, tenants and pools at a glance: who is primary, what lags, what waits."""
     from router.console import status_view
 
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         if watch and as_json:
             status_view.watch_json(lambda: status_view.look(client), interval)
         elif watch:
@@ -251,7 +252,7 @@ def doctor(
     """
     from router.console import doctor_command
 
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         found = doctor_command.look(client)
     if as_json:
         print(doctor_command.as_json(found))
@@ -274,7 +275,7 @@ def waiters(
 
     from router.console import operations
 
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         found = operations.waiters(client, tenant)
     if as_json:
         print(json.dumps(operations.waiters_json(found), indent=2))
@@ -305,67 +306,19 @@ def version() -> None:
 
 # --- operate -----------------------------------------------------------------------------------------------------
 
-
-def _operator(address: str, token: str, development: str) -> AdminClient:
-    from router.console.admin_client import AdminClient
-    from router.console.targets import Given, operator_target
-
-    return AdminClient(operator_target(Given(address=address, token=token, dev=development)))
-
-
-@app.command(rich_help_panel=OPERATE)
-def switchover(
-    cluster: Annotated[str, typer.Argument(help="Name of the cluster.")],
-    to: Annotated[str, typer.Option(help="The replica to become primary; else the most advanced one.")] = "",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds it may take before it is undone.")] = 10.0,
-    address: Address = "",
-    token: Token = "",
-    development: Dev = "",
-) -> None:
-    """Move the primary by plan: writes wait for a moment, none fails."""
-    from router.console import operations
-
-    with _operator(address, token, development) as client:
-        operations.switchover(client, cluster, to, timeout, _console())
+for _order in (
+    order_commands.switchover,
+    order_commands.drain,
+    order_commands.resume,
+    order_commands.weight,
+    order_commands.reload,
+):
+    app.command(rich_help_panel=OPERATE)(_order)
+app.add_typer(worker_commands.app, name="workers", rich_help_panel=OPERATE)
 
 
-@app.command(rich_help_panel=OPERATE)
-def drain(endpoint: Endpoint, address: Address = "", token: Token = "", development: Dev = "") -> None:
-    """Give an endpoint no new work; what runs there ends by itself."""
-    from router.console import operations
+# --- configure ---------------------------------------------------------------------------------------------------
 
-    with _operator(address, token, development) as client:
-        print(operations.drain(client, endpoint))
-
-
-@app.command(rich_help_panel=OPERATE)
-def resume(endpoint: Endpoint, address: Address = "", token: Token = "", development: Dev = "") -> None:
-    """End a drain."""
-    from router.console import operations
-
-    with _operator(address, token, development) as client:
-        print(operations.resume(client, endpoint))
-
-
-@app.command(rich_help_panel=OPERATE)
-def weight(
-    endpoint: Endpoint,
-    value: Annotated[int, typer.Argument(min=0, max=1_000_000, metavar="WEIGHT", help="0 takes no balanced reads.")],
-    address: Address = "",
-    token: Token = "",
-    development: Dev = "",
-) -> None:
-    """Set an endpoint's share of balanced reads, until the next reload or restart."""
-    from router.console import operations
-
-    with _operator(address, token, development) as client:
-        print(operations.set_weight(client, endpoint, value))
-
-
-@app.command(rich_help_panel=OPERATE)
-def reload(address: Address = "", token: Token = "", development: Dev = "") -> None:
-    """Make the router read its configuration file again. A file with mistakes changes nothing."""
-    from router.console import operations
-
-    with _operator(address, token, development) as client:
-        operations.reload(client, _console())
+app.command("check-config", rich_help_panel=CONFIGURE)(config_commands.check_config)
+app.add_typer(config_commands.app, name="config", rich_help_panel=CONFIGURE)
+app.add_typer(tenant_commands.app, name="tenant", rich_help_panel=CONFIGURE)

@@ -96,14 +96,14 @@ def run(options: DevOptions) -> int:
     started = time.monotonic()
     set_up("warning", "auto")
     temporary = options.data is None
-    directory = Path(tempfile.mkdtemp(prefix="pointsman-dev-")) if options.data is None else options.data
-    if temporary:
-        directory.chmod(0o755)  # as root the servers run as another user, who must reach it
     try:
         _tell("looking for PostgreSQL")
         _check_ports(options.port)
         binaries = find_binaries(options.pg_bin)
         _tell(f"PostgreSQL {binaries.version} ({binaries.source.value}: {binaries.bin_dir})")
+        directory = options.data or Path(tempfile.mkdtemp(prefix="pointsman-dev-"))  # the cluster takes it away again
+        if temporary:
+            directory.chmod(0o755)  # as root the servers run as another user, who must reach it
         cluster = DevCluster(directory, options.replicas, binaries, temporary=temporary)
         with cluster:
             return _serve(cluster, directory, options, started)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.console.operator_options import Address, AsJson, Dev, Token
+from router.console.operator_options import Address, AsJson, Dev, Token, operator
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
     from router.config.loaded import LoadedConfig
+    from router.config.problems import ConfigProblems
 
 app = typer.Typer(help="Look at configuration files, their form, and what they would change.", no_args_is_help=True)
 
@@ -20,13 +21,35 @@ File = Annotated[Path, typer.Argument(help="Configuration file (YAML).")]
 Write = Annotated[Path | None, typer.Option("--write", help="Write it into this file.", metavar="FILE")]
 
 
-def check_config(file: File) -> None:
+def check_config(file: File, as_json: AsJson = False) -> None:
     """Check a configuration file, its secrets included; every mistake is told with its line."""
-    config = load_or_tell(file)
+    import json
+
+    from router.config.loading import load
+    from router.config.problems import ConfigProblems
+
+    try:
+        config = load(file) if as_json else load_or_tell(file)
+    except ConfigProblems as found:
+        print(json.dumps({"file": str(file), "good": False, "problems": _plain(found)}, indent=2, ensure_ascii=False))
+        raise Trouble(f"{_counted(len(found.problems), 'problem')} in {file}") from None
     topology = config.topology
     endpoints = sum(len(cluster.endpoints) for cluster in topology.clusters.values())
     counts = ((len(topology.clusters), "cluster"), (endpoints, "endpoint"), (len(topology.tenants), "tenant"))
+    if as_json:
+        numbers = {f"{noun}s": count for count, noun in counts}
+        print(json.dumps({"file": str(file), "good": True, "problems": [], **numbers}, indent=2, ensure_ascii=False))
+        return
     print(f"{file}: good ({', '.join(_counted(count, noun) for count, noun in counts)})")
+
+
+def _plain(found: ConfigProblems) -> list[dict[str, object]]:
+    """Mistakes for programs; line 0 is the whole file."""
+    source = str(found.source)
+    return [
+        {"file": one.source or source, "line": one.line, "place": one.path, "message": one.message}
+        for one in found.problems
+    ]
 
 
 @app.command("schema")
@@ -66,11 +89,8 @@ def config_diff(
     if file is not None and other is not None:
         found = config_diffs.between(load_or_tell(file), load_or_tell(other))
     else:
-        from router.console.admin_client import AdminClient
-        from router.console.targets import Given, operator_target
-
         text = "" if file is None else _text_of(file)
-        with AdminClient(operator_target(Given(address=address, token=token, dev=development))) as client:
+        with operator(address, token, development) as client:
             found = config_diffs.against_the_router(client, text, file)
     print(config_diffs.as_json(found) if as_json else config_diffs.as_lines(found))
 
@@ -84,16 +104,12 @@ def _text_of(file: Path) -> str:
 
 
 @app.command("reload")
-def config_reload(address: Address = "", token: Token = "", development: Dev = "") -> None:
+def config_reload(address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False) -> None:
     """Make the router read its configuration again, as `pointsman reload` does. Mistakes in it change nothing."""
-    from rich.console import Console
-
     from router.console import operations
-    from router.console.admin_client import AdminClient
-    from router.console.targets import Given, operator_target
 
-    with AdminClient(operator_target(Given(address=address, token=token, dev=development))) as client:
-        operations.reload(client, Console(highlight=False, soft_wrap=True))
+    with operator(address, token, development) as client:
+        operations.reload(client, as_json=as_json)
 
 
 @app.command("sample")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pointsman.v1 import admin_service_pb2 as pb
@@ -19,61 +20,84 @@ _SLACK_S = 5.0
 """Time that a switchover's answer may take beyond the switchover's own timeout."""
 
 
-def switchover(client: AdminClient, cluster: str, to: str, timeout_s: float, console: Console) -> None:
-    """Move the primary, telling each step as it ends. Trouble when it was refused or undone."""
+def switchover(client: AdminClient, cluster: str, to: str, timeout_s: float, show: Callable[[Any, str], None]) -> None:
+    """Move the primary, showing each step as it ends. Trouble when it was refused or undone."""
     request = pb.SwitchoverRequest(cluster=cluster, to=to, timeout_ms=round(timeout_s * 1000))
     last: Any = None
     for step in client.stream("Switchover", request, timeout_s + _SLACK_S):
         last = step
-        if not step.done:
-            line = Text(f"{step.elapsed_s:7.3f} s  ", style="dim").append(step.step, style="bold")
-            console.print(line.append(f"  {step.detail}" if step.detail else "", style="dim"))
+        show(step, cluster)
     if last is None or not last.done:
         raise Trouble(f"the switchover of {cluster} ended without saying how", "look with: pointsman status")
-    console.print(
-        Text(f"{last.primary} is the primary of {cluster}", style="bold green").append(
-            f"; writes waited {last.pause_s * 1000:.0f} ms, {last.elapsed_s:.1f} s in all", style="dim"
+
+
+def show_step(step: Any, cluster: str) -> None:
+    """One step of a switchover, or its end, for people."""
+    console = Console(highlight=False, soft_wrap=True)
+    if step.done:
+        end = Text(f"{step.primary} is the primary of {cluster}", style="bold green")
+        console.print(
+            end.append(f"; writes waited {step.pause_s * 1000:.0f} ms, {step.elapsed_s:.1f} s in all", style="dim")
         )
-    )
+        return
+    line = Text(f"{step.elapsed_s:7.3f} s  ", style="dim").append(step.step, style="bold")
+    console.print(line.append(f"  {step.detail}" if step.detail else "", style="dim"))
 
 
-def drain(client: AdminClient, endpoint: str) -> str:
-    """Give an endpoint no new work."""
+def show_step_json(step: Any, cluster: str) -> None:
+    """The same for programs, on one line."""
+    print(json.dumps({"cluster": cluster, **plain(step)}, ensure_ascii=False), flush=True)
+
+
+def drain(client: AdminClient, endpoint: str, *, as_json: bool = False) -> str:
+    """Give an endpoint no new work; what to tell of it."""
     answer = client.call("DrainEndpoint", pb.DrainEndpointRequest(endpoint=endpoint))
     running = answer.in_flight
     words = f"{endpoint} takes no new work; {running} request{'' if running == 1 else 's'} still run there"
-    return words + _behind(answer)
+    return _told(answer, words, {"endpoint": endpoint}, as_json)
 
 
-def resume(client: AdminClient, endpoint: str) -> str:
-    """End a drain."""
+def resume(client: AdminClient, endpoint: str, *, as_json: bool = False) -> str:
+    """End a drain; what to tell of it."""
     answer = client.call("ResumeEndpoint", pb.ResumeEndpointRequest(endpoint=endpoint))
-    return f"{endpoint} takes work again" + _behind(answer)
+    return _told(answer, f"{endpoint} takes work again", {"endpoint": endpoint}, as_json)
 
 
-def set_weight(client: AdminClient, endpoint: str, weight: int) -> str:
-    """Change an endpoint's weight until the next reload or restart."""
+def set_weight(client: AdminClient, endpoint: str, weight: int, *, as_json: bool = False) -> str:
+    """Change an endpoint's weight until the next reload or restart; what to tell of it."""
     answer = client.call("SetEndpointWeight", pb.SetEndpointWeightRequest(endpoint=endpoint, weight=weight))
-    return f"{endpoint}: weight {answer.previous} → {weight}, until the next reload or restart" + _behind(answer)
+    words = f"{endpoint}: weight {answer.previous} → {weight}, until the next reload or restart"
+    return _told(answer, words, {"endpoint": endpoint, "weight": weight}, as_json)
 
 
-def _behind(answer: Any) -> str:
-    """Workers that have yet to take an order: a line for each."""
-    return "".join(f"\n{words}; it takes the order as soon as it answers" for words in answer.behind)
+def _told(answer: Any, words: str, facts: dict[str, Any], as_json: bool) -> str:
+    """In words, with a line for each worker that has yet to take the order; or all of it as JSON."""
+    if as_json:
+        return json.dumps({**facts, **plain(answer)}, indent=2, ensure_ascii=False)
+    return words + "".join(f"\n{late}; it takes the order as soon as it answers" for late in answer.behind)
 
 
-def reload(client: AdminClient, console: Console) -> None:
+def reload(client: AdminClient, *, as_json: bool = False) -> None:
     """Make the router read its files again. Trouble with all their problems when they have any."""
     answer = client.call("ReloadConfig", pb.ReloadConfigRequest(), READING_S)
-    for change in answer.changes:
-        console.print(Text(change))
+    if as_json:
+        print(json.dumps(plain(answer), indent=2, ensure_ascii=False))
+    else:
+        _show_reload(answer)
     if not answer.applied:
         nothing = "nothing else" if answer.changes else "nothing"
         raise Trouble(
             "\n".join(answer.problems) or "the configuration was refused",
             f"{nothing} was changed: mend the file (pointsman check-config FILE) and reload again",
         )
-    console.print(Text("applied" if answer.changes else "applied: nothing had changed", style="green"))
+
+
+def _show_reload(answer: Any) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for change in answer.changes:
+        console.print(Text(change))
+    if answer.applied:
+        console.print(Text("applied" if answer.changes else "applied: nothing had changed", style="green"))
     for words in answer.behind:
         console.print(Text(f"{words}; it takes the configuration as soon as it answers", style="yellow"))
 

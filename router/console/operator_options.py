@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.console.dev_option import Dev
 
-__all__ = ["Address", "AsJson", "Dev", "Token"]
+if TYPE_CHECKING:
+    from router.console.admin_client import AdminClient
+
+__all__ = ["Address", "AsJson", "Dev", "Token", "operator"]
 
 Address = Annotated[
     str,
@@ -28,3 +31,11 @@ Token = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+def operator(address: str, token: str, development: str) -> AdminClient:
+    """A connection to the router that was named; Trouble when the token is missing."""
+    from router.console.admin_client import AdminClient
+    from router.console.targets import Given, operator_target
+
+    return AdminClient(operator_target(Given(address=address, token=token, dev=development)))

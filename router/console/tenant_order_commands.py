@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.console.operator_options import Address, AsJson, Dev, Token
+from router.console.operator_options import Address, AsJson, Dev, Token, operator
 from router.console.trouble import ExitCode, Trouble
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ def listing(address: Address = "", token: Token = "", development: Dev = "", as_
 
     from router.console.message_values import plain
 
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         found = client.tenants()
     if as_json:
         print(json.dumps([plain(one) for one in found], indent=2))
         return
+    if not found:
+        print("no tenants")
     for one in found:
         state = "  paused" if one.paused else ""
         print(f"{one.name}  {one.cluster}/{one.database}  {one.in_flight} running, {one.queued} waiting{state}")
@@ -67,7 +69,7 @@ def show(name: Name, address: Address = "", token: Token = "", development: Dev 
 
     from router.console.message_values import plain
 
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         found = client.call("GetTenant", pb.GetTenantRequest(tenant=name))
     if as_json:
         print(json.dumps(plain(found), indent=2))
@@ -88,7 +90,7 @@ def create(
     from pointsman.v1 import admin_service_pb2 as pb
 
     document = _edited(_text(file), changes or ())
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         done = client.call("CreateTenant", pb.CreateTenantRequest(tenant=name, document=document))
     _tell(done, as_json)
 
@@ -106,7 +108,7 @@ def change(
 
     if file is None and not changes:
         raise Trouble("nothing to change", "give --file FILE or --set KEY=VALUE", ExitCode.USAGE)
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         text = _text(file)
         if file is None:
             now = client.call("GetTenant", pb.GetTenantRequest(tenant=name))
@@ -121,7 +123,7 @@ def pause(
     address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Let a tenant's new requests wait, as in a failover; what runs, and open transactions, go on."""
-    _order("Pause", name, version, _operator(address, token, development), as_json=as_json)
+    _order("Pause", name, version, operator(address, token, development), as_json=as_json)
 
 
 def resume(
@@ -129,7 +131,7 @@ def resume(
     address: Address = "", token: Token = "", development: Dev = "", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """End a pause: whoever waits goes on, in turn."""
-    _order("Resume", name, version, _operator(address, token, development), as_json=as_json)
+    _order("Resume", name, version, operator(address, token, development), as_json=as_json)
 
 
 def remove(
@@ -140,24 +142,17 @@ def remove(
 
     Open transactions are rolled back; to let them end, pause it first. Its database stays.
     """
-    _order("Remove", name, version, _operator(address, token, development), as_json=as_json)
+    _order("Remove", name, version, operator(address, token, development), as_json=as_json)
 
 
-def _order(order: str, name: str, version: str, operator: AdminClient, *, as_json: bool) -> None:
+def _order(order: str, name: str, version: str, client: AdminClient, *, as_json: bool) -> None:
     """One that needs no more than the tenant's name."""
     from pointsman.v1 import admin_service_pb2 as pb
 
     method = f"{order}Tenant"
-    with operator as client:
+    with client:
         done = client.call(method, getattr(pb, f"{method}Request")(tenant=name, version=version))
     _tell(done, as_json)
-
-
-def _operator(address: str, token: str, development: str) -> AdminClient:
-    from router.console.admin_client import AdminClient
-    from router.console.targets import Given, operator_target
-
-    return AdminClient(operator_target(Given(address=address, token=token, dev=development)))
 
 
 def _text(file: Path | None) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from router.console.operator_options import Address, AsJson, Dev, Token
+from router.console.operator_options import Address, AsJson, Dev, Token, operator
+from router.console.order_commands import AsJsonLines
 from router.console.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def list_workers(address: Address = "", token: Token = "", development: Dev = ""
 
     from router.console.message_values import plain
 
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         found = look(client)
     if as_json:
         print(json.dumps([plain(one) for one in found], indent=2))
@@ -38,14 +39,23 @@ def list_workers(address: Address = "", token: Token = "", development: Dev = ""
 
 
 @app.command("restart")
-def restart_workers(address: Address = "", token: Token = "", development: Dev = "") -> None:
+def restart_workers(
+    address: Address = "", token: Token = "", development: Dev = "", as_json: AsJsonLines = False
+) -> None:
     """Replace the workers one by one, without failing a request; each step as it ends."""
+    import json
+
     from pointsman.v1 import admin_service_pb2 as pb
 
+    from router.console.message_values import plain
+
     done = False
-    with _operator(address, token, development) as client:
+    with operator(address, token, development) as client:
         for step in client.stream("RestartWorkers", pb.RestartWorkersRequest(), RESTART_S):
             done = step.done
+            if as_json:
+                print(json.dumps(plain(step)), flush=True)
+                continue
             what = "all workers" if step.done else f"worker {step.worker} {step.step}"
             print(f"{step.elapsed_s:7.1f} s  {what}{f' ({step.detail})' if step.detail else ''}", flush=True)
     if not done:
@@ -80,10 +90,3 @@ def table(found: Iterable[Any]) -> FittingTable:
             str(one.restarts),
         )
     return shown
-
-
-def _operator(address: str, token: str, development: str) -> AdminClient:
-    from router.console.admin_client import AdminClient
-    from router.console.targets import Given, operator_target
-
-    return AdminClient(operator_target(Given(address=address, token=token, dev=development)))

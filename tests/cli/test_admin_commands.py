@@ -129,6 +129,25 @@ def test_drain_resume_and_weight(ask: Ask, admin: FakeAdmin):
     assert admin.seen[-1] == pb.SetEndpointWeightRequest(endpoint="pg1", weight=0)
 
 
+def test_orders_as_json_are_what_the_router_answered(ask: Ask, admin: FakeAdmin):
+    admin.behind = ["worker 2 is late"]
+    late = {"endpoint": "pg1", "behind": admin.behind}
+    assert json.loads(ask("drain", "pg1", "--json").out) == {**late, "in_flight": 2}
+    assert json.loads(ask("resume", "pg1", "--json").out) == {"endpoint": "pg1", "behind": []}
+    assert json.loads(ask("weight", "pg1", "7", "--json").out) == {**late, "previous": 100, "weight": 7}
+    admin.steps = [
+        pb.SwitchoverResponse(step="promote", detail="pg2", elapsed_s=0.5),
+        pb.SwitchoverResponse(step="done", done=True, primary="pg2", elapsed_s=0.75, pause_s=0.25),
+    ]
+    first, last = map(json.loads, ask("switchover", "main", "--json").out.splitlines())
+    assert (first["cluster"], first["step"], first["done"]) == ("main", "promote", False)
+    assert (last["done"], last["primary"], last["pause_s"]) == (True, "pg2", 0.25)
+    admin.reload = pb.ReloadConfigResponse(applied=False, problems=["x.yaml:1: a"])
+    for words in (("reload",), ("config", "reload")):
+        ended = ask(*words, "--json")
+        assert (ended.code, json.loads(ended.out)["problems"]) == (1, ["x.yaml:1: a"])
+
+
 def test_an_unknown_endpoint_is_a_problem_in_the_routers_words(ask: Ask):
     ended = ask("drain", "pg9")
     assert (ended.code, ended.err) == (1, "pointsman: there is no endpoint pg9\n")

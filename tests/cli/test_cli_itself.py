@@ -103,6 +103,33 @@ def test_operations_list_every_variable_that_options_honour():
     assert not missing
 
 
+def test_whatever_asks_or_orders_can_answer_in_json():
+    from typer.main import get_command
+
+    from router.cli import app
+
+    def without(name: str, command: Any) -> set[str]:
+        below = getattr(command, "commands", {})
+        names = {param.name for param in command.params}
+        own = {name} if not below and "as_json" not in names else set()
+        return own.union(*(without(f"{name} {word}".strip(), one) for word, one in below.items()))
+
+    documents = {"config schema", "config show", "config sample", "config reference", "tenant init"}
+    assert without("", get_command(app)) == {"serve", "dev", "health", "version"} | documents
+
+
+@pytest.mark.parametrize("port", ["-1", "65534", "70000"])
+def test_a_port_without_two_more_above_it_is_a_usage_error(command: Command, port: str):
+    ended = command("dev", "--port", port)
+    assert (ended.code, "--port" in ended.err, "Traceback" in ended.err) == (2, True, False)
+
+
+def test_what_cannot_start_leaves_no_folder_behind(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert command("dev", "--port", "0", "--pg-bin", "/nowhere").code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_tenant_lacks_is_told_as_json_too(monkeypatch, capsys):
     from router import tenant_commands, tenant_setup
     from router.console.trouble import Trouble

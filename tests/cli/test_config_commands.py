@@ -40,6 +40,18 @@ def test_every_mistake_is_printed_with_its_line(command: Command, good: Path):
     assert len(lines) == 18
 
 
+def test_a_check_as_json(command: Command, good: Path):
+    told = json.loads(command("check-config", str(good), "--json").out)
+    assert told == {"file": str(good), "good": True, "problems": [], "clusters": 1, "endpoints": 2, "tenants": 2}
+    good.write_text(MANY_MISTAKES)
+    ended = command("check-config", str(good), "--json")
+    told = json.loads(ended.out)
+    assert (ended.code, told["good"], len(told["problems"])) == (1, False, 17)
+    assert told["problems"][0] == {
+        "file": str(good), "line": 1, "place": "server.listn", "message": "is an unknown key: did you mean listen?"
+    }  # fmt: skip
+
+
 def test_a_file_that_is_not_there(command: Command):
     ended = command("check-config", "/nowhere/x.yaml")
     assert ended.code == 1

@@ -46,6 +46,11 @@ def test_a_restart_tells_each_step(ask: Ask):
     assert [line.split("s  ", 1)[1] for line in ended.out.splitlines()] == ["worker 1 serves (pid 201)", "all workers"]
 
 
+def test_a_restart_as_json_is_one_line_a_step(ask: Ask):
+    first, last = map(json.loads, ask("workers", "restart", "--json").out.splitlines())
+    assert (first["worker"], first["step"], first["done"], last["done"]) == (1, "serves", False, True)
+
+
 def test_a_restart_that_stops_half_way_is_no_success(ask: Ask, admin: FakeAdmin):
     admin.restart_stops = True
     ended = ask("workers", "restart")
