@@ -1,7 +1,8 @@
 """What one tenant listens to in this process: one connection to the primary for all its Listen streams.
 
 The task lives while there is a stream: it connects to the primary of the cluster's published state, listens to the
-channels that somebody wants, and begins anew when the connection is lost or the primary is another one. Invariant: a
+channels that somebody wants, and begins anew when the connection is lost or the primary is another one. A primary that
+drains keeps the connection that it has (also for new streams, which cost it none), and gets no new one. Invariant: a
 stream is `listening` only while LISTEN is active for all its channels on a connection of the state's generation; what
 it may have missed otherwise is told by a gap, in front of the next ready.
 """
@@ -69,6 +70,8 @@ class ChannelHub:
         """Until when everything was heard."""
         self._fault: Fault | None = None
         """Why there is no connection, as far as is known."""
+        self._draining = False
+        """The primary is to get nothing new."""
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self._delivered = self._missed = 0
@@ -123,10 +126,11 @@ class ChannelHub:
     def _no_ready(self) -> RouterError:
         if self._fault is not None:
             return _error(self._fault)
+        why = "the primary is draining" if self._draining else "it has no primary"
         return RouterError(
             Code.UNAVAILABLE,
             RefuseReason.NO_BACKEND,
-            f"cluster {self.tenant.cluster} has no primary to listen on",
+            f"cluster {self.tenant.cluster} has nothing to listen on: {why}",
             retry_after_s=1.0,
         )
 
@@ -241,7 +245,8 @@ class ChannelHub:
         source, tenant = self._source(), self.tenant
         state, cluster = source.state, source.cluster
         endpoint = next((one for one in cluster.endpoints if one.name == state.primary), None)
-        if endpoint is None:
+        self._draining = endpoint is not None and state.endpoints[endpoint.name].draining
+        if endpoint is None or self._draining:
             self._home = None
             raise AttemptFailed(Fault(FaultKind.STALE, Stage.ACQUIRE, message="there is no primary"))
         self._home = home = (endpoint.name, state.generation)

@@ -375,3 +375,52 @@ async def test_a_mistake_in_the_hub_ends_its_streams_instead_of_leaving_them_dea
     assert caught.value.reason is RefuseReason.INTERNAL
     again = await ready(engine, "jobs")
     await left(engine, one, again)
+
+
+# --- a drained primary ---------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_who_listens_on_a_primary_that_drains_goes_on_without_a_gap() -> None:
+    engine = Engine()
+    one = await ready(engine, "jobs")
+    engine.supervisor.drain("a")
+    await asyncio.sleep(3 * channel_hub.CHECK_S)
+    other = await ready(engine, "news")
+    engine.supervisor.drain("a", draining=False)
+    await asyncio.sleep(3 * channel_hub.CHECK_S)
+    engine.listening.notify("a", "jobs", "still")
+    engine.listening.notify("a", "news", "here")
+    assert await beyond_heartbeats(one) == Notification("jobs", "still", 7)
+    assert await beyond_heartbeats(other) == Notification("news", "here", 7)
+    assert len(engine.listening.connections) == 1
+    assert not engine.events.of(ListenGapped)
+    await left(engine, one, other)
+
+
+@virtual
+async def test_no_new_connection_goes_to_a_primary_that_drains() -> None:
+    engine = Engine(policy=TenantPolicy(default_timeout_s=3.0))
+    engine.supervisor.drain("a")
+    late, began = await listen(engine, "jobs"), now()
+    error = await refusal(late.next())
+    assert (error.reason, now() - began) == (RefuseReason.NO_BACKEND, pytest.approx(3.0, abs=0.1))
+    assert "the primary is draining" in error.message
+    waiting = await listen(engine, "jobs")
+    await asyncio.sleep(1.0)
+    assert not engine.listening.asked
+    engine.supervisor.drain("a", draining=False)
+    resumed = now()
+    assert isinstance(await waiting.next(), Ready)
+    assert now() - resumed < 0.1, "at once"
+    engine.supervisor.drain("a")
+    engine.listening.present[0].break_off()
+    assert await waiting.next() == Heartbeat(listening=False)
+    await asyncio.sleep(10)
+    assert engine.listening.asked == ["a"]
+    engine.supervisor.promote("b")
+    gap = await beyond_heartbeats(waiting)
+    assert isinstance(gap, Gap)
+    assert gap.reason is FAILOVER
+    assert engine.listening.asked == ["a", "b"]
+    await left(engine, late, waiting)

@@ -314,6 +314,29 @@ async def test_drain_resume_and_weight_change_the_routes(pg_cluster: DevCluster)
         assert shares["n3"] > shares["n1"] + shares["n2"], shares
 
 
+async def test_a_listener_stays_where_it_is_while_its_endpoint_is_drained(pg_cluster: DevCluster) -> None:
+    """Nothing new goes there, and nothing that is there is cut: no gap."""
+
+    async def notify(payload: str) -> None:
+        sql = "select pg_notify('story drained', %s)::text"
+        await asyncio.to_thread(ask, pg_cluster, sql, payload, database="acme")
+
+    async with (
+        running_router(pg_cluster) as router,
+        undisturbed(router),
+        router.connect("acme") as db,
+        db.listen("story drained") as heard,
+    ):
+        for number, order in enumerate(("DrainEndpoint", "ResumeEndpoint")):
+            message = getattr(admin_pb, f"{order}Request")
+            await router.operate(order, message(endpoint="n1"))
+            await asyncio.sleep(2.5)
+            await notify(str(number))
+            item = await asyncio.wait_for(heard.next(), 5)
+            assert isinstance(item, pointsman.Notification), item
+            assert item.payload == str(number)
+
+
 async def test_orders_need_an_operators_token_and_names_that_exist(router: RunningRouter) -> None:
     async with grpc.aio.insecure_channel(router.admin) as channel:
         drain = channel.unary_unary("/pointsman.v1.AdminService/DrainEndpoint")

@@ -83,6 +83,12 @@ class FakeSupervisor:
             endpoints=endpoints,
         )
 
+    def drain(self, name: str, *, draining: bool = True) -> None:
+        """An operator's order."""
+        endpoints = dict(self.state.endpoints)
+        endpoints[EndpointName(name)] = replace(endpoints[EndpointName(name)], draining=draining)
+        self.publish(endpoints=endpoints)
+
     def set_health(self, name: str, health: Health) -> None:
         """One endpoint's health changes."""
         endpoints = dict(self.state.endpoints)
