@@ -1,4 +1,4 @@
-"""How long to pause before the next attempt."""
+"""How long to pause before the next attempt. Pure; times are seconds."""
 
 from __future__ import annotations
 
@@ -13,3 +13,26 @@ def delay(attempt: int, draw: float, policy: RetryPolicy) -> float:
     """
     doublings = min(max(attempt - 1, 0), 62)  # beyond that every bound is the largest anyway
     return draw * min(policy.backoff_max_s, policy.backoff_s * (1 << doublings))
+
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+
+
+class LongerPause:
+    """After each failure in a row twice the pause before, from FIRST_PAUSE_S to LONGEST_PAUSE_S: for what goes on until
+    somebody mends it, and is tried by one at a time, so that there is nobody to be kept apart from by chance."""
+
+    __slots__ = ("s",)
+
+    def __init__(self) -> None:
+        self.s = FIRST_PAUSE_S
+        """The next one."""
+
+    def double(self) -> None:
+        """It has been in vain once more."""
+        self.s = min(2 * self.s, LONGEST_PAUSE_S)
+
+    def begin_anew(self) -> None:
+        """It has succeeded, or something else is tried."""
+        self.s = FIRST_PAUSE_S

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from enum import Enum, unique
 
+from router.decisions.backoff import LongerPause
 from router.model.observation import Fault, FaultKind
 
 OPENS_AFTER = 3
 """Refused logins in a row."""
-FIRST_PAUSE_S = 1.0
-"""Until the first probe; doubled with each that is refused."""
-LONGEST_PAUSE_S = 30.0
 
 
 @unique
@@ -32,7 +30,7 @@ class Try(Enum):
 class LoginBreaker:
     """Of one tenant at one endpoint."""
 
-    __slots__ = ("_pause_s", "_probing", "again_at", "fault", "refused")
+    __slots__ = ("_pause", "_probing", "again_at", "fault", "refused")
 
     def __init__(self) -> None:
         self.refused = 0
@@ -41,7 +39,8 @@ class LoginBreaker:
         """No connect before this."""
         self.fault: Fault | None = None
         """What the server said last; None: it is closed."""
-        self._pause_s = FIRST_PAUSE_S
+        self._pause = LongerPause()
+        """Until the next probe."""
         self._probing = False
 
     def begin(self, now: float) -> Try | None:
@@ -57,7 +56,7 @@ class LoginBreaker:
         """A login succeeded, whenever it began."""
         self.refused = 0
         self.fault = None
-        self._pause_s = FIRST_PAUSE_S
+        self._pause.begin_anew()
         self._probing = False
 
     def unknown(self, what: Try) -> None:
@@ -70,13 +69,13 @@ class LoginBreaker:
         """The server refused the login."""
         if what is Try.PROBE:
             self._probing = False
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._pause.double()
         elif self.fault is not None:
             return  # it had begun before the breaker opened
         self.refused += 1
         if self.refused >= OPENS_AFTER:
             self.fault = fault
-            self.again_at = now + self._pause_s
+            self.again_at = now + self._pause.s
 
 
 def refuses_login(fault: Fault) -> bool:

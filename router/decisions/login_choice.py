@@ -10,24 +10,24 @@ configured is tried as long as it is not in use.
 
 from __future__ import annotations
 
+from router.decisions.backoff import FIRST_PAUSE_S, LongerPause
 from router.model.topology import Login
 
-FIRST_PAUSE_S = 1.0
-"""Between two tries of a login that was refused; doubled with each."""
-LONGEST_PAUSE_S = 30.0
+REFUSED = "the new one is refused, the former one goes on"
 
 
 class LoginChoice:
     """Of one user of an endpoint: a tenant, or the router itself."""
 
-    __slots__ = ("_fallback", "_pause_s", "again_at", "configured", "in_use", "problem", "refused_at")
+    __slots__ = ("_fallback", "_pause", "again_at", "configured", "in_use", "problem", "refused_at")
 
     def __init__(self, configured: Login, former: Login | None = None, *, former_in_use: bool = False) -> None:
         """former: what was configured before. former_in_use: connections with it are open."""
         self.configured = configured
         self.in_use = former if former is not None and former_in_use else configured
         self._fallback = former if self.in_use == configured and former != configured else None
-        self._pause_s = FIRST_PAUSE_S
+        self._pause = LongerPause()
+        """Between two tries of one that was refused."""
         self.again_at = 0.0
         """While pending: the configured one is not tried before."""
         self.problem = ""
@@ -45,6 +45,13 @@ class LoginChoice:
         """What is worth a try when the one in use is refused."""
         return self.configured if self.pending else self._fallback
 
+    def trouble(self, now: float) -> tuple[str, float] | None:
+        """What operators are told of a configured one that is refused, and for how long (seconds); None: all is well,
+        as far as known."""
+        if not self.pending or self.refused_at is None:
+            return None
+        return f"{REFUSED}: {self.problem}", now - self.refused_at
+
     def change(self, configured: Login) -> None:
         """The configuration has changed again."""
         if configured == self.configured:
@@ -53,7 +60,8 @@ class LoginChoice:
             self.in_use, self._fallback = self._fallback, None  # the one between was never accepted
         self.configured = configured
         self.problem, self.refused_at = "", None
-        self._pause_s, self.again_at = FIRST_PAUSE_S, 0.0
+        self._pause.begin_anew()
+        self.again_at = 0.0
 
     def accepted(self, login: Login) -> bool:
         """A server has accepted a login. True: another one is in use from now on."""
@@ -75,8 +83,8 @@ class LoginChoice:
         elif login == self.configured:
             self.problem = problem
             self.refused_at = now if self.refused_at is None else self.refused_at
-            self.again_at = now + self._pause_s
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self.again_at = now + self._pause.s
+            self._pause.double()
 
     def unknown(self, now: float) -> None:
         """The configured one was tried, and the server said nothing about it."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from enum import Enum, unique
 
+from router.decisions.backoff import FIRST_PAUSE_S, LongerPause
+
 REFRESH_SHARE = 0.75
 """Of its life: from then on it is asked for anew beside its use."""
-FIRST_PAUSE_S = 1.0
-"""After a failure; doubled with each in a row."""
-LONGEST_PAUSE_S = 30.0
 
 
 @unique
@@ -31,13 +30,13 @@ class Next(Enum):
 class SecretLife:
     """Of one command's secret."""
 
-    __slots__ = ("_pause_s", "_stale", "_ttl_s", "again_at", "failing_since", "printed_at")
+    __slots__ = ("_pause", "_stale", "_ttl_s", "again_at", "failing_since", "printed_at")
 
     def __init__(self, ttl_s: float) -> None:
         self._ttl_s = ttl_s
         self.again_at = 0.0
         """The command is not run before."""
-        self._pause_s = FIRST_PAUSE_S
+        self._pause = LongerPause()
         self._stale = False
         self.printed_at: float | None = None
         """When the secret in use was printed; None: there is none."""
@@ -58,15 +57,15 @@ class SecretLife:
         self.printed_at = now
         self.failing_since = None
         self._stale = False
-        self._pause_s = FIRST_PAUSE_S
+        self._pause.begin_anew()
         self.again_at = now + FIRST_PAUSE_S
 
     def failed(self, now: float) -> None:
         """The command brought none."""
         if self.failing_since is None:
             self.failing_since = now
-        self.again_at = now + self._pause_s
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self.again_at = now + self._pause.s
+        self._pause.double()
 
     def refused(self) -> None:
         """A server did not believe it: it has been changed, or has ended early."""

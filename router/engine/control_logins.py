@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.decisions.login_choice import LoginChoice
-from router.engine.credentials import REFUSED
 from router.model.events import LoginChanged
 from router.model.identity import ClusterName, EndpointName
 from router.model.topology import Cluster, Login
@@ -38,9 +37,9 @@ class ControlLogins:
         now = self._clock.now()
         for cluster, choices in self._choices.items():
             for endpoint, choice in choices.items():
-                if choice.pending and choice.refused_at is not None:
-                    problem = f"{REFUSED}: {choice.problem}"
-                    yield CredentialTrouble(cluster, endpoint, None, problem, now - choice.refused_at)
+                trouble = choice.trouble(now)
+                if trouble is not None:
+                    yield CredentialTrouble(cluster, endpoint, None, *trouble)
 
     def order(self, cluster: Cluster, endpoint: EndpointName) -> tuple[Login, ...]:
         """postgres.control_door.ControlLogins.order."""

@@ -26,9 +26,6 @@ class Place(NamedTuple):
     endpoint: EndpointName
 
 
-REFUSED = "the new one is refused, the former one goes on"
-
-
 class Credentials:
     """Of all tenants of this process. Called from the event loop only."""
 
@@ -103,9 +100,9 @@ class Credentials:
         """Logins that servers refuse while former ones go on."""
         now = self._clock.now()
         for place, choice in self._choices.items():
-            if choice.pending and choice.refused_at is not None:
-                cluster, problem = self._clusters[place.tenant], f"{REFUSED}: {choice.problem}"
-                yield CredentialTrouble(cluster, place.endpoint, place.tenant, problem, now - choice.refused_at)
+            trouble = choice.trouble(now)
+            if trouble is not None:
+                yield CredentialTrouble(self._clusters[place.tenant], place.endpoint, place.tenant, *trouble)
 
     # --- what pools say ------------------------------------------------------------------------------------------
 

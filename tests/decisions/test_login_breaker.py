@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.decisions.login_breaker import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
-    OPENS_AFTER,
-    LoginBreaker,
-    Try,
-    refuses_login,
-)
+from router.decisions.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from router.decisions.login_breaker import OPENS_AFTER, LoginBreaker, Try, refuses_login
 from router.model.observation import Fault, FaultKind, Stage
 
 WRONG = Fault(FaultKind.CONNECT_FAILED, Stage.CONNECT, "28P01", "password authentication failed")

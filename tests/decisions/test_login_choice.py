@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.decisions.login_choice import FIRST_PAUSE_S, LONGEST_PAUSE_S, LoginChoice
+from router.decisions.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from router.decisions.login_choice import LoginChoice
 from router.model.topology import Login, Secret
 
 OLD, NEW, NEWER = (Login("acme", Secret(word)) for word in ("old", "new", "newer"))
@@ -32,8 +33,9 @@ def test_one_that_is_refused_leaves_the_old_one_in_use_and_is_tried_again_with_p
         now += pause_s
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     assert (choice.in_use, choice.problem, choice.refused_at) == (OLD, "no such password", 100.0)
+    assert choice.trouble(160.0) == ("the new one is refused, the former one goes on: no such password", 60.0)
     assert choice.accepted(NEW)
-    assert (choice.problem, choice.refused_at) == ("", None)
+    assert (choice.problem, choice.refused_at, choice.trouble(160.0)) == ("", None, None)
 
 
 def test_what_the_old_one_is_told_says_nothing_about_the_new_one() -> None:
@@ -42,13 +44,14 @@ def test_what_the_old_one_is_told_says_nothing_about_the_new_one() -> None:
     assert not choice.accepted(OLD)
     assert (choice.problem, choice.again_at, choice.in_use) == ("", 0.0, OLD)
     choice.unknown(1.0)
-    assert (choice.problem, choice.again_at) == ("", 1.0 + FIRST_PAUSE_S)
+    assert (choice.problem, choice.again_at, choice.trouble(1.0)) == ("", 1.0 + FIRST_PAUSE_S, None)
 
 
 def test_without_connections_the_new_one_is_tried_first_and_the_old_one_is_fallen_back_on() -> None:
     choice = LoginChoice(NEW, OLD)
     assert (choice.in_use, choice.other) == (NEW, OLD)
     choice.refused(NEW, "wrong", 1.0)
+    assert choice.trouble(2.0) is None, "it is in use: the login breaker's matter"
     assert choice.accepted(OLD)
     assert (choice.in_use, choice.other, choice.problem, choice.refused_at) == (OLD, NEW, "wrong", 1.0)
 

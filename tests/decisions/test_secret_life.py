@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.decisions.secret_life import FIRST_PAUSE_S, LONGEST_PAUSE_S, Next, SecretLife
+from router.decisions.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from router.decisions.secret_life import Next, SecretLife
 
 TTL_S = 100.0
 

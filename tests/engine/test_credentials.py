@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from router.decisions.backoff import LONGEST_PAUSE_S
 from router.decisions.login_breaker import OPENS_AFTER
-from router.decisions.login_choice import LONGEST_PAUSE_S
 from router.engine.control_logins import ControlLogins
 from router.engine.lane_opening import LONGEST_REST_S
 from router.model.errors import RouterError

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.decisions.login_breaker import FIRST_PAUSE_S, OPENS_AFTER
+from router.decisions.backoff import FIRST_PAUSE_S
+from router.decisions.login_breaker import OPENS_AFTER
 from router.engine.guarded_pool import GuardedPool, LoginBreakers
 from router.model.identity import EndpointName
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
