@@ -71,15 +71,22 @@ class Passwords:
         if not isinstance(login.password, SecretCommand):
             return None
         token = self._token(login.password)
+        under_way = token.running is not None
+        secret = await self._instead(login, token, refused)
+        if secret == refused and under_way:  # that run may have looked before the password was changed
+            secret = await self._instead(login, token, refused)
+        return None if secret == refused else secret
+
+    async def _instead(self, login: Login, token: _Token, refused: Secret | None) -> Secret | None:
+        """What is used after a refusal; what was refused if there is nothing else."""
         if token.secret == refused:
             token.life.refused()
             if token.life.failing_since is None:  # printed a moment ago: what comes next may be better
                 await self._clock.sleep(max(0.0, token.life.again_at - self._clock.now()))
         try:
-            secret = await self.of(login)
+            return await self.of(login)
         except SecretFailed:
-            return None
-        return None if secret == refused else secret
+            return refused
 
     def trouble(self, login: Login) -> tuple[str, float] | None:
         """Why a login's command brings nothing, and for how long (seconds); None: all is well, as far as known."""

@@ -33,6 +33,8 @@ from router.postgres.proving import Misplaced, prove
 
 _LIFETIME_JITTER = 0.1
 _DOOR_S = 0.2
+_MOST_PASSWORDS = 3
+"""Of those that a command prints one after the other: what it has just printed may be worth nothing when it is used."""
 _HANDED_OVER_S = 0.002
 """By then psycopg_pool has given a new connection to whoever waits first."""
 
@@ -209,7 +211,7 @@ class Opener:
         return connection
 
     async def _log_in(self, permit: Permit, connect: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Connect with the password of this moment; once more if the server refuses it and there is a newer one.
+        """Connect with the password of this moment; again if the server refuses it and there is a newer one.
         Commands are waited for outside the gate, which tenants share."""
         login = self._tenant.login
 
@@ -221,15 +223,17 @@ class Opener:
             return connection
 
         password = await self._password(self._passwords.of(login))
-        try:
-            return await with_password(password)
-        except psycopg.Error as error:
-            if password is login.password or not faults.asked_for_password(error):
-                raise
-            newer = await self._password(self._passwords.newer(login, password))
-            if newer is None:
-                raise
-        return await with_password(newer)
+        for _ in range(_MOST_PASSWORDS - 1):
+            try:
+                return await with_password(password)
+            except psycopg.Error as error:
+                if password is login.password or not faults.asked_for_password(error):
+                    raise
+                newer = await self._password(self._passwords.newer(login, password))
+                if newer is None:
+                    raise
+                password = newer
+        return await with_password(password)
 
     async def _have_password(self) -> None:
         try:

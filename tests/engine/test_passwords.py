@@ -23,10 +23,12 @@ class Runner:
     def __init__(self) -> None:
         self.runs = 0
         self.fails = False
+        self.numbers: list[int] = []
+        """Printed first, if there are any."""
 
     async def run(self, command: SecretCommand) -> Secret:
         self.runs += 1
-        number = self.runs
+        number = self.numbers.pop(0) if self.numbers else self.runs
         await asyncio.sleep(1.0)
         if self.fails:
             raise SecretFailed(f"{command} ended with exit code 1")
@@ -126,6 +128,18 @@ async def test_one_that_a_server_refuses_is_printed_anew() -> None:
     assert world.clock.now() - began == 2.0, "not twice a second, and the run itself"
     assert await world.passwords.newer(LOGIN, used) == newer, "another connection has seen to it"
     assert await world.passwords.newer(Login("plain", Secret("word")), Secret("word")) is None
+
+
+@virtual
+async def test_a_run_that_began_before_the_refusal_says_nothing_of_what_comes_next() -> None:
+    world = World()
+    used = await world.passwords.of(LOGIN)
+    await asyncio.sleep(80)
+    world.runner.numbers = [1, 2]  # it has looked already when the password is changed
+    assert await world.passwords.of(LOGIN) == used, "a refresh beside"
+    await asyncio.sleep(0.5)
+    assert await world.passwords.newer(LOGIN, used) == Secret("token-2")
+    assert world.runner.runs == 3
 
 
 @virtual

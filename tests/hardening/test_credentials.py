@@ -141,9 +141,12 @@ async def test_tokens_that_a_command_prints_are_renewed_under_load(rotating_logi
                     before = runs.stat().st_size
                     held.touch()  # real tokens overlap; of two passwords, a role believes one only
                     await asyncio.to_thread(set_password, rotating_logins, _LOGINS[0], f"round-{number}")
-                    token.write_text(f"round-{number}")
+                    since = await asyncio.to_thread(ask, rotating_logins, "select clock_timestamp()")
+                    token.with_suffix(".new").write_text(f"round-{number}")
+                    token.with_suffix(".new").replace(token)
                     held.unlink()
                     await until(partial(has_grown, runs, before), "a run for a new token")
+                    await until(partial(is_believed, rotating_logins, since), "a connection by it")
             assert router.scrape()['pointsman_password_commands_total{result="failed"}'] == 0
             logged = router.logged()
         load.check()
@@ -193,6 +196,12 @@ async def test_a_wrong_new_password_of_the_routers_own_login_costs_no_endpoint(p
             await asyncio.to_thread(set_password, pg_cluster, "pointsman_control", before)
         assert "endpoint health changed" not in router.logged().partition("configuration applied")[2]
     load.check()
+
+
+def is_believed(cluster: DevCluster, since: object) -> bool:
+    """Whether there are connections of the login that are younger: it is no token's fate to be never used."""
+    younger = "select count(*) from pg_stat_activity where usename = %s and backend_start > %s"
+    return ask(cluster, younger, _LOGINS[0], since) > 0
 
 
 def has_grown(file: Path, before: int) -> bool:
