@@ -31,6 +31,7 @@ from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
 from router.model.views import ReloadResult, RestartProgress, WorkerState, WorkerView
 from router.system import SystemChance, SystemClock
+from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.log_setup import process_log, set_up
 from router.telemetry.metrics_server import AddressUnavailable, MetricsServer
@@ -77,10 +78,12 @@ class RouterProcess:
 
     def __init__(self, config: LoadedConfig) -> None:
         self._clock = SystemClock()
-        self._events = TelemetrySink(level=config.log.level.value)
+        self._audit_log = AuditLog.of(config.server.audit)
+        self._events = TelemetrySink(level=config.log.level.value, audit=self._audit_log)
         chance = SystemChance()
-        self._data = DataPlane(config, self._clock, chance, self._events)
-        self._control = ControlPlane(config, self._clock, chance, self._events, self._data, self._data.load.read)
+        self._data = DataPlane(config, self._clock, chance, self._events, audit_log=self._audit_log)
+        control = (config, self._clock, chance, self._events, self._data, self._data.load.read)
+        self._control = ControlPlane(*control, audit_log=self._audit_log)
         self._api = ApiServer(config.server, self._data.public_parts(), self._control.admin_parts(self))
         self._events.watch(self._control.gauges, router.__version__)
         self._serving = False
@@ -123,6 +126,8 @@ class RouterProcess:
         await self._api.stop()
         await self._control.stop()
         await self._data.close()
+        if self._audit_log is not None:
+            await asyncio.to_thread(self._audit_log.close)
         await self._metrics_server.close()
 
     async def reload(self) -> ReloadResult:

@@ -78,9 +78,10 @@ class ControlPlane:
         follower: Follower,
         load: Callable[[], Load],
         everywhere: Callable[[], Awaitable[None]] | None = None,
+        audit_log: AuditLog | None = None,
     ) -> None:
-        """load and everywhere: see Overview and ClusterSupervisor. RouterError when what must not be forgotten cannot
-        be kept."""
+        """load and everywhere: see Overview and ClusterSupervisor. audit_log: None: it is off. RouterError when what
+        must not be forgotten cannot be kept."""
         self._config = config
         self.live = LiveConfiguration(config, clock, events, self._apply, self._change, self._objection)
         self.tenants = TenantStore(self.live)
@@ -98,7 +99,7 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._doctors = Doctors(self._edges.examiner, clock, events)
         self.supervisors = Supervisors()
-        self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
+        self._audit_log = audit_log
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
         self.overview = Overview(
             self._tenants, self.supervisors, load, clock, self._doctors.findings, self._credential_troubles
@@ -148,8 +149,6 @@ class ControlPlane:
         await asyncio.gather(*(one.stop() for one in self.supervisors))
         if self._tasks:
             await asyncio.wait(set(self._tasks))
-        if self._audit_log is not None:
-            await asyncio.to_thread(self._audit_log.close)
 
     def _apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         old, self._config = self._config.topology, fresh
@@ -161,6 +160,7 @@ class ControlPlane:
             elif cluster != old.clusters[name]:
                 self._logins.apply(cluster)
                 supervisor.apply(cluster)
+        self._passwords.configured(one.control for one in fresh.topology.clusters.values())
         self._operators.apply(fresh.admin_tokens, fresh.admin_callers)
         self._follower.apply(fresh, changes)
         for name in set(old.clusters) - set(fresh.topology.clusters):

@@ -57,19 +57,19 @@ class DataPlane:
         chance: Chance,
         events: EventSink,
         budgets: Budgets | None = None,
+        audit_log: AuditLog | None = None,
     ) -> None:
-        """budgets: those of a process that shares the endpoints' caps with others; None: they are all its own."""
+        """budgets: those of a process that shares the endpoints' caps with others; None: they are all its own.
+        audit_log: None: it is off."""
         self.budgets = budgets or Budgets()
         self.budgets.apply(one for cluster in config.topology.clusters.values() for one in cluster.endpoints)
         self._config = config
-        self._clock = clock
-        self._chance = chance
-        self._events = events
+        self._clock, self._chance, self._events = clock, chance, events
         self.clusters = Clusters()
         self._runs = Runs(clock, chance)
         self._runs.apply(config.topology.clusters.values())
-        passwords = Passwords(CommandRunner(), clock, events)
-        factory = PsycopgPoolFactory(chance, events, self.budgets.of, passwords)
+        self._passwords = Passwords(CommandRunner(), clock, events)
+        factory = PsycopgPoolFactory(chance, events, self.budgets.of, self._passwords)
         self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, events, self._runs)
         self.budgets.serve_lanes(self.pools)
         self.directory = Directory(config.topology)
@@ -86,11 +86,11 @@ class DataPlane:
         self.listeners = Listeners(self._tenants, register, self.clusters, listening, clock, chance)
         self.pools.credentials.moved = self.listeners.renew
         metered = (self.clusters, self.pools, self._tenants, register, self.budgets, self.listeners)
-        self.load = LoadMeter(*metered, passwords, self._runs)
+        self.load = LoadMeter(*metered, self._passwords, self._runs)
         expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)
         self._expiry = KeyExpiry(self._tenants, lambda: self._config.topology.tenants, *expiring)
         self._beside: list[asyncio.Task[None]] = []
-        self._audit_log = AuditLog(config.server.audit) if config.server.audit.file else None
+        self._audit_log = audit_log
 
     def public_parts(self, cancel_elsewhere: CancelElsewhere | None = None) -> PublicParts:
         """What stands behind the callers' port."""
@@ -156,6 +156,7 @@ class DataPlane:
         self.pools.take(changes, before)
         self._tenants.take(changes)
         self.listeners.take(changes)
+        self._passwords.configured(one.login for one in fresh.topology.tenants.values())
 
     def _pause_s(self, tenant: Tenant) -> float:
         """A request waits for the end of a pause as long as for that of a failover."""
@@ -189,5 +190,3 @@ class DataPlane:
         await self.pools.close()
         self._runs.close()
         self.budgets.close()
-        if self._audit_log is not None:
-            await asyncio.to_thread(self._audit_log.close)

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 from router.decisions.login_choice import LoginChoice
-from router.model.events import LoginChanged
+from router.engine.alarms import Alarms
+from router.model.events import AlarmChange, CredentialKind, LoginChanged
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.observation import AttemptFailed, Fault, FaultKind
 from router.model.topology import Login, Tenant
@@ -51,6 +52,7 @@ class Credentials:
         """Before the newest change, of tenants that have changed; a place without pools falls back on it."""
         self._proofs: dict[tuple[Place, Login], asyncio.Task[bool]] = {}
         self._pursuits: dict[Place, asyncio.Task[None]] = {}
+        self._alarms: Alarms[Place] = Alarms(CredentialKind.LOGIN, clock, events)
 
     def login_of(self, tenant: Tenant, endpoint: EndpointName) -> Login:
         """What new connections are opened with."""
@@ -86,6 +88,7 @@ class Credentials:
         for place, choice in self._choices.items():
             if place.tenant == after.name:
                 choice.change(after.login)
+                self._look(place, choice, AlarmChange.DROPPED)
                 if choice.pending and place.endpoint in serving:
                     self._pursue(place)
 
@@ -93,8 +96,16 @@ class Credentials:
         """They are gone, or others by now: their configured login is used, whatever was before."""
         for name in tenants & self._former.keys():
             del self._former[name], self._clusters[name]
-        for place in [place for place in self._choices if place.tenant in tenants]:
+        self._forget(lambda place: place.tenant in tenants)
+
+    def forget_servers(self, endpoints: set[EndpointName]) -> None:
+        """They have left the configuration, or are other servers by now: what those before said counts no more."""
+        self._forget(lambda place: place.endpoint in endpoints)
+
+    def _forget(self, gone: Callable[[Place], bool]) -> None:
+        for place in [place for place in self._choices if gone(place)]:
             del self._choices[place]
+        self._alarms.drop(gone)
 
     def troubles(self) -> Iterator[CredentialTrouble]:
         """Logins that servers refuse while former ones go on."""
@@ -111,6 +122,7 @@ class Credentials:
         choice = self._choices.get(place)
         if choice is not None:
             choice.accepted(login)
+            self._look(place, choice)
 
     async def rescued(self, place: Place, login: Login, fault: Fault) -> bool:
         """A pool's login was refused. True: another one was accepted, and the pool is no longer in use."""
@@ -158,12 +170,15 @@ class Credentials:
             now = self._clock.now()
             if failure.fault.kind is FaultKind.CONNECT_FAILED:
                 choice.refused(login, failure.fault.message, now)
+                self._look(place, choice)
                 if choice.pending and choice.problem:
                     self._tell(place, choice.problem)
             else:
                 choice.unknown(now)
             return False
-        if not choice.accepted(login) or self._choices.get(place) is not choice:
+        moved = choice.accepted(login)
+        self._look(place, choice)
+        if not moved or self._choices.get(place) is not choice:
             return False
         self._tell(place, choice.problem)
         self._move(place)
@@ -172,6 +187,17 @@ class Credentials:
 
     def _tell(self, place: Place, problem: str) -> None:
         self._events.emit(LoginChanged(self._clusters[place.tenant], place.endpoint, place.tenant, problem))
+
+    def _look(self, place: Place, choice: LoginChoice, otherwise: AlarmChange = AlarmChange.MENDED) -> None:
+        """Begin or end the alarm. otherwise: why it ends, if it does."""
+        if self._choices.get(place) is not choice:
+            return
+        trouble = choice.trouble(self._clock.now())
+        if trouble is None:
+            self._alarms.end(place, otherwise)
+        else:
+            about = f"{self._clusters[place.tenant]}/{place.endpoint}"
+            self._alarms.begin(place, about, trouble[0], place.tenant)
 
     async def close(self) -> None:
         """Prove nothing more."""

@@ -233,9 +233,10 @@ class Pools:
         self.credentials.forget(gone)
 
     def forget_servers(self, changed: set[EndpointName]) -> None:
-        """Close the pools of endpoints whose address or protection changed."""
+        """Close the pools of endpoints that are gone, or whose address or protection changed."""
         for key in [key for key in self._pools if key.endpoint in changed]:
             self._retire(key)
+        self.credentials.forget_servers(changed)
 
     # --- logins --------------------------------------------------------------------------------------------------
 

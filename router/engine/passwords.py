@@ -7,10 +7,12 @@ something newer (decisions/secret_life.py); while it fails, the old goes on, and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from router.decisions.secret_life import Next, SecretLife
-from router.model.events import SecretCommandEnded
+from router.engine.alarms import Alarms
+from router.model.events import CredentialKind, SecretCommandEnded
 from router.model.secret_commands import SecretCommand, SecretFailed
 from router.model.topology import Login, Secret
 from router.ports import Clock, EventSink
@@ -49,6 +51,7 @@ class Passwords:
         self._events = events
         self._tokens: dict[SecretCommand, _Token] = {}
         self._tidy_at = 64
+        self._alarms: Alarms[SecretCommand] = Alarms(CredentialKind.COMMAND, clock, events)
 
     async def of(self, login: Login) -> Secret | None:
         """See postgres.passwords.Passwords."""
@@ -57,9 +60,9 @@ class Passwords:
         token = self._token(login.password)
         match token.life.next(self._clock.now()):
             case Next.RUN:
-                await asyncio.shield(self._run(login.password, token))
+                await asyncio.shield(self._run(login.password, token, login.user))
             case Next.USE_AND_RUN:
-                self._run(login.password, token)
+                self._run(login.password, token, login.user)
             case Next.USE | Next.DO_WITHOUT:
                 pass
         if token.secret is None:
@@ -96,6 +99,12 @@ class Passwords:
         goes_on = ", what it printed before goes on" if token.secret is not None else ""
         return f"{token.problem}{goes_on}", self._clock.now() - token.life.failing_since
 
+    def configured(self, logins: Iterable[Login]) -> None:
+        """Logins as they are configured now; read only when there is an alarm about the command of one that is not."""
+        if self._alarms:
+            used = {one.password for one in logins}
+            self._alarms.drop(lambda command: command not in used)
+
     def _token(self, command: SecretCommand) -> _Token:
         token = self._tokens.get(command)
         if token is None:
@@ -114,23 +123,26 @@ class Passwords:
             for command, one in self._tokens.items()
             if one.running is not None or now - one.asked_at < _KEPT_UNUSED * command.ttl_s
         }
+        self._alarms.drop(lambda command: command not in self._tokens)
         self._tidy_at = max(64, 2 * len(self._tokens))
 
-    def _run(self, command: SecretCommand, token: _Token) -> asyncio.Task[None]:
+    def _run(self, command: SecretCommand, token: _Token, user: str) -> asyncio.Task[None]:
         """The run that is under way, or a new one; never raises."""
         if token.running is None:
-            token.running = asyncio.get_running_loop().create_task(self._renew(command, token))
+            token.running = asyncio.get_running_loop().create_task(self._renew(command, token, user))
         return token.running
 
-    async def _renew(self, command: SecretCommand, token: _Token) -> None:
+    async def _renew(self, command: SecretCommand, token: _Token, user: str) -> None:
         try:
             token.secret = await self._runner.run(command)
         except SecretFailed as failed:
             token.problem = str(failed)
             token.life.failed(self._clock.now())
+            self._alarms.begin(command, f"{command}, for user {user}", token.problem)
             self._events.emit(SecretCommandEnded(str(command), token.problem, kept=token.secret is not None))
         else:
             token.life.printed(self._clock.now())
+            self._alarms.end(command)
             self._events.emit(SecretCommandEnded(str(command)))
         finally:
             token.running = None

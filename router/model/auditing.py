@@ -10,11 +10,11 @@ class AuditEntry:
     """One line. It never holds SQL, parameters or a secret."""
 
     what: str
-    """An RPC's full name, or a method's."""
+    """An RPC's full name, or a method's; or whose alarm."""
     outcome: str
-    """ok, or the reason of the error."""
+    """ok, or the reason of the error; or what has become of the alarm."""
     who: str = ""
-    """A proved identity as people see it; empty when nothing was proved."""
+    """A proved identity as people see it; empty when nothing was proved; or the router itself."""
     tenant: str = ""
     peer: str = ""
     """Where the call came from, where that is known."""
@@ -24,3 +24,7 @@ class AuditEntry:
     sql: tuple[str, ...] = ()
     """SHA-256 of each statement's text, shortened."""
     took_s: float = 0.0
+    about: str = ""
+    """What else an alarm is about: cluster and endpoint, or a command."""
+    why: str = ""
+    """In words, of an alarm."""

@@ -305,6 +305,44 @@ class SecretCommandEnded:
     """The one that it printed before goes on."""
 
 
+@unique
+class CredentialKind(Enum):
+    """What an alarm about a credential is about."""
+
+    LOGIN = "login"
+    """A tenant's, at an endpoint."""
+    CONTROL_LOGIN = "control_login"
+    """The router's own, at an endpoint."""
+    COMMAND = "command"
+    """One that prints a password."""
+
+
+@unique
+class AlarmChange(Enum):
+    """What has become of an alarm."""
+
+    BEGUN = "trouble"
+    MENDED = "mended"
+    """The credential is in use as configured."""
+    DROPPED = "dropped"
+    """Nobody needs it any more: the configuration names another one, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialAlarm:
+    """A credential cannot be used as configured: told once when that begins, and once when it ends. No secret in it."""
+
+    kind: CredentialKind
+    about: str
+    """Cluster and endpoint, or the command."""
+    tenant: TenantName | None
+    change: AlarmChange
+    problem: str = ""
+    """Why it cannot be used; empty at the end."""
+    lasted_s: float = 0.0
+    """At the end."""
+
+
 @dataclass(frozen=True, slots=True)
 class HandlerFailed:
     """A mistake of the router's own: an RPC ended with an exception that nobody expected."""
@@ -340,5 +378,6 @@ Event = (
     | JwtKeysChanged
     | LoginChanged
     | SecretCommandEnded
+    | CredentialAlarm
     | HandlerFailed
 )

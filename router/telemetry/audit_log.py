@@ -17,12 +17,15 @@ from typing import Any
 import structlog
 
 from router.model.auditing import AuditEntry
+from router.model.events import CredentialAlarm
 from router.model.port_policies import AuditPolicy
 
 _MOST_CHARS = 256
 _MOST_STATEMENTS = 32
 _BATCH = 256
 _STANDARD_OUTPUT = 1
+ROUTER = "router"
+"""Who, in what the router does of itself."""
 
 
 class AuditLog:
@@ -39,6 +42,11 @@ class AuditLog:
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def of(cls, policy: AuditPolicy) -> AuditLog | None:
+        """That of a process; None: it is off."""
+        return cls(policy) if policy.file else None
 
     def record(self, entry: AuditEntry) -> None:
         """Queue an entry; from any thread."""
@@ -85,6 +93,19 @@ class AuditLog:
                 structlog.get_logger("router.telemetry").error("audit log cannot be written", why=error.strerror)
         else:
             self._failing = False
+
+
+def of_alarm(alarm: CredentialAlarm) -> AuditEntry:
+    """An alarm's beginning, or its end and how long it lasted."""
+    return AuditEntry(
+        f"credential.{alarm.kind.value}",
+        alarm.change.value,
+        ROUTER,
+        alarm.tenant or "",
+        about=alarm.about,
+        why=alarm.problem,
+        took_s=alarm.lasted_s,
+    )
 
 
 def line(at: float, entry: AuditEntry) -> str:

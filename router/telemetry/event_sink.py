@@ -10,7 +10,8 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from router.model import events
-from router.model.events import Event, RequestAdmitted, RequestFinished
+from router.model.events import CredentialAlarm, Event, RequestAdmitted, RequestFinished
+from router.telemetry.audit_log import AuditLog, of_alarm
 from router.telemetry.event_log import EventLog, Write
 from router.telemetry.recorder import Recorder
 from router.telemetry.state_collector import RouterView, StateCollector
@@ -21,14 +22,25 @@ Handler = Callable[[Any], None]
 class TelemetrySink:
     """ports.EventSink. One per router, with a registry of its own: nothing is global."""
 
-    def __init__(self, *, level: str = "info", write: Write | None = None) -> None:
-        """level: debug, info, warning or error. write: structlog's log() of the logger to use."""
+    def __init__(
+        self,
+        *,
+        level: str = "info",
+        write: Write | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:
+        """level: debug, info, warning or error. write: structlog's log() of the logger to use. audit: None: no audit
+        log."""
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.registry)
         ProcessCollector(registry=self.registry)
         self._complaints = structlog.get_logger("router.telemetry")
         self._log = EventLog(write or structlog.get_logger("router").log, threshold_of(level))
-        self._handlers = _handlers(self.recorder, self._log)
+        self._audit = audit
+        self._handlers: Mapping[type, tuple[Handler, ...]] = {
+            **_handlers(self.recorder, self._log),
+            CredentialAlarm: (self._record,),
+        }
 
     def set_level(self, level: str) -> None:
         """Change the least important level that is written."""
@@ -42,6 +54,11 @@ class TelemetrySink:
     def watch(self, read: Callable[[], RouterView], version: str) -> None:
         """Expose the gauges of what is now; read is called at each scrape, on the event loop's thread. Call once."""
         self.registry.register(StateCollector(read, version))
+
+    def _record(self, alarm: CredentialAlarm) -> None:
+        """The log tells it in its own words, each time that something is tried."""
+        if self._audit is not None:
+            self._audit.record(of_alarm(alarm))
 
     def emit(self, event: Event) -> None:
         """Count and log an event."""

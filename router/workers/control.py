@@ -30,6 +30,7 @@ from router.model.state import ClusterState
 from router.model.topology import TenantChanges
 from router.model.views import Load, ReloadResult, RestartProgress, WorkerView
 from router.system import SystemChance, SystemClock
+from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.log_setup import process_log
 from router.telemetry.metrics_server import MetricsServer
@@ -68,7 +69,8 @@ class ControlProcess:
 
     def __init__(self, config: LoadedConfig, workers: int) -> None:
         self._clock = SystemClock()
-        self._events = TelemetrySink(level=config.log.level.value)
+        self._audit_log = AuditLog.of(config.server.audit)
+        self._events = TelemetrySink(level=config.log.level.value, audit=self._audit_log)
         self._server = config.server
         self._count = workers
         self._roster = Roster(
@@ -86,7 +88,7 @@ class ControlProcess:
         self._retired = Load()
         self._retired_families: list[Family] = []
         self._control = ControlPlane(
-            config, self._clock, SystemChance(), self._events, self, self._load, self._everywhere
+            config, self._clock, SystemChance(), self._events, self, self._load, self._everywhere, self._audit_log
         )
         self._drain = Drain(self._clock)
         self._admin = AdminServer(config.server, self._control.admin_parts(self), self._drain)
@@ -132,6 +134,8 @@ class ControlProcess:
         await self._roster.stop(self._server.grace_s)
         await self._admin.stop()
         await self._control.stop()
+        if self._audit_log is not None:
+            await asyncio.to_thread(self._audit_log.close)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -26,6 +26,7 @@ from router.model.request import CancelOutcome, WriteOutcome
 from router.model.state import ClusterState
 from router.model.topology import Cluster, TenantChanges
 from router.system import SystemChance, SystemClock
+from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.log_setup import process_log, set_up
 from router.workers.channel import Channel, ChannelClosed
@@ -68,11 +69,12 @@ class WorkerProcess:
         self._channel = channel
         self._clock = SystemClock()
         chance = SystemChance()
-        self._events = TelemetrySink(level=config.log.level.value)
+        self._audit_log = AuditLog.of(config.server.audit)
+        self._events = TelemetrySink(level=config.log.level.value, audit=self._audit_log)
         self._reporting: asyncio.TimerHandle | None = None
         self._due = False
         self._budgets = Budgets(divided=True, changed=self._report_soon)
-        self._data = DataPlane(config, self._clock, chance, self._events, self._budgets)
+        self._data = DataPlane(config, self._clock, chance, self._events, self._budgets, self._audit_log)
         self._mirrors: dict[ClusterName, MirroredCluster] = {}
         self._take_configuration(begin.configuration)
         self._data.outcomes.ask_elsewhere(self._write_elsewhere)
@@ -97,6 +99,8 @@ class WorkerProcess:
         self._data.drain()
         await self._server.stop()
         await self._data.close()
+        if self._audit_log is not None:
+            await asyncio.to_thread(self._audit_log.close)
         if self._reporting is not None:
             self._reporting.cancel()
         self._channel.tell(await self.look(samples=True))

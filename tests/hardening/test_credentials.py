@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import tempfile
@@ -157,6 +158,7 @@ async def test_tokens_that_a_command_prints_are_renewed_under_load(rotating_logi
 async def test_a_wrong_new_password_keeps_the_old_one_and_alarms(rotating_logins: DevCluster) -> None:
     def edit(config: Config) -> None:
         config["tenants"]["acme"]["login"] = {"user": _LOGINS[0], "password": "file:acme.password"}
+        audited(config)
 
     cluster = rotating_logins
     await asyncio.to_thread(set_password, cluster, _LOGINS[0], TENANTS["acme"])
@@ -175,14 +177,23 @@ async def test_a_wrong_new_password_keeps_the_old_one_and_alarms(rotating_logins
             await until_settled(router)
         assert trouble_of("acme", found.endpoint) not in router.scrape()
         logged = router.logged()
+        told = await alarms(router)
     load.check()
+    of_one = [one for one in told if one["about"] == f"main/{found.endpoint}"]
+    assert [(one["what"], one["who"], one["tenant"], one["outcome"]) for one in of_one] == [
+        ("credential.login", "router", "acme", "trouble"),
+        ("credential.login", "router", "acme", "mended"),
+    ]
+    assert "password authentication failed" in of_one[0]["why"]
+    assert of_one[1]["took_s"] > 0
+    assert "canary-of-a-mistake" not in str(told)
     assert "new login refused, the former one goes on" in logged
     assert "new login in use" in logged
     assert "canary-of-a-mistake" not in logged
 
 
 async def test_a_wrong_new_password_of_the_routers_own_login_costs_no_endpoint(pg_cluster: DevCluster) -> None:
-    async with running_router(pg_cluster) as router, router.connect("acme") as db:
+    async with running_router(pg_cluster, edit=audited) as router, router.connect("acme") as db:
         password = router.config.parent / "control.password"
         before = password.read_text()
         try:
@@ -195,7 +206,29 @@ async def test_a_wrong_new_password_of_the_routers_own_login_costs_no_endpoint(p
         finally:
             await asyncio.to_thread(set_password, pg_cluster, "pointsman_control", before)
         assert "endpoint health changed" not in router.logged().partition("configuration applied")[2]
+        told = await alarms(router)
+        assert {one["what"] for one in told} == {"credential.control_login"}
+        assert sorted(one["outcome"] for one in told if one["about"] == told[0]["about"]) == ["mended", "trouble"]
     load.check()
+
+
+def audited(config: Config) -> None:
+    config["server"]["audit"] = {"file": "audit.jsonl", "scope": "orders"}
+
+
+async def alarms(router: RunningRouter) -> list[dict[str, Any]]:
+    """What the router has told of itself in the audit log, each of them by now ended."""
+    file = router.config.parent / "audit.jsonl"
+
+    def read() -> list[dict[str, Any]]:
+        return [one for one in map(json.loads, file.read_text().splitlines()) if one.get("who") == "router"]
+
+    def ended() -> bool:
+        outcomes = [one["outcome"] for one in read()]
+        return outcomes.count("trouble") * 2 == len(outcomes) > 0
+
+    await until(ended, "the end of each alarm")
+    return read()
 
 
 def is_believed(cluster: DevCluster, since: object) -> bool:

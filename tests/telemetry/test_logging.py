@@ -9,9 +9,11 @@ import structlog
 
 from router.model import events as ev
 from router.model.events import Health, Outcome, Phase
+from router.model.port_policies import AuditPolicy
 from router.model.reasons import CloseReason, HealthReason, PhaseReason
 from router.model.request import Access
 from router.telemetry import log_setup
+from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink, threshold_of
 from tests.telemetry.test_metrics import ALL_EVENTS, finished
 
@@ -197,10 +199,25 @@ def test_all_events_can_be_written_as_json():
     sink = TelemetrySink(level="debug")
     for event in ALL_EVENTS:
         sink.emit(event)
-    silent = (ev.RequestAdmitted, ev.NotificationsHeard)  # the end of the request tells; only counted
+    # The end of the request tells; only counted; for the audit log.
+    silent = (ev.RequestAdmitted, ev.NotificationsHeard, ev.CredentialAlarm)
     assert len(lines(stream)) == sum(not isinstance(event, silent) for event in ALL_EVENTS)
 
 
 def test_an_unknown_level_is_refused():
     with pytest.raises(ValueError, match="loud"):
         threshold_of("loud")
+
+
+def test_an_alarm_about_a_credential_stands_in_the_audit_log(tmp_path):
+    file = tmp_path / "audit.jsonl"
+    audit = AuditLog(AuditPolicy(str(file)))
+    sink = TelemetrySink(write=lambda *_, **__: None, audit=audit)
+    about = (ev.CredentialKind.LOGIN, "main/n1", "acme")
+    sink.emit(ev.CredentialAlarm(*about, ev.AlarmChange.BEGUN, "no such password"))
+    sink.emit(ev.CredentialAlarm(*about, ev.AlarmChange.MENDED, lasted_s=2.5))
+    audit.close()
+    begun, ended = map(json.loads, file.read_text().splitlines())
+    same = {"what": "credential.login", "who": "router", "tenant": "acme", "about": "main/n1"}
+    assert begun == {"at": begun["at"], **same, "outcome": "trouble", "why": "no such password"}
+    assert ended == {"at": ended["at"], **same, "outcome": "mended", "took_s": 2.5}

@@ -86,6 +86,7 @@ ALL_EVENTS = (
     ev.JwtKeysChanged(False, 0, "x"),
     ev.LoginChanged("main", "n1", "acme", "y"),
     ev.SecretCommandEnded("command x", "y"),
+    ev.CredentialAlarm(ev.CredentialKind.LOGIN, "main/n1", "acme", ev.AlarmChange.BEGUN, "y"),
     ev.HandlerFailed("/pointsman.v1.QueryService/Query", "KeyError", "x.py:1"),
 )
 
