@@ -16,6 +16,7 @@ from psycopg import pq
 import router
 from router.api.admin_identity import AdminIdentity
 from router.api.auditing import Audit
+from router.api.certificate_watch import CertificateWatch
 from router.api.server import AdminParts
 from router.api.surface import Workers
 from router.config.loaded import LoadedConfig
@@ -97,9 +98,12 @@ class ControlPlane:
         self._edges = PostgresEdges(f"{router}/{mark}", self._passwords, self._logins)
         self._numbers = SnapshotNumbers()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
         self._doctors = Doctors(self._edges.examiner, clock, events)
         self.supervisors = Supervisors()
         self._audit_log = audit_log
+        server = config.server
+        self._certificates = CertificateWatch({"callers": server.tls, "operators": server.admin_tls}, clock, events)
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
         self.overview = Overview(
             self._tenants, self.supervisors, load, clock, self._doctors.findings, self._credential_troubles
@@ -120,12 +124,17 @@ class ControlPlane:
             max((one.state.number for one in self.supervisors), default=TopologyNumber(0)),
             pq.version(),
             self.live.view(),
+            self._certificates.troubles(),
         )
 
     def gauges(self) -> RouterView:
         """What the metrics page shows of this moment."""
         return RouterView(
-            self.overview.clusters(), self.overview.tenants(), self.overview.pools(None), self.live.view()
+            self.overview.clusters(),
+            self.overview.tenants(),
+            self.overview.pools(None),
+            self.live.view(),
+            self._certificates.troubles(),
         )
 
     def admin_parts(self, workers: Workers) -> AdminParts:
@@ -141,10 +150,14 @@ class ControlPlane:
         for cluster in self._config.topology.clusters.values():
             self._add_cluster(cluster)
         self.live.start()
+        self._watching = asyncio.get_running_loop().create_task(self._certificates.run())
 
     async def stop(self) -> None:
         """End all supervisors; a promotion under way gets a few seconds to finish."""
         await self.live.stop()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         self._doctors.stop()
         await asyncio.gather(*(one.stop() for one in self.supervisors))
         if self._tasks:

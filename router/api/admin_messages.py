@@ -12,6 +12,7 @@ from router.model.events import Health, Phase
 from router.model.identity import lsn_to_text
 from router.model.topology import Role
 from router.model.views import (
+    CertificateTrouble,
     ClusterView,
     ConfigChange,
     ConfigDiff,
@@ -194,3 +195,8 @@ def diff_message(diff: ConfigDiff) -> pb.DiffConfigResponse:
 def change_messages(changes: Iterable[ConfigChange]) -> list[pb.ConfigChange]:
     """Differences of configurations."""
     return [pb.ConfigChange(place=one.place, change=one.change, effect=EFFECTS[one.effect]) for one in changes]
+
+
+def certificate_message(view: CertificateTrouble) -> pb.CertificateTrouble:
+    """A port whose certificate files are of no use."""
+    return pb.CertificateTrouble(port=view.port, problem=view.problem, for_s=view.for_s)

@@ -66,6 +66,7 @@ class AdminService:
             config_problems=view.config.problems,
             config_refused_s=view.config.refused_s,
             config_age_s=view.config.age_s,
+            certificate_troubles=[messages.certificate_message(one) for one in view.certificates],
         )
 
     async def list_tenants(self, call: AdminCall, message: pb.ListTenantsRequest) -> pb.ListTenantsResponse:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import grpc
 
@@ -24,8 +24,49 @@ Port = Literal["callers", "operators"]
 Signature = tuple[tuple[int, int, int, int], ...]
 
 
-class _NotUsable(Exception):
+class NotUsable(Exception):
     """The files cannot serve. str() has no secret."""
+
+
+class Contents(NamedTuple):
+    """Of files that can serve."""
+
+    cert: bytes
+    key: bytes
+    client_ca: bytes | None
+    fingerprint: str
+    """Of the port's certificate: SHA-256, shortened."""
+
+
+class PortFiles:
+    """The files of one port."""
+
+    def __init__(self, tls: ListenerTls) -> None:
+        self._tls = tls
+
+    def look(self) -> Signature:
+        """What they look like now. NotUsable. Blocking."""
+        paths = (self._tls.cert, self._tls.key, self._tls.client_ca)
+        try:
+            seen = [os.stat(path) for path in paths if path]
+        except OSError as error:
+            raise _unreadable(error) from None
+        return tuple((one.st_dev, one.st_ino, one.st_mtime_ns, one.st_size) for one in seen)
+
+    def read(self) -> Contents:
+        """What is in them. NotUsable, which names the file and says why. Blocking."""
+        tls = self._tls
+        cert, key = _content(tls.cert), _content(tls.key)
+        roots = _content(tls.client_ca) if tls.client_ca else None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
+            leaf = ssl.PEM_cert_to_DER_cert(_first(cert.decode("ascii", "replace")))
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise NotUsable(f"files {tls.cert} and {tls.key} do not serve together: {_cause(error)}") from None
+        if roots is not None:
+            _check_authorities(tls.client_ca, roots)
+        return Contents(cert, key, roots, hashlib.sha256(leaf).hexdigest()[:16])
 
 
 class Certificates:
@@ -33,14 +74,16 @@ class Certificates:
 
     def __init__(self, tls: ListenerTls, port: Port, told: Callable[[CertificatesChanged], None]) -> None:
         """told: hears of changes, from any thread. RouterError CONFIG_INVALID when the files cannot serve."""
-        self._tls = tls
+        self._files = PortFiles(tls)
+        self._asks = bool(tls.client_ca)
         self._port: Port = port
         self._told = told
-        self._refused: Signature | None = None
+        self._refused = ""
+        """Why the files cannot serve, as far as was told."""
         try:
-            self._signature = self._look()
-            self._now, self.fingerprint = self._read()
-        except _NotUsable as error:
+            self._signature = self._files.look()
+            self._now = _configuration(self._files.read())
+        except NotUsable as error:
             raise RouterError(
                 Code.FAILED_PRECONDITION, RefuseReason.CONFIG_INVALID, f"no TLS for {port}: {error}"
             ) from None
@@ -48,54 +91,51 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """For add_secure_port; they follow the files."""
         renewed: Callable[..., Any] = self.renewed  # the stub does not know that None means: the same
-        return grpc.dynamic_ssl_server_credentials(self._now, renewed, bool(self._tls.client_ca))
+        return grpc.dynamic_ssl_server_credentials(self._now, renewed, self._asks)
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """New ones when the files have changed and are good; None: go on with those in use. Never raises."""
-        seen: Signature = ()
         try:
-            seen = self._look()
+            seen = self._files.look()
             if seen == self._signature:
-                self._refused = None
+                self._refused = ""
                 return None
-            fresh, fingerprint = self._read()
-            if self._look() != seen:
+            fresh = self._files.read()
+            if self._files.look() != seen:
                 return None  # they change right now: the next connection sees the end of it
-        except _NotUsable as error:
-            if seen != self._refused:
-                self._refused = seen
+        except NotUsable as error:
+            if str(error) != self._refused:
+                self._refused = str(error)
                 self._told(CertificatesChanged(self._port, applied=False, problem=str(error)))
             return None
-        self._signature, self._refused = seen, None
-        self._now, self.fingerprint = fresh, fingerprint
-        self._told(CertificatesChanged(self._port, applied=True, fingerprint=fingerprint))
-        return fresh
+        self._signature, self._refused = seen, ""
+        self._told(CertificatesChanged(self._port, applied=True, fingerprint=fresh.fingerprint))
+        return _configuration(fresh)
 
-    def _files(self) -> tuple[str, ...]:
-        return tuple(path for path in (self._tls.cert, self._tls.key, self._tls.client_ca) if path)
 
-    def _look(self) -> Signature:
-        try:
-            seen = [os.stat(path) for path in self._files()]
-        except OSError as error:
-            raise _unreadable(error) from None
-        return tuple((one.st_dev, one.st_ino, one.st_mtime_ns, one.st_size) for one in seen)
+def _configuration(contents: Contents) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(contents.key, contents.cert)], contents.client_ca)
 
-    def _read(self) -> tuple[grpc.ServerCertificateConfiguration, str]:
-        contents = [_content(path) for path in self._files()]
-        cert, key = contents[0], contents[1]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(self._tls.cert, self._tls.key, password=lambda: "")
-            if self._tls.client_ca:
-                context.load_verify_locations(self._tls.client_ca)
-            leaf = ssl.PEM_cert_to_DER_cert(_first(cert.decode("ascii", "replace")))
-        except (ssl.SSLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or "they are no PEM files, or the key is encrypted"
-            raise _NotUsable(f"cert, key and client_ca do not serve: {reason}".lower()) from None
-        roots = contents[2] if self._tls.client_ca else None
-        fingerprint = hashlib.sha256(leaf).hexdigest()[:16]
-        return grpc.ssl_server_certificate_configuration([(key, cert)], roots), fingerprint
+
+def _check_authorities(path: str, content: bytes) -> None:
+    """gRPC takes what it can read of a file and leaves out the rest, and wants certificates by their usual name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(path)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise NotUsable(f"file {path} holds no certificates, or not only whole ones: {_cause(error)}") from None
+    if not context.cert_store_stats()["x509"] or b"-----BEGIN CERTIFICATE-----" not in content:
+        raise NotUsable(f"file {path} holds no certificates")
+
+
+def _cause(error: Exception) -> str:
+    match getattr(error, "reason", None):
+        case "KEY_VALUES_MISMATCH":
+            return "the key is not the certificate's"
+        case "NO_START_LINE" | "NO_CERTIFICATE_OR_CRL_FOUND" | None:
+            return "no PEM text was found, or it is broken or encrypted"
+        case reason:
+            return str(reason).lower().replace("_", " ")
 
 
 def _first(text: str) -> str:
@@ -113,5 +153,5 @@ def _content(path: str) -> bytes:
         raise _unreadable(error) from None
 
 
-def _unreadable(error: OSError) -> _NotUsable:
-    return _NotUsable(f"file {error.filename} cannot be read: {(error.strerror or 'unknown error').lower()}")
+def _unreadable(error: OSError) -> NotUsable:
+    return NotUsable(f"file {error.filename} cannot be read: {(error.strerror or 'unknown error').lower()}")

@@ -101,6 +101,12 @@ def _server_line(server: Any) -> Text:
             f"\nthe newest configuration is {since}, the one before goes on: {server.config_problem}{more}",
             style="bold red",
         )
+    for one in server.certificate_troubles:
+        line.append(
+            f"\nthe {one.port}' port goes on with the certificates from before, for {duration(one.for_s)}: "
+            f"{visible(one.problem)}",
+            style="bold red",
+        )
     return line
 
 

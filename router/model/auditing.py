@@ -25,6 +25,6 @@ class AuditEntry:
     """SHA-256 of each statement's text, shortened."""
     took_s: float = 0.0
     about: str = ""
-    """What else an alarm is about: cluster and endpoint, or a command."""
+    """What else an alarm is about: cluster and endpoint, a command, or a port."""
     why: str = ""
     """In words, of an alarm."""

@@ -315,6 +315,8 @@ class CredentialKind(Enum):
     """The router's own, at an endpoint."""
     COMMAND = "command"
     """One that prints a password."""
+    CERTIFICATES = "certificates"
+    """Those of one of the router's ports."""
 
 
 @unique
@@ -334,7 +336,7 @@ class CredentialAlarm:
 
     kind: CredentialKind
     about: str
-    """Cluster and endpoint, or the command."""
+    """Cluster and endpoint, or the command, or the port."""
     tenant: TenantName | None
     change: AlarmChange
     problem: str = ""

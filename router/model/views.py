@@ -65,6 +65,18 @@ class ConfigView:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateTrouble:
+    """What stands in the files of a port's certificates is of no use: those before go on."""
+
+    port: str
+    """callers or operators"""
+    problem: str
+    """Which file, and why."""
+    for_s: float
+    """Since it began."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerView:
     """The router process."""
 
@@ -74,6 +86,7 @@ class ServerView:
     libpq_version: int = 0
     """For example 180000."""
     config: ConfigView = ConfigView()
+    certificates: tuple[CertificateTrouble, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

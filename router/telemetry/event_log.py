@@ -9,12 +9,15 @@ from typing import Any
 
 from router.model.checkup import Severity
 from router.model.events import (
+    AlarmChange,
     AttemptRetried,
     CertificatesChanged,
     ConfigChanged,
     ConnectFailed,
     ConnectionClosed,
     ConnectionMisplaced,
+    CredentialAlarm,
+    CredentialKind,
     FailoverEnded,
     FailoverStep,
     HandlerFailed,
@@ -307,6 +310,18 @@ class EventLog:
             command=event.command,
             problem=event.problem,
         )
+
+    def credential_alarm(self, event: CredentialAlarm) -> None:
+        """Of certificates, which a port without new connections would not tell; the others are told with each try."""
+        if event.kind is CredentialKind.CERTIFICATES:
+            begun = event.change is AlarmChange.BEGUN
+            self._line(
+                logging.ERROR if begun else logging.INFO,
+                "certificate files are of no use" if begun else "certificate files are good again",
+                port=event.about,
+                problem=event.problem,
+                lasted_s=round(event.lasted_s, 3),
+            )
 
     def handler_failed(self, event: HandlerFailed) -> None:
         """Our own mistake: always an error."""

@@ -39,7 +39,7 @@ class TelemetrySink:
         self._audit = audit
         self._handlers: Mapping[type, tuple[Handler, ...]] = {
             **_handlers(self.recorder, self._log),
-            CredentialAlarm: (self._record,),
+            CredentialAlarm: (self._record, self._log.credential_alarm),
         }
 
     def set_level(self, level: str) -> None:
@@ -56,7 +56,6 @@ class TelemetrySink:
         self.registry.register(StateCollector(read, version))
 
     def _record(self, alarm: CredentialAlarm) -> None:
-        """The log tells it in its own words, each time that something is tried."""
         if self._audit is not None:
             self._audit.record(of_alarm(alarm))
 

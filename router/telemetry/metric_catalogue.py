@@ -221,6 +221,11 @@ CONFIG_REFUSED = _gauge(
 CERTIFICATE_CHANGES = _counter(
     "certificate_changes_total", ("port", "result"), "New certificates of a port taken (ok) or of no use (failed)."
 )
+CERTIFICATE_TROUBLE = _gauge(
+    "certificate_trouble_seconds",
+    ("port",),
+    "For how long a port's certificate files have been of no use, so that those before go on; absent when all is well.",
+)
 JWT_KEY_CHANGES = _counter(
     "jwt_key_changes_total", ("result",), "New keys for signed tokens taken (ok) or not to be had (failed)."
 )

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from router.model.events import Health, Phase
 from router.model.topology import Role
-from router.model.views import ClusterView, ConfigView, EndpointView, PoolView, TenantView
+from router.model.views import CertificateTrouble, ClusterView, ConfigView, EndpointView, PoolView, TenantView
 from router.telemetry import metric_catalogue as catalogue
 from router.telemetry.series import GaugeReading
 
@@ -23,6 +23,7 @@ class RouterView:
     tenants: Sequence[TenantView] = ()
     pools: Sequence[PoolView] = ()
     config: ConfigView = field(default_factory=ConfigView)
+    certificates: Sequence[CertificateTrouble] = ()
 
 
 class StateCollector(Collector):
@@ -43,6 +44,7 @@ class StateCollector(Collector):
         build.set(1, self._version)
         yield build.family
         yield from _config(view.config)
+        yield _certificates(view.certificates)
         yield from _tenants(view.tenants)
         yield from _clusters(view.clusters)
         yield from _endpoints([(cluster.name, end) for cluster in view.clusters for end in cluster.endpoints])
@@ -54,6 +56,13 @@ def _config(config: ConfigView) -> Iterator[Family]:
         reading = GaugeReading(metric)
         reading.set(seconds)
         yield reading.family
+
+
+def _certificates(troubles: Sequence[CertificateTrouble]) -> Family:
+    reading = GaugeReading(catalogue.CERTIFICATE_TROUBLE)
+    for one in troubles:
+        reading.set(one.for_s, one.port)
+    return reading.family
 
 
 def _tenants(tenants: Sequence[TenantView]) -> Iterator[Family]:

@@ -20,7 +20,7 @@ from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.policy import ServerPolicy, TenantPolicy
 from router.model.port_policies import AuditScope
 from router.model.topology import Login, Secret, Tenant, Topology
-from router.model.views import ConfigView, ServerView
+from router.model.views import CertificateTrouble, ConfigView, ServerView
 from router.system import SystemChance, SystemClock
 from tests.api.fake_copies import FakeCopies, FakeOutcomes
 from tests.api.fake_engine import (
@@ -49,6 +49,7 @@ def _tenant(name: str, *tokens: str) -> Tenant:
 
 
 CONFIG = ConfigView("router.yaml", problems=("a", "b"), refused_s=2.5)
+CERTIFICATES = (CertificateTrouble("operators", "file ca.pem holds no certificates", 7.5),)
 
 
 class World:
@@ -92,7 +93,7 @@ class World:
                 FakeConfiguration(),
                 self.tenants,
                 self.workers,
-                lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, CONFIG),
+                lambda: ServerView("1.2.3", 12.5, TopologyNumber(7), 180000, CONFIG, CERTIFICATES),
                 SystemClock(),
                 self.events,
                 self.operators,

@@ -25,6 +25,8 @@ async def test_server_info(world: World) -> None:
     assert (info.version, info.uptime_s, info.topology, info.libpq_version) == ("1.2.3", 12.5, 7, 180000)
     assert (info.config_path, info.config_problem, list(info.config_problems)) == ("router.yaml", "a", ["a", "b"])
     assert info.config_refused_s == 2.5
+    (trouble,) = info.certificate_troubles
+    assert (trouble.port, trouble.problem, trouble.for_s) == ("operators", "file ca.pem holds no certificates", 7.5)
     assert not info.draining
     await world.server.drain(0.1)
     assert (await world.admin.GetServerInfo(pb.GetServerInfoRequest(), metadata=ADMIN_AUTH)).draining

@@ -333,6 +333,19 @@ def rendered(width: int, *, failing: bool) -> str:
     return out.getvalue()
 
 
+def test_status_tells_of_certificate_files_that_are_of_no_use():
+    troubles = [pb.CertificateTrouble(port="callers", problem="file /etc/ca.pem holds no certificates", for_s=185)]
+    out = io.StringIO()
+    status = status_view.Status(pb.GetServerInfoResponse(certificate_troubles=troubles), [], [], [])
+    Console(file=out, width=200, highlight=False).print(status_view.as_tables(status))
+    assert (
+        "the callers' port goes on with the certificates from before, for 3 min: file /etc/ca.pem holds no certificates"
+        in out.getvalue()
+    )
+    (told,) = json.loads(status_view.as_json(status))["server"]["certificate_troubles"]
+    assert told["problem"] == "file /etc/ca.pem holds no certificates"
+
+
 @pytest.mark.parametrize("failing", [False, True])
 @pytest.mark.parametrize("width", [80, 110])
 def test_status_can_be_read_in_a_narrow_terminal(width: int, failing: bool):

@@ -307,6 +307,8 @@ def test_files_of_tls_start_at_the_configuration_and_are_tried(tmp_path: Path):
     authority.issue(dns=["localhost"]).write(tmp_path / "b.pem", tmp_path / "b.key")
     (tmp_path / "ca.pem").write_bytes(authority.pem)
     (tmp_path / "empty").write_text("")
+    (tmp_path / "half").write_bytes(authority.pem + authority.pem[:300])
+    (tmp_path / "other").write_bytes(authority.pem.replace(b" CERTIFICATE", b" TRUSTED CERTIFICATE"))
 
     def load(tls: str):
         return load_text(f"server: {{listen: '0.0.0.0:1', tls: {{{tls}}}}}\n{GOOD}", tmp_path / "x.yaml", ENVIRON)
@@ -318,6 +320,8 @@ def test_files_of_tls_start_at_the_configuration_and_are_tried(tmp_path: Path):
         ("cert: a.pem, key: none.key", "no such file"),
         ("cert: a.pem, key: empty", "no PEM text"),
         ("cert: a.pem, key: a.key, client_ca: empty", "holds no certificates"),
+        ("cert: a.pem, key: a.key, client_ca: half", "not only whole ones"),
+        ("cert: a.pem, key: a.key, client_ca: other", "holds no certificates"),
         ("cert: a.pem", "together"),
         ("client_ca: ca.pem", "plain text"),
     ):

@@ -167,6 +167,8 @@ def test_an_internal_error_is_written_also_when_requests_are_not():
         (ev.SecretCommandEnded("command x"), logging.DEBUG),
         (ev.SecretCommandEnded("command x", "y", kept=True), logging.ERROR),
         (ev.CertificatesChanged("callers", False, "x"), logging.ERROR),
+        (ev.CredentialAlarm(ev.CredentialKind.CERTIFICATES, "callers", None, ev.AlarmChange.BEGUN, "x"), logging.ERROR),
+        (ev.CredentialAlarm(ev.CredentialKind.CERTIFICATES, "callers", None, ev.AlarmChange.MENDED), logging.INFO),
         (ev.ConnectionClosed("t", "a", Access.READ_ONLY, CloseReason.IDLE), logging.DEBUG),
         (ev.ConnectionClosed("t", "a", Access.READ_ONLY, CloseReason.OUT_OF_SYNC), logging.INFO),
     ],

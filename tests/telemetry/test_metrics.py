@@ -25,7 +25,7 @@ from router.model.reasons import (
 from router.model.request import Access, Method
 from router.model.state import EndpointState
 from router.model.topology import FailoverMode, Role
-from router.model.views import ClusterView, CredentialTrouble, EndpointView, PoolView, TenantView
+from router.model.views import CertificateTrouble, ClusterView, CredentialTrouble, EndpointView, PoolView, TenantView
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.metric_catalogue import METRICS, Kind, RequestPhase
 from router.telemetry.state_collector import RouterView
@@ -61,6 +61,7 @@ VIEW = RouterView(
     ),
     tenants=(TenantView("acme", "main", "acme", in_flight=6, queued=1, listeners=2, channels=1),),
     pools=(PoolView("acme", "pg1", Access.READ_ONLY, 1, 4, 1, 2, 1, 9, 8, 2, 33),),
+    certificates=(CertificateTrouble("callers", "file ca.pem holds no certificates", 3.0),),
 )
 ALL_EVENTS = (
     ev.RequestAdmitted("acme", Method.QUERY),

@@ -151,6 +151,7 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     CONFIG_PROBLEMS_FIELD_NUMBER: builtins.int
     CONFIG_REFUSED_S_FIELD_NUMBER: builtins.int
     CONFIG_AGE_S_FIELD_NUMBER: builtins.int
+    CERTIFICATE_TROUBLES_FIELD_NUMBER: builtins.int
     version: builtins.str
     uptime_s: builtins.float
     """Seconds since the start."""
@@ -169,6 +170,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     def config_problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """All of its problems."""
 
+    @property
+    def certificate_troubles(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CertificateTrouble]:
+        """Ports whose certificate files are of no use now, so that the certificates before go on."""
+
     def __init__(
         self,
         *,
@@ -182,10 +187,35 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         config_problems: collections.abc.Iterable[builtins.str] | None = ...,
         config_refused_s: builtins.float = ...,
         config_age_s: builtins.float = ...,
+        certificate_troubles: collections.abc.Iterable[global___CertificateTrouble] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["config_age_s", b"config_age_s", "config_path", b"config_path", "config_problem", b"config_problem", "config_problems", b"config_problems", "config_refused_s", b"config_refused_s", "draining", b"draining", "libpq_version", b"libpq_version", "topology", b"topology", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_troubles", b"certificate_troubles", "config_age_s", b"config_age_s", "config_path", b"config_path", "config_problem", b"config_problem", "config_problems", b"config_problems", "config_refused_s", b"config_refused_s", "draining", b"draining", "libpq_version", b"libpq_version", "topology", b"topology", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse
+
+@typing.final
+class CertificateTrouble(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    FOR_S_FIELD_NUMBER: builtins.int
+    port: builtins.str
+    """callers or operators"""
+    problem: builtins.str
+    """Which file, and why."""
+    for_s: builtins.float
+    """Since it began."""
+    def __init__(
+        self,
+        *,
+        port: builtins.str = ...,
+        problem: builtins.str = ...,
+        for_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["for_s", b"for_s", "port", b"port", "problem", b"problem"]) -> None: ...
+
+global___CertificateTrouble = CertificateTrouble
 
 @typing.final
 class ListTenantsRequest(google.protobuf.message.Message):
