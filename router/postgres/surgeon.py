@@ -28,6 +28,8 @@ AT_REST_S = 0.15
 """A start-up process gets this long to come to rest before it is told to promote (seconds)."""
 WAKE_S = 0.02
 """A start-up process that sleeps so long after the request to promote has missed it, and is woken (seconds)."""
+READ_ALL_S = 1.0
+"""A standby that was just started gets this long to read the log that it has (seconds)."""
 GRACE_S = 1.0
 """Write transactions that run when writes are to be held get this long to end (seconds)."""
 
@@ -35,6 +37,9 @@ _RELOAD = "SELECT pg_reload_conf()"
 _ALLOW_WRITES = "ALTER SYSTEM RESET default_transaction_read_only"
 _RECEIVER = "SELECT FROM pg_stat_wal_receiver"
 _STANDBY = f"SELECT pg_is_in_recovery(), current_setting('primary_conninfo'), EXISTS ({_RECEIVER})"
+_READ_ALL = "pg_last_wal_receive_lsn() IS NOT NULL"
+"""Since its start it has asked for a walreceiver: it does so once it has read all that is in its pg_wal. Until then it
+knows only how much of that it has replayed, which may be less than it had confirmed."""
 _AT_REST = """
 SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval'"""
 """It sleeps between two attempts to stream, and the request wakes it. One that comes while it tries to connect is not
@@ -74,14 +79,19 @@ class PostgresSurgeon:
         """Point the standby's walreceiver at nowhere and wait until it is gone. See ports.Surgeon.
 
         primary_conninfo keeps its login, so that repoint() finds it, also after a restart of the router. A hold on
-        writes left from an earlier switchover is taken back: the next primary is one of the fenced.
+        writes left from an earlier switchover is taken back: the next primary is one of the fenced. A standby that was
+        started a moment ago is not fenced before it can say how much it has.
         """
         managed, standing = await self._queries(standby, (PATRONI_QUERY, _STANDBY), deadline)
         _refuse_managed(standby, managed)
         settings, streamed = _replication(standby, standing)
         gone = f"NOT EXISTS ({_RECEIVER})"
         nowhere = _with(settings, host=self._fence)
-        await self._alter(standby, "primary_conninfo", nowhere, deadline, gone, beside=(_ALLOW_WRITES,))
+        (knows,) = await self._alter(
+            standby, "primary_conninfo", nowhere, deadline, gone, look=_READ_ALL, beside=(_ALLOW_WRITES,)
+        )
+        if knows != "t":
+            await self._read_all(standby, deadline)
         now = asyncio.get_running_loop().time
         quiet_since = now()
         # One that streamed and is gone has ended because of us, and the next goes nowhere.
@@ -91,6 +101,14 @@ class PostgresSurgeon:
                 await self._until(standby, gone, deadline)
                 streamed = True
         return await self._ask(standby, deadline)
+
+    async def _read_all(self, standby: Endpoint, deadline: float) -> None:
+        now = asyncio.get_running_loop().time
+        ends = min(now() + READ_ALL_S, deadline)
+        while not await self._holds(standby, _READ_ALL, deadline):
+            if now() >= ends:
+                raise _impossible(standby, "it was started lately, and has not replayed yet all that it had confirmed")
+            await asyncio.sleep(STEP_S)
 
     async def still_fenced(self, standby: Endpoint, deadline: float) -> bool:
         """See ports.Surgeon."""

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from router.devcluster import DevCluster
+from router.model.identity import lsn_from_text
 from router.model.observation import AttemptFailed, FaultKind
 from router.model.topology import Cluster
 from router.postgres.surgeon import PostgresSurgeon
@@ -37,6 +38,13 @@ def asked(dev: DevCluster, name: str, query: str) -> object:
         row = connection.execute(query).fetchone()  # type: ignore[arg-type]
         assert row is not None
         return row[0]
+
+
+def order(dev: DevCluster, name: str, statement: str) -> None:
+    """Run one statement, and reload."""
+    with dev.servers[name].connect() as connection:
+        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute("SELECT pg_reload_conf()")
 
 
 async def within(seconds: float, condition: Callable[[], object]) -> None:
@@ -133,6 +141,31 @@ async def test_a_fence_outlives_a_restart_and_the_login_is_still_known(make_clus
     async with surgeon(cluster) as hands:
         await hands.repoint(endpoint(cluster, "n2"), endpoint(cluster, "n1"), soon())
     assert asked(dev, "n2", "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+
+
+@on_every_major
+async def test_a_standby_that_was_started_lately_is_fenced_once_it_knows_what_it_has(
+    make_cluster: MakeCluster, pg_major: int
+):
+    dev = make_cluster(major=pg_major, tenants=False)
+    cluster = configured(dev)
+    n3 = endpoint(cluster, "n3")
+    order(dev, "n3", "ALTER SYSTEM SET recovery_min_apply_delay = '1h'")  # stands for minutes of log to be replayed
+    await within(2, lambda: asked(dev, "n3", "SHOW recovery_min_apply_delay") == "1h")
+    order(dev, "n1", "CREATE TABLE ledger (id integer)")
+    confirmed = str(asked(dev, "n1", "SELECT pg_current_wal_flush_lsn()::text"))
+    await within(2, lambda: asked(dev, "n3", f"SELECT pg_last_wal_receive_lsn() >= '{confirmed}'"))
+    dev.servers["n1"].kill()
+    dev.servers["n3"].kill()
+    dev.servers["n3"].start()
+    async with surgeon(cluster) as hands:
+        with pytest.raises(AttemptFailed, match="has not replayed yet all that it had confirmed"):
+            await hands.fence(n3, soon())
+        order(dev, "n3", "ALTER SYSTEM RESET recovery_min_apply_delay")
+        await within(5, lambda: asked(dev, "n3", "SELECT pg_last_wal_receive_lsn() IS NOT NULL"))
+        fenced = (await hands.fence(n3, soon())).claim
+        assert fenced is not None
+        assert fenced.received_lsn >= lsn_from_text(confirmed)
 
 
 async def test_writes_are_held_and_allowed_again(make_cluster: MakeCluster):
