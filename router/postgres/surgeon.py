@@ -1,7 +1,8 @@
 """ports.Surgeon: changes the roles of one cluster's servers by SQL, with the rights of deploy's roles.sql only.
 
-Each act is idempotent and ends by its deadline. Connections are kept per server, as logging in takes longer than
-most acts, and what need not wait for an answer is sent together: writes wait while a primary is moved. What ALTER
+Each act is idempotent and ends by its deadline. A connection is kept per server, as logging in takes longer than most
+acts; acts on one server may overlap (a standby is fenced while it is being attached), and whoever finds the kept one in
+use opens another. What need not wait for an answer is sent together: writes wait while a primary is moved. What ALTER
 SYSTEM changes is on disk before the reload, so it survives a crash of the server or of ours.
 """
 
@@ -69,7 +70,11 @@ class PostgresSurgeon:
         self._fence = f"{FENCED_HOST}/{owner}"
         self._routers = f"{FENCED_HOST}/{owner.partition('/')[0]}"
         self._stands = f"pg_is_in_recovery() AND position('{self._fence}' in current_setting('primary_conninfo')) > 0"
-        self._connections: dict[EndpointName, ControlConnection] = {}
+        self._kept: dict[EndpointName, ControlConnection] = {}
+        """Open, and used by nobody just now."""
+        self._versions: dict[EndpointName, int] = {}
+        """server_version_num of those that have been asked."""
+        self._closed = False
 
     async def look(self, server: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon."""
@@ -184,10 +189,11 @@ class PostgresSurgeon:
         await self._queries(primary, (_ALLOW_WRITES, _RELOAD), deadline)
 
     async def close(self) -> None:
-        """Close all connections."""
-        for connection in self._connections.values():
+        """Close all connections; one in use closes when its act has been answered."""
+        self._closed = True
+        for connection in self._kept.values():
             connection.close()
-        self._connections.clear()
+        self._kept.clear()
 
     async def _alter(
         self,
@@ -224,24 +230,35 @@ class PostgresSurgeon:
         began = asyncio.get_running_loop().time()
         rows = (await self._queries(server, (*before, ROLE_QUERY), deadline))[-1]
         ended = asyncio.get_running_loop().time()
-        claim = read_claim(rows[0], self._connections[server.name].server_version)
+        claim = read_claim(rows[0], self._versions[server.name])
         return ProbeResult(server.name, ProbeOutcome.OK, ended, ended - began, claim)
 
     async def _query(self, server: Endpoint, sql: str, deadline: float) -> list[Row]:
         return (await self._queries(server, (sql,), deadline))[0]
 
     async def _queries(self, server: Endpoint, statements: Sequence[str], deadline: float) -> list[list[Row]]:
-        """Ask on the kept connection; a kept one that turns out to be dead is opened anew, once."""
-        kept = self._connections.get(server.name)
+        """Ask on the kept connection if nobody else does; a kept one that turns out to be dead is opened anew, once."""
+        kept = self._kept.pop(server.name, None)
         if kept is not None and kept.usable:
             try:
-                return await kept.queries(statements, deadline)
+                return await self._ask_on(kept, server, statements, deadline)
             except AttemptFailed as error:
                 if error.fault.kind is not FaultKind.CONNECTION_LOST:
                     raise
-        connection = await self._door.open(server, deadline)
-        self._connections[server.name] = connection
-        return await connection.queries(statements, deadline)
+        return await self._ask_on(await self._door.open(server, deadline), server, statements, deadline)
+
+    async def _ask_on(
+        self, connection: ControlConnection, server: Endpoint, statements: Sequence[str], deadline: float
+    ) -> list[list[Row]]:
+        """On a connection that is ours alone until it is answered."""
+        self._versions[server.name] = connection.server_version
+        try:
+            return await connection.queries(statements, deadline)
+        finally:
+            if connection.usable and not self._closed and server.name not in self._kept:
+                self._kept[server.name] = connection
+            else:
+                connection.close()
 
 
 def _refuse_managed(server: Endpoint, answer: list[Row]) -> None:

@@ -168,6 +168,23 @@ async def test_a_standby_that_was_started_lately_is_fenced_once_it_knows_what_it
         assert fenced.received_lsn >= lsn_from_text(confirmed)
 
 
+async def test_acts_on_one_server_may_overlap(make_cluster: MakeCluster):
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    n1, n3 = endpoint(cluster, "n1"), endpoint(cluster, "n3")
+    dev.servers["n1"].kill()
+    async with surgeon(cluster) as hands:
+        await hands.fence(n3, soon())
+        attaching = asyncio.create_task(hands.repoint(n3, n1, soon(2)))  # to one that is gone: it looks until then
+        await within(1, lambda: "pointsman-fenced" not in str(asked(dev, "n3", "SHOW primary_conninfo")))
+        fenced = await hands.fence(n3, soon(1.5))
+        assert fenced.claim is not None
+        assert fenced.claim.fenced
+        with pytest.raises(AttemptFailed) as silent:
+            await attaching
+        assert silent.value.fault.kind is FaultKind.SILENT
+
+
 async def test_writes_are_held_and_allowed_again(make_cluster: MakeCluster):
     dev = make_cluster()
     cluster = configured(dev)
