@@ -34,8 +34,8 @@ def attach_strays(
     state = replace(state, strays_since=since)
     if now < state.repoint_at:
         return state, ()
-    whoevers = now - since >= OTHERS_STEPS * policy.step_timeout_s
-    return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(primary, strays, whoevers),)
+    others_too = now - since >= OTHERS_STEPS * policy.step_timeout_s
+    return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(primary, strays, others_too),)
 
 
 def stray_standbys(standbys: Iterable[Standby], term: Term, system_id: int) -> tuple[EndpointName, ...]:

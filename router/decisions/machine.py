@@ -117,7 +117,7 @@ class RepointStandbys:
 
     to: EndpointName
     standbys: tuple[EndpointName, ...]
-    whoevers: bool = False
+    others_too: bool = False
     """Also those under the fence of another router."""
 
 

@@ -220,10 +220,10 @@ class Mover:
         """Wait for what may outlast the proof of service: standbys that are still being attached."""
         await asyncio.gather(*self._repoints)
 
-    async def repoint(self, standby: EndpointName, upstream: EndpointName, *, whoevers: bool = True) -> bool:
-        """Attach a standby to another server; whether it worked. whoevers: also one under another router's fence."""
+    async def repoint(self, standby: EndpointName, upstream: EndpointName, *, others_too: bool = True) -> bool:
+        """Attach a standby to another server; whether it worked. others_too: also one under another router's fence."""
         there, to = self._endpoints[standby], self._endpoints[upstream]
-        work = self._surgeon.repoint(there, to, self.deadline(), whoevers=whoevers)
+        work = self._surgeon.repoint(there, to, self.deadline(), others_too=others_too)
         try:
             await self.act("repoint", standby, work, f"to {upstream}")
         except MoveError:

@@ -307,10 +307,10 @@ class ClusterSupervisor:
                     self._watching.probe_now(name)
             case StartPromotion():
                 self._spawn(self._promote(effect.plan))
-            case RepointStandbys(to, standbys, whoevers):
+            case RepointStandbys(to, standbys, others_too):
                 mover = self._mover(self._events.emit)
                 for name in standbys:
-                    self._spawn(mover.repoint(name, to, whoevers=whoevers))
+                    self._spawn(mover.repoint(name, to, others_too=others_too))
             case AllowWrites(primary):
                 self._spawn(self._mover(self._events.emit).allow_writes(primary))
             case _:

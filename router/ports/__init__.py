@@ -257,11 +257,11 @@ class Surgeon(Protocol):
         ...
 
     async def repoint(
-        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, others_too: bool = True
     ) -> None:
         """Make a standby stream from another server (primary_conninfo and reload), with its own application_name.
 
-        whoevers: also one under the fence of another router; else AttemptFailed there.
+        others_too: also one under the fence of another router; else AttemptFailed there.
         """
         ...
 

@@ -153,12 +153,12 @@ class PostgresSurgeon:
             await asyncio.sleep(STEP_S)
 
     async def repoint(
-        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, others_too: bool = True
     ) -> None:
         """See ports.Surgeon. The replication login is the one that the standby has used so far."""
         settings, _ = _replication(standby, await self._query(standby, _STANDBY, deadline))
         host = str(settings.get("host") or "")
-        if not whoevers and host.startswith(FENCED_HOST) and not host.startswith(self._routers):
+        if not others_too and host.startswith(FENCED_HOST) and not host.startswith(self._routers):
             raise _impossible(standby, "another router's fence stands on it, which may be about to promote")
         settings.setdefault("application_name", standby.name)
         target = _with(settings, host=upstream.host, port=str(upstream.port))

@@ -117,9 +117,9 @@ async def test_of_two_routers_only_the_one_whose_fence_stands_promotes(make_clus
         assert asked(dev, "n2", "SELECT pg_is_in_recovery()")
         await second.fence(n3, soon())
         with pytest.raises(AttemptFailed, match="another router's fence stands on it"):
-            await first.repoint(n3, endpoint(cluster, "n1"), soon(), whoevers=False)
+            await first.repoint(n3, endpoint(cluster, "n1"), soon(), others_too=False)
         async with surgeon(cluster, "second/again") as restarted:
-            await restarted.repoint(n3, endpoint(cluster, "n1"), soon(), whoevers=False)
+            await restarted.repoint(n3, endpoint(cluster, "n1"), soon(), others_too=False)
         await second.fence(n3, soon())
         dev.servers["n1"].kill()
         await second.promote(n2, soon())

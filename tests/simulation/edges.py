@@ -179,12 +179,12 @@ class ModelSurgeon(_Edge):
         return self._result(node)
 
     async def repoint(
-        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, others_too: bool = True
     ) -> None:
         def act(node: Node) -> None:
             if not node.in_recovery:
                 raise _impossible("it is not a standby")
-            if not whoevers and node.fence_mark and not node.fence_mark.startswith(f"{self._life.host}/"):
+            if not others_too and node.fence_mark and not node.fence_mark.startswith(f"{self._life.host}/"):
                 raise _impossible("another router's fence stands on it")
             node.upstream, node.fence_mark = upstream.name, ""
             node.receiver.end()

@@ -253,7 +253,7 @@ class FakeSurgeon:
         return self._result(server)
 
     async def repoint(
-        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, whoevers: bool = True
+        self, standby: Endpoint, upstream: Endpoint, deadline: float, *, others_too: bool = True
     ) -> None:
         server = await self._act("repoint", standby, deadline)
         server.upstream, server.fenced = upstream.name, False
