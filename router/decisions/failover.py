@@ -51,6 +51,9 @@ RETRY_S = 1.0
 """Pause before a promotion that failed harmlessly is tried again (seconds)."""
 RESCUE_AFTER_S = 30.0
 """A cluster that has had no primary since the router started is left alone for this long (seconds)."""
+ROLE_PROVEN_S = 5.0
+"""A primary that has just proved itself is only asked, not doubted, when it refuses a write as read-only once more: a
+tenant can make its own transactions so, and would hold up everybody's writes (seconds)."""
 STICK_AFTER_S = 2.0
 """An obstacle to a promotion must last this long before writes are refused because of it (seconds)."""
 
@@ -280,8 +283,11 @@ def _say_only(state: ClusterMachine, plan: PromotionPlan) -> Step:
 
 
 def _role_doubted(state: ClusterMachine, now: float) -> Step:
-    if state.phase not in ROUTED or state.operation is not Operation.NONE:
+    primary = state.routed_primary
+    if primary is None:
         return state, ()
+    if state.reason is PhaseReason.PRIMARY_RETURNED and now - state.since < ROLE_PROVEN_S:
+        return state, (ProbeNow((primary,)),)
     return _suspect(state, PhaseReason.PRIMARY_FAULT, now)
 
 

@@ -8,6 +8,7 @@ acknowledged commit; the most advanced of them therefore has them all.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -187,7 +188,7 @@ def plan_promotion(
         listed = tuple(s.application_name for s in everyone)
         counted, needed = alive, len(everyone)
     else:
-        listed = _listed(rule, everyone)
+        listed = _listed(rule, everyone, old_claim)
         counted = tuple(s for s in alive if s.application_name in listed) if rule.k else alive
         needed = fences_needed(len(listed), rule.k) if rule.k else 1
     obstacle = _too_few(counted, len(alive), len(listed), needed, policy)
@@ -280,10 +281,14 @@ def _left_behind(counted: tuple[Standby, ...], term: Term) -> Obstacle | None:
     return Obstacle(PhaseReason.NO_CANDIDATE, detail, waits=False)
 
 
-def _listed(rule: SyncRule, everyone: tuple[Standby, ...]) -> tuple[str, ...]:
-    if rule.names == ("*",):
-        return tuple(s.application_name for s in everyone)
-    return rule.names
+def _listed(rule: SyncRule, everyone: tuple[Standby, ...], old_claim: RoleClaim | None) -> tuple[str, ...]:
+    """Who may have confirmed a commit. Under * that is whoever streams, also a standby that is not configured here: it
+    counts, and cannot be fenced."""
+    if rule.names != ("*",):
+        return rule.names
+    ours = Counter(s.application_name for s in everyone)
+    confirming = Counter(name.lower() for name in old_claim.sync_standbys) if old_claim is not None else Counter[str]()
+    return tuple((ours | confirming).elements())
 
 
 def choose_candidate(plan: PromotionPlan, fenced: Mapping[EndpointName, RoleClaim]) -> EndpointName | None:

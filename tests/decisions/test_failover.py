@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.decisions.cluster_facts import Facts, Sign
-from router.decisions.failover import GIVE_UP_S, RESCUE_AFTER_S, RETRY_S, STICK_AFTER_S, step
+from router.decisions.failover import GIVE_UP_S, RESCUE_AFTER_S, RETRY_S, ROLE_PROVEN_S, STICK_AFTER_S, step
 from router.decisions.machine import (
     ClusterMachine,
     FactsSeen,
@@ -114,6 +114,22 @@ def test_an_answer_from_before_the_doubt_does_not_end_it():
     assert run.machine.phase is Phase.SUSPECT
     assert run.feed(healthy(T0 - 0.01)).phase is Phase.SUSPECT
     assert run.feed(healthy(T0 + 0.01), T0 + 0.01).phase is Phase.STEADY
+
+
+def test_a_role_that_has_just_been_proven_is_asked_about_not_doubted():
+    """Any tenant can have its writes refused as read-only, all day."""
+    run = Run(steady())
+    run.feed(RoleDoubted())
+    proven_at = T0 + 0.01
+    run.feed(healthy(proven_at), proven_at)
+    for now in (proven_at, proven_at + ROLE_PROVEN_S - 0.01):
+        assert run.feed(RoleDoubted(), now).phase is Phase.STEADY
+        assert run.effects[-1] == ProbeNow((N1,))
+    assert run.feed(headless(Sign.DEMOTED, now), now).phase is Phase.HOLDING
+    run = Run(steady())
+    run.feed(RoleDoubted())
+    run.feed(healthy(proven_at), proven_at)
+    assert run.feed(RoleDoubted(), proven_at + ROLE_PROVEN_S).phase is Phase.SUSPECT
 
 
 def test_a_crash_restart_is_waited_for_and_never_answered_with_a_promotion():

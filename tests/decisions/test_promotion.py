@@ -94,6 +94,22 @@ def test_three_servers_any_one_need_both_standbys_fenced():
     assert (found.fence, found.counted, found.needed, found.term) == ((N2, N3), (N2, N3), 2, 1)
 
 
+def test_under_a_star_a_standby_that_is_not_configured_counts_as_one_that_cannot_be_fenced():
+    def at_loss(*confirming: str) -> PromotionPlan | Obstacle:
+        old = replace(old_primary("ANY 1 (*)"), sync_standbys=confirming)
+        return plan_promotion(N1, old, (standby(N2), standby(N3)), Term(1), DOUBTED_AT, POLICY)
+
+    for confirming in ((), ("n2",), ("N2", "n3")):
+        found = at_loss(*confirming)
+        assert isinstance(found, PromotionPlan)
+        assert found.needed == 2
+    for confirming in (("n2", "n3", "elsewhere"), ("elsewhere",), ("n2", "n2", "n3")):
+        refused = at_loss(*confirming)
+        assert isinstance(refused, Obstacle)
+        assert (refused.reason, refused.waits) == (PhaseReason.FENCE_INCOMPLETE, False)
+        assert "2 of 3 synchronous standbys answer, 3 must be fenced" in refused.detail
+
+
 def test_nobody_is_promoted_to_a_timeline_that_the_primary_has_already():
     """The primary was made without its standbys, and went before any of them followed."""
     standbys = standby(N2), standby(N3)

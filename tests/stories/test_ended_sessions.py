@@ -1,8 +1,9 @@
-"""A tenant may end its own sessions as often as it likes: that is no news of the server, and holds nobody."""
+"""What a tenant does to its own sessions, as often as it likes: that is no news of the server, and holds nobody up."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pointsman
 import pytest
@@ -26,3 +27,24 @@ async def test_who_ends_its_own_sessions_in_a_loop_puts_nothing_in_doubt(
     said = router.log.read_text()[said_before:]
     assert "suspect" not in said.lower(), said[-3000:]
     assert await db.query_value("select 1") == 1
+
+
+async def test_who_has_its_writes_refused_in_a_loop_holds_nobody_up(
+    router: RunningRouter, db: pointsman.Client
+) -> None:
+    said_before = len(router.log.read_text())
+    ends_at = time.monotonic() + 2
+
+    async def refused() -> None:
+        while time.monotonic() < ends_at:
+            with pytest.raises(pointsman.Error) as error:
+                async with db.transaction() as tx:
+                    await tx.execute("set transaction read only")
+                    await tx.execute("insert into marks values (1, 'x')")
+            assert error.value.sqlstate == "25006"
+
+    async with undisturbed(router) as neighbour:
+        await asyncio.gather(*(refused() for _ in range(4)))
+        await neighbour.one_more()
+    said = router.log.read_text()[said_before:]
+    assert said.count('"after": "suspect"') <= 1, said[-3000:]
