@@ -35,16 +35,19 @@ async def test_who_has_its_writes_refused_in_a_loop_holds_nobody_up(
     said_before = len(router.log.read_text())
     ends_at = time.monotonic() + 2
 
-    async def refused() -> None:
+    async def write() -> None:
+        async with db.transaction() as tx:
+            await tx.execute("set transaction read only")
+            await tx.execute("insert into marks values (1, 'x')")
+
+    async def be_refused() -> None:
         while time.monotonic() < ends_at:
             with pytest.raises(pointsman.Error) as error:
-                async with db.transaction() as tx:
-                    await tx.execute("set transaction read only")
-                    await tx.execute("insert into marks values (1, 'x')")
+                await write()
             assert error.value.sqlstate == "25006"
 
     async with undisturbed(router) as neighbour:
-        await asyncio.gather(*(refused() for _ in range(4)))
+        await asyncio.gather(*(be_refused() for _ in range(4)))
         await neighbour.one_more()
     said = router.log.read_text()[said_before:]
     assert said.count('"after": "suspect"') <= 1, said[-3000:]
