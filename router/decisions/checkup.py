@@ -123,13 +123,8 @@ def _together(cluster: Cluster, settings: Settings, primary: EndpointName | None
 def _synchronous(
     cluster: Cluster, settings: Settings, primary: EndpointName, leader: ServerSettings
 ) -> Iterator[Finding]:
-    others = [
-        (settings[one.name].application_name if one.name in settings else "") or one.name
-        for one in cluster.endpoints
-        if one.name != primary
-    ]
-    listed = ", ".join('"' + name.replace('"', '""').replace("'", "''") + '"' for name in others)
-    good = f"ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({listed})';"
+    others = _others(cluster, settings, primary)
+    good = _any_of(others)
     rule = read_sync_names(leader.sync_names)
     if rule.k == 0:
         if not cluster.policy.failover.may_lose:
@@ -139,6 +134,14 @@ def _synchronous(
                 Severity.ERROR,
             )  # fmt: skip
         return
+    for name, one in settings.items():
+        if name != primary and one.in_recovery and not one.sync_names:
+            yield _reload(
+                name, Check.SYNC_NAMES_EMPTY,
+                "synchronous_standby_names is empty on this standby: if it is promoted in the middle of a checkpoint, "
+                "commits are acknowledged that no standby has, until the checkpointer has read the setting",
+                _any_of(_others(cluster, settings, name)),
+            )  # fmt: skip
     unknown = [name for name in rule.names if name not in {one.lower() for one in others} and name != "*"]
     unknown = [name for name in unknown if name != primary.lower()]
     if unknown:
@@ -153,6 +156,20 @@ def _synchronous(
             f"synchronous_standby_names asks all {rule.k} of {', '.join(rule.names)}: writes stop when one is lost",
             good,
         )  # fmt: skip
+
+
+def _others(cluster: Cluster, settings: Settings, name: EndpointName) -> list[str]:
+    """What all servers but one are called by synchronous_standby_names."""
+    return [
+        (settings[one.name].application_name if one.name in settings else "") or one.name
+        for one in cluster.endpoints
+        if one.name != name
+    ]
+
+
+def _any_of(names: list[str]) -> str:
+    listed = ", ".join('"' + name.replace('"', '""').replace("'", "''") + '"' for name in names)
+    return f"ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({listed})';"
 
 
 def _reload(

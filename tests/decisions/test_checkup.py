@@ -55,6 +55,14 @@ def test_each_thing_that_is_wrong_is_found_with_its_fix(
     assert fix in found.fix
 
 
+def test_a_standby_must_know_who_is_to_confirm_before_it_is_promoted():
+    told = servers()
+    told[N2] = replace(told[N2], sync_names="")
+    [found] = examine(CLUSTER, told, N1)
+    assert (found.endpoint, found.check, found.severity) == (N2, Check.SYNC_NAMES_EMPTY, Severity.WARNING)
+    assert """'ANY 1 ("n1", "n3")'; SELECT pg_reload""" in found.fix
+
+
 def test_versions_are_compared_with_each_other_and_with_what_is_safe():
     found = examine(CLUSTER, servers(version=180003), N1)
     assert [one.check for one in found] == [Check.MINOR_VERSION, Check.MIXED_VERSIONS]
