@@ -20,18 +20,19 @@ LONGEST_PAUSE_S = 30.0
 
 
 class LongerPause:
-    """After each failure in a row twice the pause before, from FIRST_PAUSE_S to LONGEST_PAUSE_S: for what goes on until
+    """After each failure in a row twice the pause before, from FIRST_PAUSE_S to the longest: for what goes on until
     somebody mends it, and is tried by one at a time, so that there is nobody to be kept apart from by chance."""
 
-    __slots__ = ("s",)
+    __slots__ = ("_longest_s", "s")
 
-    def __init__(self) -> None:
+    def __init__(self, longest_s: float = LONGEST_PAUSE_S) -> None:
+        self._longest_s = longest_s
         self.s = FIRST_PAUSE_S
         """The next one."""
 
     def double(self) -> None:
         """It has been in vain once more."""
-        self.s = min(2 * self.s, LONGEST_PAUSE_S)
+        self.s = min(2 * self.s, self._longest_s)
 
     def begin_anew(self) -> None:
         """It has succeeded, or something else is tried."""

@@ -1,8 +1,9 @@
-"""Whether a tenant's login is worth another try: after a few refusals in a row, one connect at a time finds out.
+"""Whether a login is worth another try: after a few refusals in a row, one connect at a time finds out.
 
-A wrong password is wrong for every request of its tenant, and each try costs PostgreSQL a process and a hash. States,
-as in Nygard's circuit breaker (Release It!, 2007): closed (connect at will), open (nobody until `again_at`), probing
-(one connect is under way, everybody else is refused). Pure: `now` comes in; times are monotonic seconds.
+A wrong password is wrong for every request of its tenant and every probe, and each try costs PostgreSQL a process and
+a hash. States, as in Nygard's circuit breaker (Release It!, 2007): closed (connect at will), open (nobody until
+`again_at`), probing (one connect is under way, everybody else is refused). Pure: `now` comes in; times are monotonic
+seconds.
 
 Invariant: while it is not closed, at most one connect is under way that began after it opened.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from enum import Enum, unique
 
-from router.decisions.backoff import LongerPause
+from router.decisions.backoff import LONGEST_PAUSE_S, LongerPause
 from router.model.observation import Fault, FaultKind
 
 OPENS_AFTER = 3
@@ -28,18 +29,19 @@ class Try(Enum):
 
 
 class LoginBreaker:
-    """Of one tenant at one endpoint."""
+    """Of one tenant at one endpoint, or of the router itself."""
 
     __slots__ = ("_pause", "_probing", "again_at", "fault", "refused")
 
-    def __init__(self) -> None:
+    def __init__(self, longest_s: float = LONGEST_PAUSE_S) -> None:
+        """longest_s: longest pause (seconds)."""
         self.refused = 0
         """Logins refused in a row."""
         self.again_at = 0.0
         """No connect before this."""
         self.fault: Fault | None = None
         """What the server said last; None: it is closed."""
-        self._pause = LongerPause()
+        self._pause = LongerPause(longest_s)
         """Until the next probe."""
         self._probing = False
 

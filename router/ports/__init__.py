@@ -220,8 +220,9 @@ class PoolFactory(Protocol):
 class Prober(Protocol):
     """Watches one endpoint with connections of its own, never a tenant's."""
 
-    async def probe(self, *, fresh: bool) -> ProbeResult:
-        """One round trip on the existing connection (opened when missing), and with fresh also on a new one.
+    async def probe(self, *, fresh: bool, log_in: bool = True) -> ProbeResult:
+        """One round trip on the existing connection (opened when missing), and with fresh also on a new one. Without
+        log_in none is opened: where one is missing, what the server says to a stranger.
         Never raises, never takes longer than the policy's timeout by more than 50 ms."""
         ...
 

@@ -50,15 +50,17 @@ class PostgresProber:
         self._timeout_s = cluster.policy.probe.timeout_s
         self._connection: ControlConnection | None = None
         self._history = TimelineHistory()
+        self._refusal: str | None = None
+        """What the server said when it refused the login, as it did the last time."""
 
-    async def probe(self, *, fresh: bool) -> ProbeResult:
+    async def probe(self, *, fresh: bool, log_in: bool = True) -> ProbeResult:
         """See ports.Prober."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         deadline = began + self._timeout_s * DEADLINE_SHARE
         kept, self._connection = self._connection, None
         try:
-            answer = await self._ask(kept, fresh, deadline)
+            answer = await (self._ask(kept, fresh, deadline) if log_in else self._ask_outside(kept, deadline))
         except BaseException:
             _close(kept)
             raise
@@ -71,13 +73,22 @@ class PostgresProber:
             ended - began,
             answer.claim,
             answer.message,
-            fresh or kept is None,
+            log_in and (fresh or kept is None),
         )
 
     async def close(self) -> None:
         """Close the kept connection."""
         _close(self._connection)
         self._connection = None
+
+    async def _ask_outside(self, kept: ControlConnection | None, deadline: float) -> _Answer:
+        """Without opening a connection."""
+        if kept is not None:
+            answer = await self._ask_on(kept, deadline)
+            if answer.outcome is not ProbeOutcome.LOST:
+                return answer
+        outcome = await self._door.ask(self._endpoint, deadline)
+        return _Answer(outcome, message=(self._refusal or "") if outcome is ProbeOutcome.LOGIN_REFUSED else "")
 
     async def _ask(self, kept: ControlConnection | None, fresh: bool, deadline: float) -> _Answer:
         if kept is None:
@@ -95,10 +106,13 @@ class PostgresProber:
         return _Answer(outcome, on_kept.claim, on_kept.connection, anew.message)
 
     async def _ask_anew(self, deadline: float) -> _Answer:
+        before, self._refusal = self._refusal, None
         answer = await self._try_anew(deadline)
-        if answer.outcome is ProbeOutcome.LOGIN_REFUSED:
+        if answer.outcome is ProbeOutcome.LOGIN_REFUSED and before is None:
             # A server that has just finished starting refuses the login and is open when asked why.
             answer = await self._try_anew(deadline)
+        if answer.outcome is ProbeOutcome.LOGIN_REFUSED:
+            self._refusal = answer.message
         return answer
 
     async def _try_anew(self, deadline: float) -> _Answer:

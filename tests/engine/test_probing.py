@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from router.engine.probing import Pace, ProbeLoop
+from router.engine.probing import LONGEST_LOGIN_PAUSE_S, Pace, ProbeLoop
 from router.model.identity import EndpointName
 from router.model.observation import ProbeOutcome, ProbeResult
 from router.model.policy import ProbePolicy
@@ -19,16 +19,24 @@ class Prober:
 
     def __init__(self, took_s: float = 0.0) -> None:
         self.took_s = took_s
+        self.outcome = ProbeOutcome.OK
+        self.logins: list[float] = []
+        """When it was asked to log in."""
         self.asked: list[tuple[float, bool]] = []
         self._busy = False
 
-    async def probe(self, *, fresh: bool) -> ProbeResult:
+    async def probe(self, *, fresh: bool, log_in: bool = True) -> ProbeResult:
         assert not self._busy
         self._busy = True
+        if log_in:
+            self.logins.append(asyncio.get_running_loop().time())
         self.asked.append((asyncio.get_running_loop().time(), fresh))
         await asyncio.sleep(self.took_s)
         self._busy = False
-        return ProbeResult(N1, ProbeOutcome.OK, asyncio.get_running_loop().time(), self.took_s)
+        outcome = self.outcome
+        if outcome is ProbeOutcome.OK and not log_in:
+            outcome = ProbeOutcome.LOGIN_REFUSED  # what a stranger is told
+        return ProbeResult(N1, outcome, asyncio.get_running_loop().time(), self.took_s, fresh=log_in)
 
     async def close(self) -> None:
         return
@@ -137,3 +145,42 @@ async def test_however_often_it_is_asked_for_probes_keep_a_shortest_pause():
         await asyncio.sleep(0.001)
     await probing.end()
     assert min(gaps(prober)) >= 0.0099
+
+
+# --- a refused login -----------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_refused_login_is_tried_ever_more_seldom_and_the_server_asked_as_often_as_before():
+    prober = Prober()
+    prober.outcome = ProbeOutcome.LOGIN_REFUSED
+    probing = Probing(prober)
+    probing.pace = Pace.DOUBT
+    await asyncio.sleep(60)
+    assert len(prober.logins) <= 17
+    assert max(after - before for before, after in pairwise(prober.logins)) < LONGEST_LOGIN_PAUSE_S + 0.2
+    assert len(prober.asked) > 500, "whether it lives is known within a tenth of a second"
+    assert {one.outcome for one in probing.reports} == {ProbeOutcome.LOGIN_REFUSED}
+    prober.outcome = ProbeOutcome.OK  # mended at the server
+    before = len(prober.logins)
+    await asyncio.sleep(LONGEST_LOGIN_PAUSE_S + 0.2)
+    assert probing.reports[-1].outcome is ProbeOutcome.OK
+    await asyncio.sleep(1)
+    assert len(prober.logins) > before + 5, "nothing is left of the pause"
+    await probing.end()
+
+
+@virtual
+async def test_a_server_that_was_away_is_logged_in_to_at_once():
+    prober = Prober()
+    prober.outcome = ProbeOutcome.LOGIN_REFUSED
+    probing = Probing(prober)
+    probing.pace = Pace.DOUBT
+    await asyncio.sleep(30)
+    prober.outcome = ProbeOutcome.REFUSED
+    await asyncio.sleep(0.2)
+    assert probing.reports[-1].outcome is ProbeOutcome.REFUSED, "seen at the pace of doubt"
+    prober.outcome = ProbeOutcome.OK
+    await asyncio.sleep(0.2)
+    assert probing.reports[-1].outcome is ProbeOutcome.OK
+    await probing.end()

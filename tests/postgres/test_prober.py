@@ -13,6 +13,7 @@ from router.devcluster import DevCluster
 from router.model.identity import ClusterName, EndpointName
 from router.model.observation import ProbeOutcome, ProbeResult
 from router.model.topology import Cluster, Endpoint, Login, Secret
+from router.postgres.control_connection import ControlConnection
 from router.postgres.control_door import ControlDoor
 from router.postgres.prober import PostgresProber
 from router.postgres.role_query import ROLE_QUERY, read_claim
@@ -104,6 +105,38 @@ async def test_a_wrong_password_is_no_failure_of_the_server(pg_cluster_each: Dev
         result = await probing.probe(fresh=True)
     assert (result.outcome, result.claim) == (ProbeOutcome.LOGIN_REFUSED, None)
     assert "wrong" not in result.message
+
+
+async def test_a_refused_login_is_not_tried_twice_again_and_a_stranger_learns_that_the_server_is_there(
+    pg_cluster_each: DevCluster,
+):
+    door = CountingDoor(replace(configured(pg_cluster_each), control=Login("pointsman_control", Secret("wrong"))))
+    cluster = configured(pg_cluster_each)
+    probing = PostgresProber(cluster, endpoint(cluster, "n1"), door)
+    outcomes, logins = [], []
+    for log_in in (True, True, False):
+        result = await probing.probe(fresh=True, log_in=log_in)
+        outcomes.append(result.outcome)
+        logins.append(door.opened)
+    assert outcomes == [ProbeOutcome.LOGIN_REFUSED] * 3
+    assert logins == [2, 3, 3]
+    assert "password" in result.message, "what it said to the login"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = replace(endpoint(cluster, "n1"), host="127.0.0.1", port=free.getsockname()[1])
+        result = await PostgresProber(cluster, nobody, door).probe(fresh=True, log_in=False)
+    assert (result.outcome, result.fresh, door.opened) == (ProbeOutcome.REFUSED, False, 3)
+    await probing.close()
+
+
+class CountingDoor(ControlDoor):
+    """Counts logins."""
+
+    opened = 0
+
+    async def open(self, endpoint: Endpoint, deadline: float) -> ControlConnection:
+        self.opened += 1
+        return await super().open(endpoint, deadline)
 
 
 async def test_a_role_that_may_not_ask_is_no_failure_of_the_server(pg_cluster_each: DevCluster):

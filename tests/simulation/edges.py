@@ -91,7 +91,7 @@ class ModelProber(_Edge):
         self._endpoint = endpoint
         self._timeout_s = cluster.policy.probe.timeout_s
 
-    async def probe(self, *, fresh: bool) -> ProbeResult:
+    async def probe(self, *, fresh: bool, log_in: bool = True) -> ProbeResult:
         began = self._loop.time()
         deadline = began + self._timeout_s * DEADLINE_SHARE
         outcome, said = await self._ask(deadline)

@@ -181,7 +181,7 @@ class FakeProber:
         self._timeout_s = timeout_s
         self._probing = False
 
-    async def probe(self, *, fresh: bool) -> ProbeResult:
+    async def probe(self, *, fresh: bool, log_in: bool = True) -> ProbeResult:
         assert not self._probing, "probes of one endpoint overlap"
         self._probing = True
         began = asyncio.get_running_loop().time()
