@@ -11,7 +11,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman import Executed
-from pointsman.status import BY_CODE, BY_REASON, BY_SQLSTATE, error_from_status
+from pointsman.status import BY_CODE, BY_REASON, BY_SQLSTATE, error_from_rpc, error_from_status
 from pointsman.v1 import errors_pb2 as pb
 
 from tests.sdk.fake_router import packed, status
@@ -143,6 +143,13 @@ def test_errors_survive_pickle() -> None:
     assert type(again) is pointsman.Deadlock
     assert vars(again) == vars(error)
     assert str(again) == str(error)
+
+
+def test_a_port_that_does_not_serve_callers_is_told() -> None:
+    failure = grpc.aio.AioRpcError(CODE.UNIMPLEMENTED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Method not found!")
+    error = error_from_rpc(failure, writes=True)
+    assert type(error) is pointsman.NotSupported
+    assert "is it the operators' port" in error.message
 
 
 def test_every_class_of_the_tables_is_public() -> None:

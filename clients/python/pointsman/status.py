@@ -16,6 +16,8 @@ from pointsman.v1 import errors_pb2 as pb
 _LOST_WHILE_WRITING = "Internal error from Core"
 """What grpc.aio makes of a write on a connection that has just broken; the true status is lost then."""
 
+_FOREIGN_PORT = "this address does not serve the call: is it the operators' port, or an older router? Callers use 7432"
+
 DETAILS_KEY = "grpc-status-details-bin"
 
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -153,7 +155,10 @@ def status_of_rpc(failure: aio.AioRpcError) -> pb.Status:
                 return pb.Status.FromString(value)
             except DecodeError:
                 break
-    return pb.Status(code=failure.code().value[0], message=failure.details() or "")
+    words = failure.details() or ""
+    if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
+        words = f"{_FOREIGN_PORT} ({words})"
+    return pb.Status(code=failure.code().value[0], message=words)
 
 
 def drained(error: Error) -> bool:
