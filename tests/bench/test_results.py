@@ -76,14 +76,14 @@ def test_the_markdown_does_not_hide_what_was_missed(results: Results) -> None:
 
 
 def test_results_are_filled_in_between_the_markers(results: Results) -> None:
-    before = f"above\n{report.START}\nold\n{report.END}\nbelow\n"
+    before = f"above\n{report.PLACE.start}\nold\n{report.PLACE.end}\nbelow\n"
     body = report.contenders(results)
-    after = report.fill(before, body)
-    assert after == f"above\n{report.START}\n{body}{report.END}\nbelow\n"
-    assert report.fill(after, body) == after
-    for broken in ("nothing", report.START, f"{report.END}\n{report.START}"):
+    after = report.PLACE.fill(before, body)
+    assert after == f"above\n{report.PLACE.start}\n{body}{report.PLACE.end}\nbelow\n"
+    assert report.PLACE.fill(after, body) == after
+    for broken in ("nothing", report.PLACE.start, f"{report.PLACE.end}\n{report.PLACE.start}"):
         with pytest.raises(report.MarkersMissing):
-            report.fill(broken, body)
+            report.PLACE.fill(broken, body)
 
 
 def test_points_and_ratios_of_the_plot(results: Results) -> None:
@@ -112,7 +112,7 @@ def test_what_is_shown_is_what_was_written(
     monkeypatch.setattr(benchmarks, "PAGES", pages)
     monkeypatch.setattr(benchmarks, "_draw", lambda *_: [])
     for page, _ in pages:
-        page.write_text(f"{report.START}\n{report.END}\n")
+        page.write_text(f"{report.PLACE.start}\n{report.PLACE.end}\n")
     case = results.cases[0]
     odd = replace(case.measured[0], samples=(Sample({Metric.RATE: 1_179_784.7654}),))
     measured = Results(results.when, results.machine, (replace(case, measured=(odd, *case.measured[1:])),))
@@ -120,11 +120,12 @@ def test_what_is_shown_is_what_was_written(
     written = results_file.read(tmp_path / "latest.json")
     assert written is not None
     for page, part in pages:
-        assert report.fill(page.read_text(), part(written)) == page.read_text() != f"{report.START}\n{report.END}\n"
+        text = page.read_text()
+        assert report.PLACE.fill(text, part(written)) == text != f"{report.PLACE.start}\n{report.PLACE.end}\n"
 
 
 def test_both_pages_show_the_latest_results() -> None:
     latest = results_file.read(results_file.FOLDER / "latest.json")
     assert latest is not None, "make bench writes it"
     for page, part in benchmarks.PAGES:
-        assert report.fill(page.read_text(), part(latest)) == page.read_text(), "stale: make bench ARGS=--render"
+        assert report.PLACE.fill(page.read_text(), part(latest)) == page.read_text(), "stale: make bench ARGS=--render"

@@ -155,7 +155,7 @@ def _save(console: Console, results: Results, *, latest: bool) -> None:
 
 def _show(results: Results) -> None:
     for page, part in PAGES:
-        page.write_text(report.fill(page.read_text(), part(results)))
+        page.write_text(report.PLACE.fill(page.read_text(), part(results)))
 
 
 def _draw(console: Console, results: Results, beside: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +15,6 @@ from tests.benchmarks.figures import CaseResult, Measured, Metric, Verdict, rati
 from tests.benchmarks.judging import PEER
 from tests.benchmarks.results_file import Results, is_busy
 
-START = "<!-- benchmark-results -->"
-END = "<!-- /benchmark-results -->"
 PLOT = "tests/benchmarks/results/latest.svg"
 
 # Heading, metric, format (three digits when empty).
@@ -37,6 +36,25 @@ _PER_OPERATION = {Metric.CLIENT_CPU_US, Metric.POOLER_CPU_US, Metric.POSTGRES_CP
 
 class MarkersMissing(Exception):
     """The file has no place for the results."""
+
+
+@dataclass(frozen=True)
+class Markers:
+    """The two lines of a page between which results stand."""
+
+    start: str
+    end: str
+
+    def fill(self, text: str, body: str) -> str:
+        """The text with what stands between the markers renewed. MarkersMissing when one is not there."""
+        before, found, rest = text.partition(self.start)
+        _, below, after = rest.partition(self.end)
+        if not found or not below:
+            raise MarkersMissing(f"needs a line {self.start} and, below it, a line {self.end}")
+        return f"{before}{self.start}\n{body}{self.end}{after}"
+
+
+PLACE = Markers("<!-- benchmark-results -->", "<!-- /benchmark-results -->")
 
 
 def headings_and_rows(case: CaseResult) -> tuple[list[str], list[list[str]]]:
@@ -103,20 +121,6 @@ def verdicts(results: Results) -> str:
 def contenders(results: Results) -> str:
     """What the page of its own shows: every contender of every case."""
     return "\n".join(_contenders(results)) + "\n"
-
-
-def fill(text: str, body: str) -> str:
-    """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
-    return renew(text, START, END, body)
-
-
-def renew(text: str, start: str, end: str, body: str) -> str:
-    """The text with the body between two marker lines. MarkersMissing when one is not there."""
-    before, found, rest = text.partition(start)
-    _, below, after = rest.partition(end)
-    if not found or not below:
-        raise MarkersMissing(f"needs a line {start} and, below it, a line {end}")
-    return f"{before}{start}\n{body}{end}{after}"
 
 
 def _conditions(results: Results) -> str:

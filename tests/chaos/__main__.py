@@ -129,7 +129,7 @@ def _save(console: Console, made: Results, *, latest: bool) -> None:
 
 def _show(made: Results) -> None:
     for page, part in PAGES:
-        page.write_text(report.fill(page.read_text(), part(made)))
+        page.write_text(report.PLACE.fill(page.read_text(), part(made)))
 
 
 def _write(console: Console, made: Results, path: Path) -> None:

@@ -9,13 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tests.benchmarks.report import renew
+from tests.benchmarks.report import Markers
 from tests.benchmarks.results_file import is_busy
 from tests.chaos.figures import CaseResult, Figure
 from tests.chaos.results import Results
 
-START = "<!-- chaos-results -->"
-END = "<!-- /chaos-results -->"
+PLACE = Markers("<!-- chaos-results -->", "<!-- /chaos-results -->")
 POOLED_FROM = 4
 """Questions asked by so many cases stand in the table of goals once."""
 PICTURE = "tests/chaos/results/latest.svg"
@@ -57,11 +56,6 @@ def goals(results: Results) -> str:
 def figures(results: Results) -> str:
     """What the page of its own shows: every figure of every case, and remarks."""
     return "\n".join(_figures(results)) + "\n"
-
-
-def fill(text: str, body: str) -> str:
-    """The text with what stands between its markers renewed. MarkersMissing when a marker is not there."""
-    return renew(text, START, END, body)
 
 
 def _conditions(results: Results) -> str:

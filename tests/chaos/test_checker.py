@@ -160,7 +160,7 @@ def test_tables_say_the_goal_what_was_reached_and_n(tmp_path) -> None:  # type: 
     assert "1 of 5 writes" in text
     assert "skipped: no netns" in text
     both = report.goals(made) + report.figures(made)
-    filled = report.fill(f"a\n{report.START}\nold\n{report.END}\nz", both)
+    filled = report.PLACE.fill(f"a\n{report.PLACE.start}\nold\n{report.PLACE.end}\nz", both)
     assert "| kill -9 | wait | max ≤ 2.00 s | p50 500 ms, max 500 ms over 1 | reached |" in filled
     assert "|  | lost | 0 | 1 of 5 writes | **not reached** |" in filled
     assert "a &lt;note&gt;" in filled
@@ -174,7 +174,7 @@ def test_both_pages_show_the_latest_results() -> None:
     made = results.read(results.FOLDER / "latest.json")
     assert made is not None, "make chaos writes it"
     for page, part in PAGES:
-        assert report.fill(page.read_text(), part(made)) == page.read_text(), "make chaos ARGS=--render"
+        assert report.PLACE.fill(page.read_text(), part(made)) == page.read_text(), "make chaos ARGS=--render"
 
 
 def test_amplification_counts_what_servers_had_to_work_for_in_the_worst_window() -> None:
