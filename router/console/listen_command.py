@@ -12,6 +12,10 @@ from router.console.dev_option import Dev
 
 if TYPE_CHECKING:
     import pointsman
+    from pointsman.sync_listening import SyncListening
+
+LOOK_S = 1.0
+"""How soon it is told that nothing is heard any more."""
 
 
 def listen(
@@ -29,8 +33,8 @@ def listen(
 ) -> None:
     """Show what is sent by NOTIFY on these channels, until Ctrl-C.
 
-    It goes on over failovers and restarts of the router. Where notifications may be missing a gap says so: read anew,
-    then, what they are about.
+    It goes on over failovers and restarts of the router, and says while it does not listen. Where notifications may be
+    missing a gap says so: read anew, then, what they are about.
 
     Such as: pointsman listen jobs --tenant shop
     """
@@ -46,30 +50,43 @@ def listen(
     with pointsman.sync.connect(target.address, tenant=target.tenant, token=target.token, tls=target.tls) as db:
         try:
             with db.listen(*channels) as heard:
-                _show(_began(heard.endpoint, channels), _began_words(heard.endpoint, channels), as_json)
-                left = count
-                for item in heard:
-                    _show(_as_json(item), _in_words(item), as_json)
-                    if left is not None and isinstance(item, pointsman.Notification):
-                        left -= 1
-                        if not left:
-                            return
+                _show_all(heard, channels, count, as_json)
         except pointsman.Error as error:
             raise trouble_of(error, target.address) from None
         except ValueError as error:
             raise Trouble(str(error), code=ExitCode.USAGE) from None
 
 
+def _show_all(heard: SyncListening, channels: list[str], count: int | None, as_json: bool) -> None:
+    """What is heard, and where it listens whenever that changes: silence shall not pass for nothing to hear."""
+    import pointsman
+
+    where: str | None = None
+    item = None
+    while True:
+        if heard.endpoint != where:
+            where = heard.endpoint
+            _show(_state(where, channels), _state_words(where, channels), as_json)
+        if item is not None:
+            _show(_as_json(item), _in_words(item), as_json)
+        if isinstance(item, pointsman.Notification) and count is not None:
+            count -= 1
+            if not count:
+                return
+        item = heard.next(timeout=LOOK_S)
+
+
 def _show(facts: dict[str, object], words: str, as_json: bool) -> None:
     print(json.dumps(facts, ensure_ascii=False) if as_json else words, flush=True)
 
 
-def _began(endpoint: str, channels: list[str]) -> dict[str, object]:
-    return {"event": "listening", "endpoint": endpoint, "channels": channels}
+def _state(endpoint: str, channels: list[str]) -> dict[str, object]:
+    return {"event": "listening" if endpoint else "waiting", "endpoint": endpoint, "channels": channels}
 
 
-def _began_words(endpoint: str, channels: list[str]) -> str:
-    return f"listening on {endpoint} to {', '.join(channels)}"
+def _state_words(endpoint: str, channels: list[str]) -> str:
+    names = ", ".join(channels)
+    return f"listening on {endpoint} to {names}" if endpoint else "-- not listening: no primary, or no router; it waits"
 
 
 def _as_json(item: pointsman.Notification | pointsman.Gap) -> dict[str, object]:

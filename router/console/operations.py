@@ -54,6 +54,8 @@ def drain(client: AdminClient, endpoint: str, *, as_json: bool = False) -> str:
     answer = client.call("DrainEndpoint", pb.DrainEndpointRequest(endpoint=endpoint))
     running = answer.in_flight
     words = f"{endpoint} takes no new work; {running} request{'' if running == 1 else 's'} still run there"
+    if any(endpoint == cluster.primary for cluster in client.clusters()):
+        words += f"\n{endpoint} is the primary: requests wait, and fail in the end, until: pointsman resume {endpoint}"
     return _told(answer, words, {"endpoint": endpoint}, as_json)
 
 

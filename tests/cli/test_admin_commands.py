@@ -123,7 +123,10 @@ def test_a_switchover_without_an_end_is_a_problem(ask: Ask, admin: FakeAdmin):
 
 
 def test_drain_resume_and_weight(ask: Ask, admin: FakeAdmin):
-    assert ask("drain", "pg1").out == "pg1 takes no new work; 2 requests still run there\n"
+    assert ask("drain", "pg2").out == "pg2 takes no new work; 2 requests still run there\n"
+    of_the_primary = ask("drain", "pg1").out.splitlines()
+    assert of_the_primary[0] == "pg1 takes no new work; 2 requests still run there"
+    assert "pg1 is the primary: requests wait, and fail in the end, until: pointsman resume pg1" in of_the_primary
     assert ask("resume", "pg1").out == "pg1 takes work again\n"
     assert ask("weight", "pg1", "0").out == "pg1: weight 100 → 0, until the next reload or restart\n"
     assert admin.seen[-1] == pb.SetEndpointWeightRequest(endpoint="pg1", weight=0)

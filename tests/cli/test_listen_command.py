@@ -52,6 +52,23 @@ async def test_json_lines(command: Command, fake: FakeRouter):
     assert (lines[2]["reason"], lines[2]["missed"]) == ("slow_consumer", 7)
 
 
+async def test_while_nothing_is_heard_it_says_so(command: Command, fake: FakeRouter):
+    async def interrupted(request: pb.ListenRequest, context: Any) -> AsyncIterator[pb.ListenResponse]:
+        yield pb.ListenResponse(ready=pb.ListenReady(endpoint="one", heartbeat_ms=10_000))
+        yield pb.ListenResponse(heartbeat=pb.ListenHeartbeat(listening=False))
+        await asyncio.sleep(1.5)
+        yield pb.ListenResponse(gap=pb.ListenGap(reason=pb.GAP_REASON_BACKEND_FAILOVER, since_ms=10))
+        yield pb.ListenResponse(ready=pb.ListenReady(endpoint="two", heartbeat_ms=10_000))
+        yield note("1")
+        await asyncio.Event().wait()
+
+    fake.on_listen = interrupted
+    ended = await listen(command, fake, "jobs", "--count", "1", "--json")
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["event"] for line in lines] == ["listening", "waiting", "listening", "gap", "notification"]
+    assert [line["endpoint"] for line in lines[:3]] == ["one", "", "two"]
+
+
 async def test_a_refusal(command: Command, fake: FakeRouter):
     async def refuse(request: pb.ListenRequest, context: Any) -> AsyncIterator[pb.ListenResponse]:
         words = "tenant acme may not listen to 'jobs'"
