@@ -37,6 +37,10 @@ GRACE_S = 1.0
 _RELOAD = "SELECT pg_reload_conf()"
 _ALLOW_WRITES = "ALTER SYSTEM RESET default_transaction_read_only"
 _RECEIVER = "SELECT FROM pg_stat_wal_receiver"
+_OLD_RECEIVER = """
+SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver' AND backend_start < pg_conf_load_time()"""
+"""From before the settings were read: it goes where they pointed then. One that still connects, as to a frozen primary,
+is not in pg_stat_wal_receiver, and streams and confirms once it gets through."""
 _STANDBY = f"SELECT pg_is_in_recovery(), current_setting('primary_conninfo'), EXISTS ({_RECEIVER})"
 _READ_ALL = "pg_last_wal_receive_lsn() IS NOT NULL"
 """Since its start it has asked for a walreceiver: it does so once it has read all that is in its pg_wal. Until then it
@@ -90,7 +94,7 @@ class PostgresSurgeon:
         managed, standing = await self._queries(standby, (PATRONI_QUERY, _STANDBY), deadline)
         _refuse_managed(standby, managed)
         settings, streamed = _replication(standby, standing)
-        gone = f"NOT EXISTS ({_RECEIVER})"
+        gone = f"NOT EXISTS ({_RECEIVER}) AND NOT EXISTS ({_OLD_RECEIVER})"
         nowhere = _with(settings, host=self._fence)
         (knows,) = await self._alter(
             standby, "primary_conninfo", nowhere, deadline, gone, look=_READ_ALL, beside=(_ALLOW_WRITES,)

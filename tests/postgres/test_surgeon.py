@@ -1,6 +1,8 @@
 """The surgeon on real servers, with the rights of the control role only."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -166,6 +168,29 @@ async def test_a_standby_that_was_started_lately_is_fenced_once_it_knows_what_it
         fenced = (await hands.fence(n3, soon())).claim
         assert fenced is not None
         assert fenced.received_lsn >= lsn_from_text(confirmed)
+
+
+@on_every_major
+async def test_a_walreceiver_that_still_connects_is_fenced_too(make_cluster: MakeCluster, pg_major: int):
+    dev = make_cluster(major=pg_major, tenants=False, settings={"wal_receiver_timeout": "1s"})
+    n2 = endpoint(configured(dev), "n2")
+    connects = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM pg_stat_activity"
+    connects += " WHERE backend_type = 'walreceiver')"
+    dev.servers["n1"].freeze()  # its kernel still takes connections
+    await within(10, lambda: asked(dev, "n2", connects))
+    startup = int(str(asked(dev, "n2", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'")))
+    os.kill(startup, signal.SIGSTOP)  # it has to end the walreceiver, and has not come to it yet
+    try:
+        async with surgeon(configured(dev)) as hands:
+            with pytest.raises(AttemptFailed) as silent:
+                await hands.fence(n2, soon(0.5))
+            assert silent.value.fault.kind is FaultKind.SILENT
+            os.kill(startup, signal.SIGCONT)
+            fenced = await hands.fence(n2, soon())
+            assert fenced.claim is not None
+            assert fenced.claim.fenced
+    finally:
+        os.kill(startup, signal.SIGCONT)
 
 
 async def test_acts_on_one_server_may_overlap(make_cluster: MakeCluster):
