@@ -103,8 +103,10 @@ class HoldingRoom:
         if serving and self._release_timer is None:
             self._release()
 
-    async def wait(self, tenant: TenantName, size: int, deadline: float) -> float:
-        """Wait until released; returns the seconds waited.
+    async def wait(
+        self, tenant: TenantName, size: int, deadline: float, *, why: str = "", before_s: float = 0.0
+    ) -> float:
+        """Wait until released; returns the seconds waited. why, and what the request had waited before: for the error.
 
         RouterError UNAVAILABLE when the room is full, the tenant's share is used up, the window ends or the router
         shuts down. The caller has checked the state in this same loop turn, so no wake-up can be missed.
@@ -112,7 +114,7 @@ class HoldingRoom:
         now = self._clock.now()
         refusal = self._refusal(tenant, size)
         if refusal is not None:
-            raise self._error(refusal, 0.0)
+            raise self._error(refusal, before_s)
         window_end = now + self._policy.window_s
         held = self._enter(tenant, size, now, min(window_end, deadline), window_end <= deadline)
         try:
@@ -122,7 +124,7 @@ class HoldingRoom:
             raise
         waited = self._clock.now() - held.since
         if reason is not HoldEndReason.RELEASED:
-            raise self._error(reason, waited)
+            raise self._error(reason, before_s + waited, why)
         return waited
 
     def _refusal(self, tenant: TenantName, size: int) -> HoldEndReason | None:
@@ -196,11 +198,12 @@ class HoldingRoom:
             for held in list(queue):
                 self._leave(held, HoldEndReason.SHUTDOWN)
 
-    def _error(self, reason: HoldEndReason, waited: float) -> RouterError:
+    def _error(self, reason: HoldEndReason, waited: float, why: str = "") -> RouterError:
         policy = self._policy
+        why = why or "no primary"
         words = {
-            HoldEndReason.WINDOW: f"no primary after waiting {waited:.1f} s (window {policy.window_s:g} s)",
-            HoldEndReason.DEADLINE: f"no primary before the deadline (waited {waited:.1f} s)",
+            HoldEndReason.WINDOW: f"{why} after waiting {waited:.1f} s (window {policy.window_s:g} s)",
+            HoldEndReason.DEADLINE: f"{why} until the deadline (waited {waited:.1f} s)",
             HoldEndReason.FULL: f"{self._count} requests already wait for a primary (limit {policy.max_requests})",
             HoldEndReason.SHARE: "this tenant's share of the requests that may wait for a primary is used up",
             HoldEndReason.DRY_RUN: "there is no primary, and holding is off (dry run)",

@@ -52,7 +52,7 @@ class Placement:
             elif not isinstance(choice, Hold):
                 raise choice.error()
             # No await between reading the state and entering the room: a release cannot be missed.
-            await self._hold(call, cluster.room, tenant.name)
+            await self._hold(call, cluster.room, tenant.name, choice.message if isinstance(choice, Hold) else "")
 
     def route_now(
         self, runtime: TenantRuntime, request: Request, exclude: Collection[EndpointName] = ()
@@ -91,13 +91,14 @@ class Placement:
         """While a room empties, newcomers go behind those who wait in it; but who asked not to wait does not."""
         return room.held > 0 and not call.released and call.request.options.on_failover is OnFailover.WAIT
 
-    async def _hold(self, call: Call, room: HoldingRoom, tenant: TenantName) -> None:
+    async def _hold(self, call: Call, room: HoldingRoom, tenant: TenantName, why: str) -> None:
         now = self._clock.now()
         if not call.hold_until:
             call.hold_until = now + room.window_s
         call.enter(WaitPhase.HOLD, now)
         try:
-            await room.wait(tenant, call.request.size_bytes, min(call.request.deadline, call.hold_until))
+            until = min(call.request.deadline, call.hold_until)
+            await room.wait(tenant, call.request.size_bytes, until, why=why, before_s=call.held_s)
         finally:
             call.held_s += self._clock.now() - now
         call.released = True

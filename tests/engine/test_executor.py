@@ -53,6 +53,15 @@ async def test_a_write_that_could_not_be_sent_waits_for_the_new_primary() -> Non
     await rest(engine)
 
 
+@virtual
+async def test_who_waits_for_a_drained_primary_is_told_so_and_how_long_it_has_waited() -> None:
+    engine = Engine()
+    engine.supervisor.drain("a")
+    error = await refusal(engine.run(Method.EXECUTE, "insert a"))
+    assert "the primary is draining until the deadline (waited 5.0 s); nothing was executed" in error.message
+    assert error.reason is RefuseReason.HOLD_WINDOW
+
+
 @pytest.mark.parametrize("lost", Lost)
 @virtual
 async def test_a_write_caught_in_flight_is_never_sent_twice(lost: Lost) -> None:
