@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -205,7 +206,9 @@ async def test_a_wrong_new_password_of_the_routers_own_login_costs_no_endpoint(p
                 await until_settled(router)
         finally:
             await asyncio.to_thread(set_password, pg_cluster, "pointsman_control", before)
-        assert "endpoint health changed" not in router.logged().partition("configuration applied")[2]
+        # A machine that is busy otherwise makes probes late: that is no login's doing.
+        logged = router.logged().partition("configuration applied")[2]
+        assert not re.search(r'"endpoint health changed".*"reason": "(login_refused|probe_failed)"', logged)
         told = await alarms(router)
         assert {one["what"] for one in told} == {"credential.control_login"}
         assert sorted(one["outcome"] for one in told if one["about"] == told[0]["about"]) == ["mended", "trouble"]
