@@ -117,6 +117,10 @@ def _endpoints_are_unique(config: FileConfig, document: Document) -> Iterator[tu
             names.setdefault(name, cluster_name)
             if not document.is_sound((*place, "host"), (*place, "port")):
                 continue
+            if not _is_host(endpoint.host):
+                words = "is no host name: between two dots stand 1 to 63 characters"
+                yield (*place, "host"), f"({endpoint.host}) {words}"
+                continue
             server = (endpoint.host.lower(), endpoint.port)
             if server in servers:
                 yield (
@@ -124,6 +128,15 @@ def _endpoints_are_unique(config: FileConfig, document: Document) -> Iterator[tu
                     f"({endpoint.host}:{endpoint.port}) is the same server as endpoint {servers[server]}",
                 )
             servers.setdefault(server, name)
+
+
+def _is_host(text: str) -> bool:
+    """Whether a resolver can be asked for it, or it is an address or a socket's directory."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return text.startswith("/")
+    return True
 
 
 def _tenant(place: Place, tenant: TenantSection, document: Document, config: FileConfig) -> Iterator[tuple[Place, str]]:

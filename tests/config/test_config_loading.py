@@ -204,6 +204,7 @@ def test_lines_are_in_the_form_editors_jump_to():
             "clusters.main.mode",
             "at least two endpoints",
         ),
+        ("two.example", "two..example", "clusters.main.endpoints.pg2.host", "(two..example) is no host name"),
         ("hold: {window_s: 7}", "hold: {window_s: .inf}", "clusters.main.hold.window_s", "finite"),
         ("hold: {window_s: 7}", "hold: 7", "clusters.main.hold", "must be a section"),
         ("hold: {window_s: 7}", "hold:", "clusters.main.hold", "nothing stands there"),
