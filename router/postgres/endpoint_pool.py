@@ -116,21 +116,27 @@ class PsycopgEndpointPool:
             connection, inner = await self._borrow(deadline)
             born = self._opener.born(connection)
             unfit = _why_unfit(connection, born, self.generation, loop.time())
-            if unfit is not None or born is None:
+            lane = self._lane(connection, born, inner) if unfit is None and born is not None else None
+            if lane is None:
                 # Shielded: a place in the inner pool that is not given back would be missing for ever.
-                await asyncio.shield(self._spawn(self._discard(connection, inner, unfit or CloseReason.GENERATION)))
+                reason = unfit or CloseReason.NOT_IDLE
+                await asyncio.shield(self._spawn(self._discard(connection, inner, reason)))
                 continue
             self._permits.now_used(connection)
-            lane = PipelineLane(
-                connection,
-                self._endpoint.name,
-                born.generation,
-                born.expires_at,
-                born.prepared,
-                functools.partial(self._take_back, inner),
-            )
             self._lent[lane] = 0.0
             return lane
+
+    def _lane(
+        self, connection: psycopg.AsyncConnection[Any], born: Born, inner: AsyncConnectionPool[Any]
+    ) -> PipelineLane | None:
+        """None: libpq holds that the server owes it something yet, which no sound one does."""
+        taken = functools.partial(self._take_back, inner)
+        try:
+            return PipelineLane(
+                connection, self._endpoint.name, born.generation, born.expires_at, born.prepared, taken
+            )
+        except psycopg.Error:
+            return None
 
     async def _borrow(self, deadline: float) -> tuple[psycopg.AsyncConnection[Any], AsyncConnectionPool[Any]]:
         """A connection from the inner pool by the deadline, or the reason why there is none."""

@@ -49,8 +49,8 @@ class Account:
 
     done: set[int] = field(default_factory=set)
     """Writes that were acknowledged."""
-    undone: set[int] = field(default_factory=set)
-    """Writes that were told to have left nothing."""
+    undone: dict[int, str] = field(default_factory=dict)
+    """Writes that were told to have left nothing, and how."""
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     values: set[str] = field(default_factory=set)
@@ -135,7 +135,7 @@ async def ask_until(
             except pointsman.Error as error:
                 account.outcomes[error.reason or type(error).__name__] += 1
                 if ask in WRITES and error.executed in UNDONE and not _may_be_made_up(error):
-                    account.undone.add(number)
+                    account.undone[number] = f"{ask.__name__} {number}: {error.executed} {error!r}"
                 if error.reason == "INTERNAL":
                     account.wrong.append(f"{ask.__name__} {number}: {error}")
             except Exception as error:
@@ -197,7 +197,8 @@ def settle(account: Account, cluster: DevCluster) -> None:
     there = {row[0] for row in rows_of(cluster.tenant_dsn("acme"), "select id from told")}
     assert not account.wrong, f"{len(account.wrong)}:\n" + "\n".join(account.wrong[:20])
     assert account.done - there == set(), "acknowledged and not there"
-    assert account.undone & there == set(), "told to have failed, and there"
+    told = [account.undone[number] for number in sorted(account.undone.keys() & there)]
+    assert not told, "told to have failed, and there:\n" + "\n".join(told)
     assert account.outcomes["ok"]
 
 

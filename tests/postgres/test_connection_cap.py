@@ -225,6 +225,18 @@ async def test_connections_at_the_end_of_their_life_are_replaced_under_the_cap(w
     assert max(seen) <= CAP
 
 
+async def test_a_connection_on_which_an_answer_is_owed_is_replaced(world: World) -> None:
+    acme = world.pool("acme")
+    lane = await acme.open_lane(soon())
+    pgconn = lane.connection.pgconn
+    await lane.give_back()
+    pgconn.send_query(b"select 1")
+    other = await acme.open_lane(soon())
+    assert other.connection.pgconn is not pgconn
+    await other.give_back()
+    await use(acme, "select 1")
+
+
 @pytest.mark.parametrize("turns", range(8))
 async def test_given_a_connection_cancelled_and_fenced_in_one_moment(world: World, turns: int) -> None:
     """turns: of the event loop, between the cancellation of who was given the connection and the fence."""
