@@ -203,8 +203,10 @@ def settle(account: Account, cluster: DevCluster) -> None:
 
 
 def _may_be_made_up(error: pointsman.Error) -> bool:
-    """Nobody can tell an error that the server did not mean, nor what follows once it had the request repeated."""
-    return error.pg is not None or error.metadata.get("attempts", "1") != "1"
+    """Nobody can tell an error that the server did not mean, nor what follows once it had the request repeated: another
+    attempt, or the wait for a connection until the deadline, before which nothing was sent once more."""
+    waited_again = error.reason == "DEADLINE" and error.executed is pointsman.Executed.NO
+    return error.pg is not None or error.metadata.get("attempts", "1") != "1" or waited_again
 
 
 async def _answers(db: pointsman.Client) -> bool:
