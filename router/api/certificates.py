@@ -17,7 +17,7 @@ import grpc
 
 from router.model.errors import Code, RouterError
 from router.model.events import CertificatesChanged
-from router.model.port_policies import ListenerTls
+from router.model.port_policies import ListenerTls, ssl_cause
 from router.model.reasons import RefuseReason
 
 Port = Literal["callers", "operators"]
@@ -63,7 +63,7 @@ class PortFiles:
             context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
             leaf = ssl.PEM_cert_to_DER_cert(_first(cert.decode("ascii", "replace")))
         except (ssl.SSLError, OSError, ValueError) as error:
-            raise NotUsable(f"files {tls.cert} and {tls.key} do not serve together: {_cause(error)}") from None
+            raise NotUsable(f"files {tls.cert} and {tls.key} do not serve together: {ssl_cause(error)}") from None
         if roots is not None:
             _check_authorities(tls.client_ca, roots)
         return Contents(cert, key, roots, hashlib.sha256(leaf).hexdigest()[:16])
@@ -123,19 +123,9 @@ def _check_authorities(path: str, content: bytes) -> None:
     try:
         context.load_verify_locations(path)
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise NotUsable(f"file {path} holds no certificates, or not only whole ones: {_cause(error)}") from None
+        raise NotUsable(f"file {path} holds no certificates, or not only whole ones: {ssl_cause(error)}") from None
     if not context.cert_store_stats()["x509"] or b"-----BEGIN CERTIFICATE-----" not in content:
         raise NotUsable(f"file {path} holds no certificates")
-
-
-def _cause(error: Exception) -> str:
-    match getattr(error, "reason", None):
-        case "KEY_VALUES_MISMATCH":
-            return "the key is not the certificate's"
-        case "NO_START_LINE" | "NO_CERTIFICATE_OR_CRL_FOUND" | None:
-            return "no PEM text was found, or it is broken or encrypted"
-        case reason:
-            return str(reason).lower().replace("_", " ")
 
 
 def _first(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from router.model.port_policies import ListenerTls
+from router.model.port_policies import ListenerTls, ssl_cause
 
 _KINDS = ("cert", "key", "client_ca")
 
@@ -38,13 +38,13 @@ def mistakes(tls: ListenerTls) -> Iterator[tuple[str, str]]:
         # The password keeps OpenSSL from asking for one at the terminal.
         context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
     except (ssl.SSLError, OSError, ValueError) as error:
-        yield "", f"cert and key do not serve together: {_cause(error)}"
+        yield "", f"cert and key do not serve together: {ssl_cause(error)}"
     if tls.client_ca:
         try:
             context.load_verify_locations(tls.client_ca)
             whole = context.cert_store_stats()["x509"] and b"-----BEGIN CERTIFICATE-----" in _content(tls.client_ca)
         except (ssl.SSLError, OSError, ValueError) as error:
-            yield "client_ca", f"file {tls.client_ca} holds no certificates, or not only whole ones: {_cause(error)}"
+            yield "client_ca", f"file {tls.client_ca} holds no certificates, or not only whole ones: {ssl_cause(error)}"
         else:
             if not whole:  # but lists of revoked ones, or a kind that gRPC does not read
                 yield "client_ca", f"file {tls.client_ca} holds no certificates"
@@ -53,13 +53,3 @@ def mistakes(tls: ListenerTls) -> Iterator[tuple[str, str]]:
 def _content(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
-
-
-def _cause(error: Exception) -> str:
-    match getattr(error, "reason", None):
-        case "KEY_VALUES_MISMATCH":
-            return "the key is not the certificate's"
-        case "NO_START_LINE" | "NO_CERTIFICATE_OR_CRL_FOUND" | None:
-            return "no PEM text was found, or it is broken or encrypted"
-        case reason:
-            return str(reason).lower().replace("_", " ")

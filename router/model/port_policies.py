@@ -171,3 +171,14 @@ class LogPolicy:
     """Least important events that are written: debug also writes one event per request."""
     format: LogFormat = LogFormat.AUTO
     """auto is console on a terminal and json otherwise."""
+
+
+def ssl_cause(error: Exception) -> str:
+    """Why files of certificates cannot serve, in words without their contents. error: the ssl module's."""
+    match getattr(error, "reason", None):
+        case "KEY_VALUES_MISMATCH":
+            return "the key is not the certificate's"
+        case "NO_START_LINE" | "NO_CERTIFICATE_OR_CRL_FOUND" | None:
+            return "no PEM text was found, or it is broken or encrypted"
+        case reason:
+            return str(reason).lower().replace("_", " ")
