@@ -1,4 +1,5 @@
 """How many connections may run something at a server at once: fewer while it is slower than usual, up to its cap again.
+And how tenants share them.
 
 A server with more work than processors answers nothing sooner for having all of it at once, only everything later,
 and what stands before it can no longer be ordered or refused. The limit follows the gradient of its latency, as in
@@ -11,6 +12,10 @@ is slow only if it is for most tenants, so that those that wait for a lock, of o
 slow others down. And growth and decrease are apart: the limit falls to what the formula says at most, and rises only
 while the server is not slow at all, so that it rests in between.
 
+While the server is slow nothing is lent: what a tenant leaves of its part would slow down what it runs itself, if
+another one had it. So the limit is a level: what may run if every tenant made use of its part. It rises beyond the cap
+until the smallest part is the cap, and goes by the tenant that has most for its weight.
+
 Pure: answers, peaks, `now` and drawn numbers come in.
 """
 
@@ -18,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, floor, log, sqrt
 from typing import Generic, NamedTuple, TypeVar
 
+from router.decisions.shares import UNBOUNDED, Claim, dues
 from router.model.reasons import ConcurrencyReason
 
 TOLERANCE = 1.3
@@ -28,7 +34,9 @@ TOLERANCE = 1.3
 MOST_LOG = log(8.0)
 """An answer counts as at most so many times slower, or faster, than usual."""
 SMOOTH = 0.5
-"""Share of the newest measurement in the limit."""
+"""Share of the newest measurement in the limit, unless it says TOO_SLOW."""
+TOO_SLOW = 2.6
+"""So many times slower than usual is no accident of one measurement."""
 WINDOW_S = 0.2
 """A measurement takes at least this long (seconds)."""
 LONG_WINDOW_S = 1.0
@@ -53,6 +61,7 @@ PROBE_MOST_S = 480.0
 """While the server is not slow, each probe puts the next one off, doubled up to this (seconds)."""
 PROBING_S = 1.0
 """Longest moment (seconds)."""
+_EXACT = 1e-9
 _K = TypeVar("_K", bound=Hashable)
 
 
@@ -115,12 +124,14 @@ class _Seen:
 class Slowness(Generic[_K]):
     """One measurement: how much slower than usual the server answers."""
 
-    __slots__ = ("_logs", "began", "calm", "count", "peak")
+    __slots__ = ("_logs", "began", "calm", "count", "level", "peak")
 
-    def __init__(self, now: float, peak: int) -> None:
+    def __init__(self, now: float) -> None:
         self.began = now
-        self.peak = peak
+        self.peak = 0
         """Most connections that have run something at once since."""
+        self.level = 0.0
+        """The least limit under which what ran would have been within every tenant's part."""
         self.count = self.calm = 0
         """Answers, and those of them in as little company as in a probe."""
         self._logs: dict[int, dict[_K, tuple[float, int]]] = {}
@@ -135,6 +146,11 @@ class Slowness(Generic[_K]):
         logs = self._logs.setdefault(told.level, {})
         total, count = logs.get(tenant, (0.0, 0))
         logs[tenant] = (total + min(max(told.slower_log, -MOST_LOG), MOST_LOG), count + 1)
+
+    def saw(self, running: int, level: float) -> None:
+        """So many connections ran something at once; level: see there."""
+        self.peak = max(self.peak, running)
+        self.level = max(self.level, level)
 
     def is_whole(self, now: float) -> bool:
         """Long enough to be judged."""
@@ -154,9 +170,10 @@ class Slowness(Generic[_K]):
 
 
 class ConcurrencyLimit:
-    """The limit of one endpoint. Invariant: least <= allowed <= most."""
+    """The limit of one endpoint. Invariant: least <= allowed <= most, and least <= level."""
 
-    __slots__ = ("_calm_at", "_limit", "_probe_s", "_probe_until", "_shift", "least", "most", "reason", "slower")
+    __slots__ = ("_calm_at", "_limit", "_probe_s", "_probe_until", "_shift", "_smallest", "least", "most", "reason",
+                 "slower")
 
     def __init__(self, least: int, most: int, now: float) -> None:
         self.least = least
@@ -165,6 +182,8 @@ class ConcurrencyLimit:
         self.slower = 1.0
         """Times slower than usual the server was when it was last measured."""
         self._limit = float(most)
+        self._smallest = 1.0
+        """Part of the tenant with the least weight among those that run something."""
         self._calm_at = now
         """When something was last seen in as little company as a probe makes."""
         self._probe_s = FIRST_PROBE_S
@@ -176,7 +195,21 @@ class ConcurrencyLimit:
     @property
     def allowed(self) -> int:
         """Connections that may run something at once."""
-        return min(self.least if self._probe_until else max(self.least, int(self._limit + 1e-9)), self.most)
+        return min(int(self.level + _EXACT), self.most)
+
+    @property
+    def level(self) -> float:
+        """What the tenants' parts are parts of; above the cap where all do not make use of theirs."""
+        return float(self.least) if self._probe_until else self._limit
+
+    @property
+    def divides(self) -> bool:
+        """Every tenant has its part and no more; else what one leaves is there for the others."""
+        return self.probing or self._limit < self._ceiling
+
+    @property
+    def _ceiling(self) -> float:
+        return self.most / self._smallest
 
     @property
     def probing(self) -> bool:
@@ -185,9 +218,16 @@ class ConcurrencyLimit:
 
     def resize(self, least: int, most: int) -> None:
         """Other bounds."""
-        at_cap = self._limit >= self.most
-        self.least, self.most = min(least, most), most
-        self._limit = float(most) if at_cap else min(max(self._limit, self.least), most)
+        self._bound(min(least, most), most, self._smallest)
+
+    def share(self, smallest: float) -> None:
+        """Other tenants run something now. smallest: the least part of one of them, in (0, 1]."""
+        self._bound(self.least, self.most, smallest)
+
+    def _bound(self, least: int, most: int, smallest: float) -> None:
+        divides = self._limit < self._ceiling
+        self.least, self.most, self._smallest = least, most, smallest
+        self._limit = min(max(self._limit, least), self._ceiling) if divides else self._ceiling
 
     def step(self, measured: Slowness[_K], now: float, drawn: float) -> bool:
         """Called every now and then. drawn: from [0, 1). Whether the measurement is over, and another one begins."""
@@ -199,25 +239,26 @@ class ConcurrencyLimit:
             self._calm_at = now
         if measured.count:
             self.slower = measured.times or 1.0
-            self._follow(self.slower, measured.peak)
+            self._follow(self.slower, measured.level)
         if measured.peak > self.least and now - self._calm_at > self._probe_s * self._shift:
             self._shift = 0.9 + 0.2 * drawn
             self._probe_until = now + PROBING_S
             self.reason = ConcurrencyReason.PROBE
         return True
 
-    def _follow(self, slower: float, peak: int) -> None:
+    def _follow(self, slower: float, level: float) -> None:
         before = self._limit
         if slower > TOLERANCE:
-            used = min(before, float(peak))
+            before = used = min(before, max(level, self.least))
             aimed = min(before, max(0.5, TOLERANCE / slower) * used + sqrt(used))
             self._probe_s = min(self._probe_s, PROBE_S)
-        elif peak < before / 2:
+        elif level < before / 2:
             aimed = before  # nothing is known of what lies beyond
         else:
             aimed = before + sqrt(before)
-        self._limit = min(max(before + SMOOTH * (aimed - before), self.least), self.most)
-        if self._limit >= self.most:
+        share = 1.0 if slower > TOO_SLOW else SMOOTH
+        self._limit = min(max(before + share * (aimed - before), self.least), self._ceiling)
+        if self._limit >= self._ceiling:
             self.reason = ConcurrencyReason.CAP
         elif aimed > before:
             self.reason = ConcurrencyReason.GROWING
@@ -230,8 +271,23 @@ class ConcurrencyLimit:
         self._probe_until = 0.0
         self._calm_at = now
         self._probe_s = min(2 * self._probe_s, PROBE_MOST_S)
-        self.reason = ConcurrencyReason.CAP if self._limit >= self.most else ConcurrencyReason.SLOW
+        self.reason = ConcurrencyReason.CAP if self._limit >= self._ceiling else ConcurrencyReason.SLOW
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a tenant is due of an endpoint, beside the others."""
+
+    floor: int
+    weight: float
+
+
+def parts(level: float, tenants: Mapping[_K, Due]) -> dict[_K, int]:
+    """Of a limit, connections for each tenant that runs something: in proportion to weights, not less than its floor
+    (all floors are cut where they exceed the limit), and one in any case."""
+    claims = [Claim(0, UNBOUNDED, one.floor, one.weight) for one in tenants.values()]
+    return {name: max(1, floor(due + _EXACT)) for name, due in zip(tenants, dues(claims, level), strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

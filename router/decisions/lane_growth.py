@@ -5,7 +5,8 @@ is opened. So each change is a trial: lanes are doubled, and unless clearly more
 and the next trial comes later; now and then they are halved, and unless clearly less is answered, that stays. What is
 not used falls idle and goes back.
 
-Slow statements leave fast ones the lanes that their work fills, whatever the wait of the moment.
+Slow statements leave fast ones the lanes that their work fills, whatever the wait of the moment, and one at least
+until none has come for a while.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ FILLED = 0.6
 """A lane is filled when it works this part of the time on fast statements; beyond, waits become long."""
 EASE = 0.9
 """What is left of the need for lanes after each measurement without it: callers that pause come back."""
+EXPECTED_S = 10.0
+"""Who has had fast statements lately will have more: one lane at least is kept for them for so long (seconds)."""
 PATIENCE_S = 2.0
 """A trial whose lanes cannot be opened within this ends without a verdict (seconds)."""
 _LONG_S = 1.0
@@ -35,8 +38,8 @@ _LONG_S = 1.0
 class Spread:
     """The number of lanes, and the trial under way. step() is called now and then while work is under way."""
 
-    __slots__ = ("_answered", "_before", "_began", "_grow_s", "_marked", "_most", "_narrow_at", "_narrow_s", "_rate",
-                 "_rate_before", "_steps", "_waited_s", "_widen_at", "_widen_s", "_work", "_worked_s", "lanes")
+    __slots__ = ("_answered", "_before", "_began", "_fast_at", "_grow_s", "_marked", "_most", "_narrow_at", "_narrow_s",
+                 "_rate", "_rate_before", "_steps", "_waited_s", "_widen_at", "_widen_s", "_work", "_worked_s", "lanes")
 
     def __init__(self, grow_s: float, most: int) -> None:
         self.lanes = 1
@@ -55,15 +58,16 @@ class Spread:
         self._steps = 0
         self._work = 0.0
         """Seconds of lanes' time that fast statements took per second."""
+        self._fast_at = float("-inf")
+        """When the last ones were measured."""
         self._widen_at = 0.0
         self._widen_s = HOLD_S
         self._narrow_at = 0.0
         self._narrow_s = NARROW_S
 
-    @property
-    def needs(self) -> int:
-        """Lanes that the work of fast statements fills."""
-        return max(1, ceil(self._work / FILLED))
+    def needs(self, now: float) -> int:
+        """Lanes that the work of fast statements fills; 0: there have been none for a while."""
+        return max(1, ceil(self._work / FILLED)) if now - self._fast_at < EXPECTED_S else 0
 
     def step(self, wait_s: float, lanes: int, answered: int, worked_s: float, now: float) -> None:
         """wait_s: what a fast statement would wait now; lanes: those that are there for them; answered: statements
@@ -126,5 +130,7 @@ class Spread:
             return False
         # After a pause nothing is known; a trial then succeeds.
         self._rate = (answered - self._answered) / since if since <= 2 * MEASURE_S else 0.0
+        if worked_s > self._worked_s:
+            self._fast_at = now
         self._work = max((worked_s - self._worked_s) / since, self._work * EASE)
         return True

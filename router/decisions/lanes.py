@@ -115,8 +115,8 @@ def place_slow(
 ) -> int | Defer:
     """The lane that takes a slow statement, or one of unknown cost: an idle one, else a new one, else a shared one.
 
-    At most one on a lane, and fast statements keep the lanes they need (fast_needs), at least one of several. Unknown
-    ones open lanes one at a time: a burst of first calls is over with the first answer.
+    At most one on a lane, and fast statements keep the lanes they need (fast_needs; 0: there are none). Unknown ones
+    open lanes one at a time: a burst of first calls is over with the first answer.
     """
     private = slow = 0
     idle = best = -1
@@ -131,11 +131,11 @@ def place_slow(
         elif load.in_flight < limits.window and load.expected_s < least:
             best, least = index, load.expected_s
     left = limits.max_size - private - slow - 1
-    if slow and left < max(1, fast_needs):
+    if slow and left < fast_needs:
         return Defer.WAIT
     there = len(loads) - private - slow
     """Lanes that take fast statements now; connecting may take long, so the last one is not given away."""
-    if idle >= 0 and (not slow or there > 1):
+    if idle >= 0 and (not slow or there > 1 or not fast_needs):
         return idle
     room = len(loads) + opening < limits.max_size
     if room and (known or not opening):

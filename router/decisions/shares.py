@@ -57,7 +57,7 @@ class Claim:
         return min(self.floor, self.most)
 
 
-def dues(claims: Sequence[Claim], cap: int) -> list[float]:
+def dues(claims: Sequence[Claim], cap: float) -> list[float]:
     """Connections due to each, not rounded; their sum is the cap, or all that is wished for.
 
     Each gets weight * level, but not less than its least nor more than its most; the level is raised until the cap is

@@ -104,7 +104,7 @@ class LanePlaces:
 
     def _for_slow(self, cost: Cost) -> Slot | None:
         while True:
-            known, needs = cost.answers > 0, self.spread.needs
+            known, needs = cost.answers > 0, self.spread.needs(self._clock.now())
             verdict = place_slow(self.slots, self._limits_now(), known=known, opening=self.opening, fast_needs=needs)
             slot = self.slots[verdict] if isinstance(verdict, int) else None
             if slot is not None and slot.lane.usable:

@@ -1,5 +1,8 @@
 """How much runs at each endpoint, and who may begin while it is limited: decisions/concurrency, carried out.
 
+Each tenant has its part of a limit, and keeps it for a moment when it runs nothing: callers that ask again as soon as
+they are answered would else find what they had left taken by a crowd.
+
 What is counted are connections at work: lanes with statements on them, and those lent to one caller. Fast reads are
 counted, but never kept waiting: how many lanes they use is decisions/lane_growth's matter. Nor is a tenant of which
 nothing runs, nor anything on a connection that was lent already: it may hold locks that those wait for who would be let
@@ -13,7 +16,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from router.decisions.concurrency import ConcurrencyLimit, Slowness, Standing, Usual, next_to_run
+from router.decisions.concurrency import ConcurrencyLimit, Due, Slowness, Standing, Usual, next_to_run, parts
 from router.decisions.lane_costs import Cost, CostBook
 from router.engine.lane_slots import Slot
 from router.model.identity import EndpointName, TenantName
@@ -28,6 +31,8 @@ TICK_S = 0.05
 STUCK_S = 1.0
 """What has been running for longer than this, and STUCK times as long as usual, waits for something else."""
 STUCK = 8.0
+KEPT_S = 0.5
+"""For so long after it has run something a tenant's part is not divided among the others."""
 LAG = 0.2
 """Share of the newest tick in our own lateness."""
 _REMEMBERED = 40
@@ -51,11 +56,13 @@ class EndpointRuns:
         self._pools: dict[PoolRuns, None] = {}
         self._waiting: dict[PoolRuns, None] = {}
         self._turn = 0
-        self._aside = 0
-        self._slowness: Slowness[TenantName] = Slowness(0.0, 0)
+        self._aside: Counter[TenantName] = Counter()
+        self._slowness: Slowness[TenantName] = Slowness(0.0)
         self._company: deque[int] = deque(maxlen=_REMEMBERED)
         self._peak = 0
-        """Since the last tick."""
+        self._level = 0.0
+        """Both since the last tick."""
+        self._sharing: dict[TenantName, _Sharer] = {}
         self._lag_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
@@ -77,7 +84,10 @@ class EndpointRuns:
             self.limit = None
         elif self.limit is None:
             now = self._clock.now()
-            self.limit, self._slowness = ConcurrencyLimit(least, cap, now), Slowness(now, self.running)
+            self.limit, self._slowness = ConcurrencyLimit(least, cap, now), Slowness(now)
+            for pool in self._pools:
+                if pool.running:
+                    self._share_with(pool)
         else:
             self.limit.resize(least, cap)
         self._serve_soon()
@@ -97,13 +107,24 @@ class EndpointRuns:
         """Whether a pool may begin something now; if not it is served later."""
         if self.limit is None or not self._of[pool.tenant]:
             return True
-        if self.running < self.limit.allowed + self._aside and (
-            not self._waiting or self._next([pool, *self._waiting]) is pool
-        ):
+        if self._has_room(pool) and (not self._waiting or self._next([pool, *self._with_room()]) is pool):
             return True
         self._waiting[pool] = None
         self._tick_soon()
         return False
+
+    def _has_room(self, pool: PoolRuns) -> bool:
+        limit = self.limit
+        if limit is None:
+            return True
+        if self.running - self._aside.total() >= limit.allowed:
+            return False
+        tenant = pool.tenant
+        sharer = self._sharing.get(tenant)
+        return not limit.divides or sharer is None or self._of[tenant] - self._aside[tenant] < sharer.part
+
+    def _with_room(self) -> list[PoolRuns]:
+        return [pool for pool in self._waiting if self._has_room(pool)]
 
     def _next(self, pools: Iterable[PoolRuns]) -> PoolRuns:
         return next_to_run({
@@ -117,8 +138,12 @@ class EndpointRuns:
         self._of[pool.tenant] += 1
         if self.limit is None:
             return
+        sharer = self._sharing.get(pool.tenant) or self._share_with(pool)
+        sharer.ran = True
         if self.running > self._peak:
             self._peak = self.running
+        if (level := self._of[pool.tenant] * sharer.scale) > self._level:
+            self._level = level
         if self._waiting:
             self._turn += 1
             pool.turn = self._turn
@@ -141,11 +166,43 @@ class EndpointRuns:
     def _serve(self) -> None:
         self._serving = False
         for _ in range(len(self._waiting)):
-            if not self._waiting or (self.limit and self.running >= self.limit.allowed + self._aside):
+            pools = self._with_room()
+            if not pools:
                 return
-            pool = self._next(self._waiting)
+            pool = self._next(pools)
             del self._waiting[pool]
             pool.serve()
+
+    # --- parts -------------------------------------------------------------------------------------------------
+
+    def _share_with(self, pool: PoolRuns) -> _Sharer:
+        """Its tenant runs something and has a part from now on."""
+        sharer = self._sharing[pool.tenant] = _Sharer(pool.due)
+        self._divide()
+        return sharer
+
+    def _divide(self) -> None:
+        limit, sharing = self.limit, self._sharing
+        if limit is None or not sharing:
+            return
+        weights = sum(one.due.weight for one in sharing.values())
+        limit.share(min(one.due.weight for one in sharing.values()) / weights)
+        if limit.divides:
+            for name, part in parts(limit.level, {name: one.due for name, one in sharing.items()}).items():
+                sharing[name].part = part
+        for one in sharing.values():
+            one.scale = weights / one.due.weight
+
+    def _renew(self, now: float) -> None:
+        """Who has not run anything for a while has no part any more; of a tenant's pools the latest knows its weight."""
+        for pool in self._pools:
+            if (sharer := self._sharing.get(pool.tenant)) is not None:
+                sharer.due = pool.due
+        for name, one in list(self._sharing.items()):
+            if one.ran or self._of[name]:
+                one.ran, one.at = False, now
+            elif now - one.at > KEPT_S:
+                del self._sharing[name]
 
     # --- measuring ---------------------------------------------------------------------------------------------
 
@@ -174,14 +231,20 @@ class EndpointRuns:
         self._lag_s += LAG * (max(0.0, now - due) - self._lag_s)
         self._company.appendleft(self._peak)
         measured = self._slowness
-        measured.peak = max(measured.peak, self._peak)
-        self._peak = self.running
+        measured.saw(self._peak, self._level)
+        self._peak, self._level = self.running, max((self._of[name] * one.scale for name, one in self._sharing.items()),
+                                                    default=0.0)
         if limit.step(measured, now, self._chance.draw()):
-            self._slowness = Slowness(now, self.running)
+            self._slowness = Slowness(now)
+        self._renew(now)
+        self._divide()
+        self._aside = Counter()
         if self._waiting:
-            self._aside = sum(pool.aside(now) for pool in self._pools if pool.running)
+            for pool in self._pools:
+                if pool.running:
+                    self._aside[pool.tenant] += pool.aside(now)
             self._serve()
-        if self.running or self._waiting:
+        if self.running or self._waiting or self._sharing:
             self._tick_soon()
 
     def close(self) -> None:
@@ -191,6 +254,23 @@ class EndpointRuns:
         self.limit = self._timer = None
 
 
+class _Sharer:
+    """A tenant that runs something, or did a moment ago."""
+
+    __slots__ = ("at", "due", "part", "ran", "scale")
+
+    def __init__(self, due: Due) -> None:
+        self.due = due
+        self.part = 1
+        """Connections it may have at work while the limit divides."""
+        self.scale = 1.0
+        """Of the level, for each of its connections."""
+        self.ran = True
+        """Since the last tick."""
+        self.at = 0.0
+        """Of the last tick at which it had (monotonic seconds)."""
+
+
 class PoolRuns:
     """What one pool of lanes runs at its endpoint."""
 
@@ -198,6 +278,7 @@ class PoolRuns:
         self.runs = runs
         self.tenant = tenant
         self.policy = policy
+        self.due = Due(policy.floor, policy.weight)
         self.running = 0
         """Connections at work."""
         self.turn = 0

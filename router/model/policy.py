@@ -289,8 +289,9 @@ class ClusterPolicy:
     """A connection not open after this long has failed (seconds)."""
     concurrency: Concurrency = Concurrency.FIXED
     """How many connections to an endpoint may run something at once: as many as may be open (fixed), or fewer while its
-    statements take longer than usual because of what else runs there (adaptive), in each process of the router. Reads
-    that are fast, each tenant's first statement and transactions that have begun are never kept waiting by it."""
+    statements take longer than usual because of what else runs there (adaptive), in each process of the router; each
+    tenant that is at work then has its part by weight, and what it leaves is not lent. Reads that are fast, each
+    tenant's first statement and transactions that have begun are never kept waiting by it."""
     least_concurrency: int = 2
     """Adaptive: so many may run something at once in any case; not above the server's processors."""
 

@@ -20,11 +20,13 @@ from router.decisions.concurrency import (
     STALE_S,
     TOLERANCE,
     ConcurrencyLimit,
+    Due,
     Slowness,
     Standing,
     Told,
     Usual,
     next_to_run,
+    parts,
 )
 from router.model.reasons import ConcurrencyReason
 
@@ -42,7 +44,7 @@ class Server:
         self.chance = random.Random(seed)
         self.noise = noise
         self.usual = {(tenant, text): Usual() for tenant in "abc" for text in range(3)}
-        self.measured: Slowness[str] = Slowness(0.0, 0)
+        self.measured: Slowness[str] = Slowness(0.0)
         self.least_seen = cap
         self.runs: list[int] = []
         self.special: Callable[[str, int], float] = lambda _tenant, _text: 1.0
@@ -62,9 +64,9 @@ class Server:
                 calm = running <= self.limit.least
                 told = self.usual[tenant, text].note(took_s, max(running, self.limit.least), self.now)
                 self.measured.note(tenant, told, calm=calm)
-            self.measured.peak = max(self.measured.peak, running)
+            self.measured.saw(running, running)
             if self.limit.step(self.measured, self.now, self.chance.random()):
-                self.measured = Slowness(self.now, running)
+                self.measured = Slowness(self.now)
             assert self.limit.least <= self.limit.allowed <= self.limit.most
 
     def mean(self, last: int = 200) -> float:
@@ -152,13 +154,17 @@ def test_it_stays_within_its_bounds_whatever_is_measured(seed: int, least: int, 
     limit = ConcurrencyLimit(least, least + more, now)
     for _ in range(60):
         now += draw.uniform(0.01, draw.choice([0.1, 30.0]))
-        measured: Slowness[str] = Slowness(now - draw.uniform(0, 2), draw.randrange(99))
+        measured: Slowness[str] = Slowness(now - draw.uniform(0, 2))
+        measured.saw(draw.randrange(99), draw.uniform(0, 999))
         slower_log = draw.uniform(-20, 20)
         for _ in range(draw.randrange(30)):
             measured.note("a", Told(slower_log, 1), calm=draw.random() < 0.2)
         limit.step(measured, now, draw.random())
         if draw.random() < 0.3:
             limit.resize(least, least + draw.randrange(60))
+        if draw.random() < 0.3:
+            limit.share(draw.uniform(0.01, 1.0))
+        assert limit.divides or limit.level * limit._smallest == pytest.approx(limit.most)
         assert limit.least <= limit.allowed <= limit.most
 
 
@@ -207,7 +213,7 @@ def test_quick_statements_tell_nothing() -> None:
     ],
 )
 def test_the_server_is_slow_when_it_is_for_most_tenants(tenants: Any, times: float | None) -> None:
-    measured: Slowness[str] = Slowness(0.0, 0)
+    measured: Slowness[str] = Slowness(0.0)
     for tenant, (slower, count) in tenants.items():
         for _ in range(count):
             measured.note(tenant, Told(log(slower), 2), calm=False)
@@ -215,11 +221,48 @@ def test_the_server_is_slow_when_it_is_for_most_tenants(tenants: Any, times: flo
 
 
 def test_who_knows_better_is_believed() -> None:
-    measured: Slowness[str] = Slowness(0.0, 0)
+    measured: Slowness[str] = Slowness(0.0)
     for _ in range(FEW):
         measured.note("a", Told(log(4.0), 2), calm=False)
         measured.note("b", Told(0.0, 3), calm=False)
     assert measured.times == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("level", "tenants", "expected"),
+    [
+        (4.6, {"a": Due(0, 100)}, {"a": 4}),
+        (4.6, {"a": Due(0, 100), "b": Due(0, 100)}, {"a": 2, "b": 2}),
+        (20.0, {"a": Due(0, 100), "b": Due(0, 100)}, {"a": 10, "b": 10}),
+        (8.0, {"a": Due(0, 100), "b": Due(0, 300)}, {"a": 2, "b": 6}),
+        (8.0, {"a": Due(4, 100), "b": Due(0, 300)}, {"a": 4, "b": 4}),
+        (4.0, {"a": Due(6, 100), "b": Due(2, 100)}, {"a": 3, "b": 1}),
+        (2.0, dict.fromkeys("abc", Due(0, 100)), dict.fromkeys("abc", 1)),
+    ],
+)
+def test_everybody_has_a_part_of_the_limit(level: float, tenants: dict[str, Due], expected: dict[str, int]) -> None:
+    assert parts(level, tenants) == expected
+
+
+def test_a_limit_that_is_not_reached_leaves_all_to_one_tenant_also_when_another_comes_or_goes() -> None:
+    limit = ConcurrencyLimit(2, 10, 0.0)
+    for smallest in (1.0, 0.5, 0.1, 1.0):
+        limit.share(smallest)
+        assert not limit.divides
+        assert smallest * limit.level == pytest.approx(10)
+        assert limit.allowed == 10
+
+
+def test_what_is_divided_grows_until_the_smallest_part_is_the_cap() -> None:
+    """Of two tenants one has little to do: the other gets back what it leaves, as long as that slows nobody down."""
+    server = Server(4)
+    calm_then_crowded(server)
+    assert server.limit.divides
+    server.processors = 1000
+    server.limit.share(0.5)
+    server.run(30.0)
+    assert not server.limit.divides
+    assert server.limit.level == pytest.approx(2 * server.limit.most)
 
 
 @pytest.mark.parametrize(

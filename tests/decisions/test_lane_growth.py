@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.decisions.lane_growth import FILLED, HOLD_S, Spread
+from router.decisions.lane_growth import EXPECTED_S, FILLED, HOLD_S, Spread
 
 GROW_S = 0.002
 
@@ -79,15 +79,16 @@ def test_a_short_wait_changes_nothing() -> None:
     assert drive(spread, 5.0, lambda _: 5000.0, lambda _: GROW_S * 0.99) == [1]
 
 
-@pytest.mark.parametrize(("load", "needs"), [(0.0, 1), (0.5, 1), (FILLED + 0.01, 2), (2.4, 4), (5.0, 9)])
+@pytest.mark.parametrize(("load", "needs"), [(0.0, 0), (0.5, 1), (FILLED + 0.01, 2), (2.4, 4), (5.0, 9)])
 def test_fast_statements_need_the_lanes_that_their_work_fills(load: float, needs: int) -> None:
     spread = Spread(GROW_S, 40)
     for tick in range(1, 40):
         spread.step(0.0, 1, tick, load * tick * 0.01, 1000 + tick * 0.01)
-    assert spread.needs == pytest.approx(needs, abs=1 if load else 0)
+    assert spread.needs(1000.4) == pytest.approx(needs, abs=1 if load else 0)
     for tick in range(40, 600):
         spread.step(0.0, 1, tick, load * 0.4, 1000 + tick * 0.01)
-    assert spread.needs == 1, "the need passes"
+    assert spread.needs(1006) == bool(load), "the need passes"
+    assert spread.needs(1006 + EXPECTED_S) == 0, "and in the end none is expected"
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 12), st.integers(0, 1000), st.floats(0.0, 3.0)),
@@ -101,4 +102,4 @@ def test_lanes_stay_within_bounds(steps: list[tuple[float, int, int, float]]) ->
         worked_s += more * 1e-4
         spread.step(wait_s, lanes, answered, worked_s, now)
         assert 1 <= spread.lanes <= 10
-        assert spread.needs >= 1
+        assert spread.needs(now) >= 0

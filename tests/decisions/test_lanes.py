@@ -86,6 +86,8 @@ PLACE_SLOW: dict[str, tuple[list[LaneLoad], bool, int, int, int | Defer]] = {
     "but one slow one runs": ([BUSY, DEEP, IDLE], True, 0, 3, 2),
     "also on the only lane there is": ([BUSY, PRIVATE, PRIVATE], True, 0, 1, 0),
     "one at a time": ([SLOW, PRIVATE, PRIVATE], True, 0, 1, Defer.WAIT),
+    "none is left where there are no fast ones": ([SLOW, SLOW, IDLE], True, 0, 0, 2),
+    "nor the last one kept back": ([SLOW, IDLE], True, 1, 0, 1),
     "a stalled lane is no fast one": ([STUCK, SLOW, IDLE], True, 0, 1, Defer.WAIT),
     "windows are full": ([FULL, FULL, FULL], True, 0, 1, Defer.WAIT),
 }
@@ -140,7 +142,7 @@ def test_bounds_of_fast_ones_hold_for_every_load(lanes: list[LaneLoad], cost_s: 
             assert one.in_flight >= LIMITS.window or one.expected_s + cost_s > LIMITS.window_s - 1e-12
 
 
-@given(loads, st.booleans(), st.integers(0, 3), st.integers(1, 4))
+@given(loads, st.booleans(), st.integers(0, 3), st.integers(0, 4))
 def test_bounds_of_slow_ones_hold_for_every_load(lanes: list[LaneLoad], known: bool, opening: int, needs: int) -> None:
     got = place_slow(lanes, LIMITS, known=known, opening=opening, fast_needs=needs)
     private = sum(one.private for one in lanes)

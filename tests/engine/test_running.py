@@ -48,8 +48,9 @@ def an_engine(pool: PoolPolicy = POOL) -> Engine:
 class Callers:
     """Each writes again as soon as it is answered, until it is told to stop."""
 
-    def __init__(self, engine: Engine, owner: Tenant, callers: int, sql: str) -> None:
+    def __init__(self, engine: Engine, owner: Tenant, callers: int, sql: str, pause_s: float = 0.0) -> None:
         self.took_s: list[float] = []
+        self._pause_s = pause_s
         self.stopping = False
         self._tasks = [engine.start(self._call(engine, owner, sql)) for _ in range(callers)]
 
@@ -58,6 +59,8 @@ class Callers:
             began = now()
             await engine.executor.run(owner, request(Method.EXECUTE, sql, timeout=30))
             self.took_s.append(now() - began)
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
 
     async def stop(self) -> None:
         self.stopping = True
@@ -114,6 +117,27 @@ async def test_a_neighbour_is_answered_sooner_beside_a_crowd() -> None:
         return took_s
 
     assert await beside(ADAPTIVE) < 0.6 * await beside(ClusterPolicy())
+
+
+@virtual
+async def test_callers_that_ask_again_find_their_places_beside_a_crowd() -> None:
+    """Two calm callers and a crowd on one processor, with a pause between answer and next request: what they leave for
+    that long is not given away, and the crowd has no more at work than they."""
+    engine = an_engine()
+    server = Processors(engine, 1)
+    calm = tenant("globex", pool=POOL)
+    sql, short = server.statement("update accounts", 0.05), server.statement("update one", 0.01)
+    few = Callers(engine, calm, 2, short, pause_s=0.002)
+    many = await calm_then_crowded(engine, engine.tenant, sql)
+    few.took_s.clear()
+    server.most = 0
+    await asyncio.sleep(3)
+    took_s = sorted(few.took_s)
+    assert took_s[len(took_s) // 2] <= 0.045, "four at work, of which two are theirs"
+    assert took_s[int(len(took_s) * 0.9)] <= 0.055
+    await asyncio.gather(few.stop(), many.stop())
+    engine.check_at_rest()
+    await engine.close()
 
 
 @virtual

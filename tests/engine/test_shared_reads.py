@@ -95,7 +95,7 @@ class World:
             assert place_fast(places.slots, fast.cost.expected_s, limits, places.spread.lanes) < 0
         if slow is not None:
             verdict = place_slow(places.slots, limits, known=slow.cost.answers > 0, opening=places.opening,
-                                 fast_needs=places.spread.needs)
+                                 fast_needs=places.spread.needs(now()))
             assert not isinstance(verdict, int)
             assert verdict is Defer.WAIT or places.opening
         if len(places._alone):
@@ -111,6 +111,39 @@ class World:
         await self.pool.close(CloseReason.SHUTDOWN)
         for read in self.reads:
             assert read.answers == (0 if read.given_up else 1)
+
+
+# --- slow ones -----------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_slow_reads_have_every_lane_where_there_are_no_fast_ones() -> None:
+    """Else one lane of each pool is held for nobody, and given up and opened again while others wait for it."""
+    world = World(max_size=4)
+    await world.learn(SLOW)
+    began = now()
+    slow = [world.start(SLOW) for _ in range(4)]
+    await asyncio.sleep(0.15)
+    assert all(read.answers == 1 and read.done_at - began < 0.12 for read in slow)
+    await world.end()
+
+
+@virtual
+async def test_one_lane_is_kept_for_fast_reads_while_some_are_expected() -> None:
+    world = World(max_size=4)
+    await world.learn(SLOW)
+    for _ in range(3):
+        await world.learn(FAST)
+        for _ in range(2):
+            world.start(SLOW)
+        await asyncio.sleep(0.25)
+    slow = [world.start(SLOW) for _ in range(8)]
+    await asyncio.sleep(0.01)
+    fast = world.start(FAST)
+    await asyncio.sleep(0.01)
+    assert fast.answers == 1
+    assert sum(read.answers for read in slow) == 0
+    await world.end()
 
 
 # --- one read ------------------------------------------------------------------------------------------------------
