@@ -194,7 +194,7 @@ class EndpointRuns:
             one.scale = weights / one.due.weight
 
     def _renew(self, now: float) -> None:
-        """Who has not run anything for a while has no part any more; of a tenant's pools the latest knows its weight."""
+        """Who has not run anything for a while has no part any more; of its pools the latest knows its weight."""
         for pool in self._pools:
             if (sharer := self._sharing.get(pool.tenant)) is not None:
                 sharer.due = pool.due
