@@ -139,7 +139,8 @@ def _synchronous(
             yield _reload(
                 name, Check.SYNC_NAMES_EMPTY,
                 "synchronous_standby_names is empty on this standby: if it is promoted in the middle of a checkpoint, "
-                "commits are acknowledged that no standby has, until the checkpointer has read the setting",
+                "writes wait until the checkpointer has read the setting, and those that bypass the router are "
+                "acknowledged meanwhile without a standby",
                 _any_of(_others(cluster, settings, name)),
             )  # fmt: skip
     unknown = [name for name in rule.names if name not in {one.lower() for one in others} and name != "*"]

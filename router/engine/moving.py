@@ -1,7 +1,8 @@
 """Moving the primary role: carries out a PromotionPlan, and orders a planned switchover. Each step is told as an event.
 
-Steps: (hold_writes, catch_up,) fence, choose, set_synchronous, promote, verify_write beside repoint. Up to promote
-everything can be undone; from promote on, the facts decide what has become of it.
+Steps: (hold_writes, catch_up,) fence, choose, set_synchronous, promote, verify_write, and repoint once that write is
+seen to wait for who has to confirm it. Up to promote everything can be undone; from promote on, the facts decide what
+has become of it.
 
 A router may be killed, or stopped for minutes, between any two acts. So the journal has a stage before its first act,
 and right before the promotion every server is asked whether our fence still stands: who moved one of them meanwhile,
@@ -159,8 +160,15 @@ class Mover:
         await self._recheck(plan, chosen, others)
         self._pledged = chosen
         result = await self.act("promote", chosen, self._surgeon.promote(candidate, self.deadline()))
-        self._repoints = [asyncio.create_task(self.repoint(name, chosen)) for name in others]
-        await self.act("verify_write", chosen, self._surgeon.verify_write(candidate, self.deadline()))
+
+        def attach() -> None:
+            self._repoints = [asyncio.create_task(self.repoint(name, chosen)) for name in others]
+
+        confirmed = bool(next_rule(plan, chosen, others).text())
+        if not confirmed:
+            attach()
+        verifying = self._surgeon.verify_write(candidate, self.deadline(), attach if confirmed else None)
+        await self.act("verify_write", chosen, verifying)
         if result.claim is None:
             raise MoveError(PhaseReason.PROMOTION_FAILED, f"{chosen} did not say its timeline")
         self._on_claim(result)

@@ -266,8 +266,14 @@ class Surgeon(Protocol):
         """
         ...
 
-    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
-        """Prove service: a write that waits for the synchronous standby."""
+    async def verify_write(
+        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
+    ) -> None:
+        """Prove service: a write that waits for the synchronous standby.
+
+        waits: of a new primary that nobody follows yet; called once a write there is known to wait. One that comes
+        through before, with nobody to confirm it, proves nothing, and is repeated.
+        """
         ...
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:

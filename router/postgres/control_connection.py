@@ -61,6 +61,11 @@ class ControlConnection:
         return self._pgconn.server_version
 
     @property
+    def backend_pid(self) -> int:
+        """The server's process behind it."""
+        return self._pgconn.backend_pid
+
+    @property
     def usable(self) -> bool:
         """Open, and nothing has failed on it."""
         return self._pgconn.status == ConnStatus.OK

@@ -9,7 +9,7 @@ SYSTEM changes is on disk before the reload, so it survives a crash of the serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -55,6 +55,8 @@ _WRITERS = """
  WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND a.usename <> current_user
    AND NOT r.rolsuper AND a.xact_start IS NOT NULL"""
 """Sessions in a transaction that began before writes were held; those of superusers we may not end."""
+_WAITING = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+_CONFIRMING = "SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 _PROOF = (
     "BEGIN READ WRITE",
     "SET LOCAL synchronous_commit = on",
@@ -169,9 +171,38 @@ class PostgresSurgeon:
         streams = f"EXISTS ({_RECEIVER} WHERE status = 'streaming' AND sender_port = {upstream.port})"
         await self._alter(standby, "primary_conninfo", target, deadline, streams)
 
-    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
-        """See ports.Surgeon."""
-        await self._queries(primary, _PROOF, deadline)
+    async def verify_write(
+        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
+    ) -> None:
+        """See ports.Surgeon. Sessions see synchronous_standby_names change before it is in force: commits begin to wait
+        once the checkpointer has read it, which in the middle of a checkpoint takes its time (PostgreSQL's syncrep.c,
+        SyncRepUpdateSyncStandbysDefined)."""
+        if waits is None:
+            await self._queries(primary, _PROOF, deadline)
+            return
+        while True:
+            connection = await self._door.open(primary, deadline)
+            proof = asyncio.create_task(self._ask_on(connection, primary, _PROOF, deadline))
+            try:
+                if await self._is_waited_for(primary, connection.backend_pid, proof, deadline):
+                    waits()
+                    await proof
+                    return
+            finally:
+                proof.cancel()
+                await asyncio.gather(proof, return_exceptions=True)
+            await asyncio.sleep(STEP_S)
+
+    async def _is_waited_for(
+        self, primary: Endpoint, pid: int, proof: asyncio.Task[list[list[Row]]], deadline: float
+    ) -> bool:
+        """Whether the proof waits for a standby, or has been confirmed by one that follows already."""
+        while not proof.done():
+            if await self._holds(primary, f"EXISTS ({_WAITING} AND pid = {pid})", deadline):
+                return True
+            await asyncio.sleep(STEP_S)
+        await proof
+        return await self._holds(primary, f"EXISTS ({_CONFIRMING})", deadline)
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. Ends with a write of its own that is confirmed, so that the position said is on disk."""

@@ -233,6 +233,23 @@ async def test_a_killed_primary_is_replaced_within_half_a_second():
 
 
 @virtual
+async def test_nobody_follows_a_new_primary_before_its_commits_wait_for_somebody():
+    """What comes through while nobody can confirm it was acknowledged by the new primary alone."""
+    servers = FakeServers.of(3)
+    servers["n2"].sync_in_force = False
+    async with supervised(servers) as (supervisor, _):
+        servers["n1"].mood = Mood.DEAD
+        supervisor.report_fault(fault(FaultKind.CONNECTION_LOST))
+        await asyncio.sleep(2.0)
+        assert ("promote", N2) in servers.journal
+        assert ("repoint", N3) not in servers.journal
+        assert supervisor.state.phase is Phase.PROMOTING
+        servers["n2"].sync_in_force = True
+        await until(supervisor, lambda state: state.primary == N2)
+        assert servers["n3"].upstream == N2
+
+
+@virtual
 async def test_a_frozen_primary_is_replaced_and_never_used_again():
     servers = FakeServers.of(3)
     async with supervised(servers) as (supervisor, _):

@@ -87,6 +87,40 @@ async def test_kill_fence_promote_repoint_verify(make_cluster: MakeCluster, pg_m
     await within(2, lambda: asked(dev, "n3", "SELECT count(*) FROM ledger") == 2)
 
 
+async def test_a_new_primary_is_not_followed_until_its_checkpointer_has_read_who_confirms(make_cluster: MakeCluster):
+    """In the middle of a checkpoint it may not for a while: sessions see the setting, and commits do not wait."""
+    dev = make_cluster(tenants=False)
+    cluster = configured(dev)
+    n2, n3 = endpoint(cluster, "n2"), endpoint(cluster, "n3")
+    order(dev, "n2", "ALTER SYSTEM SET synchronous_standby_names = ''")
+    await asyncio.sleep(0.5)
+    checkpointer = asked(dev, "n2", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    assert isinstance(checkpointer, int)
+    dev.servers["n1"].kill()
+    waits = asyncio.Event()
+    async with surgeon(cluster) as hands:
+        for standby in (n2, n3):
+            await hands.fence(standby, soon())
+        os.kill(checkpointer, signal.SIGSTOP)
+        try:
+            await hands.set_synchronous(n2, "ANY 1 (n1, n3)", soon())
+            await hands.promote(n2, soon())
+            await hands.verify_write(n2, soon())  # it comes through, and nobody has it
+            proving = asyncio.create_task(hands.verify_write(n2, soon(10.0), waits.set))
+            await asyncio.sleep(0.5)
+            assert not waits.is_set()
+            assert not proving.done()
+        finally:
+            os.kill(checkpointer, signal.SIGCONT)
+        await asyncio.wait_for(waits.wait(), 5)
+        assert not proving.done()
+        await hands.repoint(n3, n2, soon())
+        await proving
+        again = asyncio.Event()
+        await hands.verify_write(n2, soon(), again.set)  # as after a move that was broken off: they follow already
+        assert again.is_set()
+
+
 async def test_a_fenced_quorum_confirms_nothing_more(make_cluster: MakeCluster):
     dev = make_cluster(tenants=False)
     cluster = configured(dev)

@@ -197,7 +197,9 @@ class ModelSurgeon(_Edge):
 
         await self._until(node, deadline, streams)
 
-    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
+    async def verify_write(
+        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
+    ) -> None:
         confirmed: list[bool] = []
 
         def act(node: Node) -> None:
@@ -206,6 +208,8 @@ class ModelSurgeon(_Edge):
             node.commit((), confirmed.append)
 
         node = await self._act("verify_write", primary, deadline, act)
+        if waits is not None:
+            waits()
         await self._until(node, deadline, lambda: bool(confirmed))
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
