@@ -129,7 +129,8 @@ NEIGHBOURHOODS = (
                   plan(TENANT, "select pg_sleep(0.005)", 200)),
     Neighbourhood("statements that burn processor time, concurrency: adaptive", 3.0, CALM_BURNS, LOUD_BURNS,
                   concurrency="adaptive", settle_s=4.0),
-    Neighbourhood("statements that burn processor time, concurrency: fixed", None, CALM_BURNS, LOUD_BURNS, settle_s=4.0),
+    Neighbourhood("statements that burn processor time, concurrency: fixed", None, CALM_BURNS, LOUD_BURNS,
+                  settle_s=4.0),
 )
 
 
