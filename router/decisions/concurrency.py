@@ -249,7 +249,8 @@ class ConcurrencyLimit:
     def _follow(self, slower: float, level: float) -> None:
         before = self._limit
         if slower > TOLERANCE:
-            before = used = min(before, max(level, self.least))
+            used = min(before, max(level, float(self.least)))
+            before = min(before, max(used, float(self.most)))
             aimed = min(before, max(0.5, TOLERANCE / slower) * used + sqrt(used))
             self._probe_s = min(self._probe_s, PROBE_S)
         elif level < before / 2:

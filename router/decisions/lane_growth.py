@@ -38,12 +38,15 @@ _LONG_S = 1.0
 class Spread:
     """The number of lanes, and the trial under way. step() is called now and then while work is under way."""
 
-    __slots__ = ("_answered", "_before", "_began", "_fast_at", "_grow_s", "_marked", "_most", "_narrow_at", "_narrow_s",
-                 "_rate", "_rate_before", "_steps", "_waited_s", "_widen_at", "_widen_s", "_work", "_worked_s", "lanes")
+    __slots__ = ("_answered", "_before", "_began", "_grow_s", "_marked", "_most", "_narrow_at", "_narrow_s", "_rate",
+                 "_rate_before", "_steps", "_waited_s", "_widen_at", "_widen_s", "_work", "_worked_s", "fast_at",
+                 "lanes")
 
     def __init__(self, grow_s: float, most: int) -> None:
         self.lanes = 1
         """Lanes that fast statements use."""
+        self.fast_at = float("-inf")
+        """When a fast statement was last answered (monotonic seconds)."""
         self._grow_s = grow_s
         self._most = most
         self._before = 0
@@ -58,8 +61,6 @@ class Spread:
         self._steps = 0
         self._work = 0.0
         """Seconds of lanes' time that fast statements took per second."""
-        self._fast_at = float("-inf")
-        """When the last ones were measured."""
         self._widen_at = 0.0
         self._widen_s = HOLD_S
         self._narrow_at = 0.0
@@ -67,7 +68,7 @@ class Spread:
 
     def needs(self, now: float) -> int:
         """Lanes that the work of fast statements fills; 0: there have been none for a while."""
-        return max(1, ceil(self._work / FILLED)) if now - self._fast_at < EXPECTED_S else 0
+        return max(1, ceil(self._work / FILLED)) if now - self.fast_at < EXPECTED_S else 0
 
     def step(self, wait_s: float, lanes: int, answered: int, worked_s: float, now: float) -> None:
         """wait_s: what a fast statement would wait now; lanes: those that are there for them; answered: statements
@@ -130,7 +131,5 @@ class Spread:
             return False
         # After a pause nothing is known; a trial then succeeds.
         self._rate = (answered - self._answered) / since if since <= 2 * MEASURE_S else 0.0
-        if worked_s > self._worked_s:
-            self._fast_at = now
         self._work = max((worked_s - self._worked_s) / since, self._work * EASE)
         return True

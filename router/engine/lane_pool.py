@@ -200,6 +200,7 @@ class LanePool:
     def _attach(slot: Slot, unit: Unit) -> None:
         def answered(unit: Unit) -> None:
             slot.units.popleft()
+            slot.answered_at = unit.done_at
             if _in_doubt(unit):
                 slot.residue = Residue.DESTROY
 
@@ -351,6 +352,7 @@ def _in_doubt(unit: Unit) -> bool:
 def _run_ended(unit: Unit) -> None:
     assert isinstance(unit, _PinnedRun)
     unit.slot.units.popleft()
+    unit.slot.answered_at = unit.done_at
     if _in_doubt(unit):
         unit.slot.residue = Residue.DESTROY
     if not unit.ended.done():

@@ -1,8 +1,5 @@
 """How much runs at each endpoint, and who may begin while it is limited: decisions/concurrency, carried out.
 
-Each tenant has its part of a limit, and keeps it for a moment when it runs nothing: callers that ask again as soon as
-they are answered would else find what they had left taken by a crowd.
-
 What is counted are connections at work: lanes with statements on them, and those lent to one caller. Fast reads are
 counted, but never kept waiting: how many lanes they use is decisions/lane_growth's matter. Nor is a tenant of which
 nothing runs, nor anything on a connection that was lent already: it may hold locks that those wait for who would be let
@@ -16,9 +13,10 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from router.decisions.concurrency import ConcurrencyLimit, Due, Slowness, Standing, Usual, next_to_run, parts
+from router.decisions.concurrency import ConcurrencyLimit, Due, Slowness, Standing, Usual, next_to_run
 from router.decisions.lane_costs import Cost, CostBook
 from router.engine.lane_slots import Slot
+from router.engine.tenant_parts import TenantParts
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import Concurrency, PoolPolicy
 from router.model.request import Statement
@@ -31,8 +29,8 @@ TICK_S = 0.05
 STUCK_S = 1.0
 """What has been running for longer than this, and STUCK times as long as usual, waits for something else."""
 STUCK = 8.0
-KEPT_S = 0.5
-"""For so long after it has run something a tenant's part is not divided among the others."""
+PAUSE_S = 0.01
+"""A connection that is lent rests when nothing has run on it for so long; less is a moment between two statements."""
 LAG = 0.2
 """Share of the newest tick in our own lateness."""
 _REMEMBERED = 40
@@ -53,16 +51,17 @@ class EndpointRuns:
         self._clock = clock
         self._chance = chance
         self._of: Counter[TenantName] = Counter()
-        self._pools: dict[PoolRuns, None] = {}
+        self._pools: dict[TenantName, dict[PoolRuns, None]] = {}
         self._waiting: dict[PoolRuns, None] = {}
         self._turn = 0
-        self._aside: Counter[TenantName] = Counter()
+        self._aside = 0
+        """At the last tick: what runs and lets the server rest."""
         self._slowness: Slowness[TenantName] = Slowness(0.0)
         self._company: deque[int] = deque(maxlen=_REMEMBERED)
         self._peak = 0
         self._level = 0.0
         """Both since the last tick."""
-        self._sharing: dict[TenantName, _Sharer] = {}
+        self._parts = TenantParts()
         self._lag_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
@@ -84,21 +83,25 @@ class EndpointRuns:
             self.limit = None
         elif self.limit is None:
             now = self._clock.now()
-            self.limit, self._slowness = ConcurrencyLimit(least, cap, now), Slowness(now)
-            for pool in self._pools:
-                if pool.running:
-                    self._share_with(pool)
+            self.limit, self._slowness, self._aside = ConcurrencyLimit(least, cap, now), Slowness(now), 0
+            self._parts.clear()
+            for tenant, pools in self._pools.items():
+                if self._of[tenant]:
+                    self._parts.join(tenant, next(iter(pools)).due, self.limit)
         else:
             self.limit.resize(least, cap)
         self._serve_soon()
 
     def join(self, pool: PoolRuns) -> None:
         """It may run something here."""
-        self._pools[pool] = None
+        self._pools.setdefault(pool.tenant, {})[pool] = None
 
     def leave(self, pool: PoolRuns) -> None:
         """It will not any more."""
-        self._pools.pop(pool, None)
+        pools = self._pools.get(pool.tenant, {})
+        pools.pop(pool, None)
+        if not pools:
+            self._pools.pop(pool.tenant, None)
         self._waiting.pop(pool, None)
 
     # --- who may begin -----------------------------------------------------------------------------------------
@@ -107,21 +110,28 @@ class EndpointRuns:
         """Whether a pool may begin something now; if not it is served later."""
         if self.limit is None or not self._of[pool.tenant]:
             return True
-        if self._has_room(pool) and (not self._waiting or self._next([pool, *self._with_room()]) is pool):
+        if (self._has_room(pool) or self._has_room(pool, self._apart(pool.tenant))) and (
+            not self._serving or self._next([pool, *self._with_room()]) is pool  # else nobody waits who has room
+        ):
             return True
         self._waiting[pool] = None
         self._tick_soon()
         return False
 
-    def _has_room(self, pool: PoolRuns) -> bool:
-        limit = self.limit
-        if limit is None:
+    def _has_room(self, pool: PoolRuns, apart: int | None = None) -> bool:
+        """apart: of what its tenant runs; None: as at the last tick."""
+        limit, part = self.limit, self._parts.get(pool.tenant)
+        if limit is None or part is None:
             return True
-        if self.running - self._aside.total() >= limit.allowed:
-            return False
-        tenant = pool.tenant
-        sharer = self._sharing.get(tenant)
-        return not limit.divides or sharer is None or self._of[tenant] - self._aside[tenant] < sharer.part
+        own = self._of[pool.tenant] - (part.apart if apart is None else apart)
+        if own <= 0:
+            return True
+        room = self.running - self._aside < limit.allowed
+        return room and (not limit.divides or own < part.connections)
+
+    def _apart(self, tenant: TenantName) -> int:
+        now = self._clock.now()
+        return sum(pool.apart(now) for pool in self._pools.get(tenant, ()))
 
     def _with_room(self) -> list[PoolRuns]:
         return [pool for pool in self._waiting if self._has_room(pool)]
@@ -138,11 +148,11 @@ class EndpointRuns:
         self._of[pool.tenant] += 1
         if self.limit is None:
             return
-        sharer = self._sharing.get(pool.tenant) or self._share_with(pool)
-        sharer.ran = True
+        part = self._parts.get(pool.tenant) or self._parts.join(pool.tenant, pool.due, self.limit)
+        part.ran = True
         if self.running > self._peak:
             self._peak = self.running
-        if (level := self._of[pool.tenant] * sharer.scale) > self._level:
+        if (level := part.level(self._of[pool.tenant], self.limit)) > self._level:
             self._level = level
         if self._waiting:
             self._turn += 1
@@ -173,37 +183,6 @@ class EndpointRuns:
             del self._waiting[pool]
             pool.serve()
 
-    # --- parts -------------------------------------------------------------------------------------------------
-
-    def _share_with(self, pool: PoolRuns) -> _Sharer:
-        """Its tenant runs something and has a part from now on."""
-        sharer = self._sharing[pool.tenant] = _Sharer(pool.due)
-        self._divide()
-        return sharer
-
-    def _divide(self) -> None:
-        limit, sharing = self.limit, self._sharing
-        if limit is None or not sharing:
-            return
-        weights = sum(one.due.weight for one in sharing.values())
-        limit.share(min(one.due.weight for one in sharing.values()) / weights)
-        if limit.divides:
-            for name, part in parts(limit.level, {name: one.due for name, one in sharing.items()}).items():
-                sharing[name].part = part
-        for one in sharing.values():
-            one.scale = weights / one.due.weight
-
-    def _renew(self, now: float) -> None:
-        """Who has not run anything for a while has no part any more; of its pools the latest knows its weight."""
-        for pool in self._pools:
-            if (sharer := self._sharing.get(pool.tenant)) is not None:
-                sharer.due = pool.due
-        for name, one in list(self._sharing.items()):
-            if one.ran or self._of[name]:
-                one.ran, one.at = False, now
-            elif now - one.at > KEPT_S:
-                del self._sharing[name]
-
     # --- measuring ---------------------------------------------------------------------------------------------
 
     def note(self, tenant: TenantName, cost: Cost, took_s: float) -> None:
@@ -232,19 +211,19 @@ class EndpointRuns:
         self._company.appendleft(self._peak)
         measured = self._slowness
         measured.saw(self._peak, self._level)
-        self._peak, self._level = self.running, max((self._of[name] * one.scale for name, one in self._sharing.items()),
-                                                    default=0.0)
         if limit.step(measured, now, self._chance.draw()):
             self._slowness = Slowness(now)
-        self._renew(now)
-        self._divide()
-        self._aside = Counter()
+        dues = {tenant: pool.due for tenant, pools in self._pools.items() for pool in pools}
+        self._parts.renew(self._of, dues, now)
+        self._parts.divide(limit)
+        self._peak, self._level = self.running, self._parts.level(self._of, limit)
+        self._aside = 0
         if self._waiting:
-            for pool in self._pools:
-                if pool.running:
-                    self._aside[pool.tenant] += pool.aside(now)
+            self._aside = sum(pool.aside(now) for pools in self._pools.values() for pool in pools if pool.running)
+            for tenant in {pool.tenant for pool in self._waiting}:
+                self._parts.set_apart(tenant, self._apart(tenant))
             self._serve()
-        if self.running or self._waiting or self._sharing:
+        if self.running or self._waiting or self._parts:
             self._tick_soon()
 
     def close(self) -> None:
@@ -252,23 +231,6 @@ class EndpointRuns:
         if self._timer is not None:
             self._timer.cancel()
         self.limit = self._timer = None
-
-
-class _Sharer:
-    """A tenant that runs something, or did a moment ago."""
-
-    __slots__ = ("at", "due", "part", "ran", "scale")
-
-    def __init__(self, due: Due) -> None:
-        self.due = due
-        self.part = 1
-        """Connections it may have at work while the limit divides."""
-        self.scale = 1.0
-        """Of the level, for each of its connections."""
-        self.ran = True
-        """Since the last tick."""
-        self.at = 0.0
-        """Of the last tick at which it had (monotonic seconds)."""
 
 
 class PoolRuns:
@@ -329,11 +291,16 @@ class PoolRuns:
         """Connections of it that are lent, or have a statement, and let the server rest."""
         return sum(slot.running and _rests(slot, now) for slot in self.slots())
 
+    def apart(self, now: float) -> int:
+        """The same, and those with fast reads only: nobody keeps these waiting, and they keep nothing of their tenant
+        waiting."""
+        return sum(slot.running and (not (slot.private or slot.slow) or _rests(slot, now)) for slot in self.slots())
+
 
 def _rests(slot: Slot, now: float) -> bool:
     head = slot.units[0] if slot.units else None
     if head is None or not head.sent:
-        return slot.pinned
+        return slot.pinned and now - max(slot.pinned_at, slot.answered_at) > PAUSE_S
     cost: Cost | None = getattr(head, "cost", None)  # of a COPY or a stream nothing is usual
     usual_s = cost.usual.usual_s(now) if cost is not None and cost.usual is not None else 0.0
     return now - max(head.sent_at, slot.answered_at) > max(STUCK_S, STUCK * usual_s)

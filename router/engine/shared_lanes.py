@@ -164,6 +164,7 @@ class SharedLanes:
                 self._answered += count
                 if cost.fast:
                     self._worked_s += cost.expected_s * count
+                    self.places.spread.fast_at = slot.answered_at
                 self.costs.touch(cost, slot.answered_at)
             slot.answers = {}
         self._answering.clear()

@@ -55,7 +55,7 @@ class PoolPolicy:
     floor: int = 0
     """Connections to each endpoint, of both accesses together, that this tenant gets however many others want them;
     what it does not use is lent, and called back when it is needed. While slow reads run, one of several connections
-    is kept for fast ones: for N slow reads at once, ask for N + 1."""
+    is kept for fast ones, where such come: for N slow reads at once, ask for N + 1 then."""
     weight: int = 100
     """Its share of an endpoint's connections, relative to the other tenants', while they do not suffice for all."""
     ceiling: int = 0

@@ -198,7 +198,7 @@ CONNECTIONS_RUNNING = _gauge(
 CONCURRENCY_LIMIT = _gauge(
     "endpoint_concurrency_limit",
     _ENDPOINT,
-    "Most connections that may be at work at once; 0 where concurrency is fixed: as many as are open.",
+    "Most connections that may be at work at once, all tenants together; 0 where concurrency is fixed.",
 )
 SLOWER_THAN_USUAL = _gauge(
     "endpoint_slower_than_usual", _ENDPOINT, "Times slower than usual statements were; 0 where it is not measured."

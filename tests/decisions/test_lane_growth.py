@@ -84,6 +84,7 @@ def test_fast_statements_need_the_lanes_that_their_work_fills(load: float, needs
     spread = Spread(GROW_S, 40)
     for tick in range(1, 40):
         spread.step(0.0, 1, tick, load * tick * 0.01, 1000 + tick * 0.01)
+    spread.fast_at = 1000.4 if load else spread.fast_at
     assert spread.needs(1000.4) == pytest.approx(needs, abs=1 if load else 0)
     for tick in range(40, 600):
         spread.step(0.0, 1, tick, load * 0.4, 1000 + tick * 0.01)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
+from router.decisions.concurrency import ConcurrencyLimit
 from router.engine.running import TICK_S, EndpointRuns
 from router.model.policy import ClusterPolicy, Concurrency, PoolPolicy, TenantPolicy
 from router.model.reasons import ConcurrencyReason
@@ -129,13 +131,141 @@ async def test_callers_that_ask_again_find_their_places_beside_a_crowd() -> None
     sql, short = server.statement("update accounts", 0.05), server.statement("update one", 0.01)
     few = Callers(engine, calm, 2, short, pause_s=0.002)
     many = await calm_then_crowded(engine, engine.tenant, sql)
+    await asyncio.sleep(5)
     few.took_s.clear()
-    server.most = 0
     await asyncio.sleep(3)
     took_s = sorted(few.took_s)
     assert took_s[len(took_s) // 2] <= 0.045, "four at work, of which two are theirs"
     assert took_s[int(len(took_s) * 0.9)] <= 0.055
     await asyncio.gather(few.stop(), many.stop())
+    engine.check_at_rest()
+    await engine.close()
+
+
+@virtual
+async def test_beside_a_floor_that_is_hardly_used_a_tenant_has_all_again_when_the_server_is_well() -> None:
+    """Its part is smaller than a quarter of the limit: that it has all of it must count as use of the limit."""
+    engine = an_engine(PoolPolicy(max_size=24, acquire_timeout_s=20.0))
+    server = Processors(engine, 1)
+    floored = tenant("globex", pool=PoolPolicy(max_size=24, acquire_timeout_s=20.0, floor=20))
+    one = Callers(engine, floored, 1, server.statement("update one", 0.01))
+    many = await calm_then_crowded(engine, engine.tenant, server.statement("update accounts", 0.05))
+    runs = runs_of(engine)
+    assert runs.limit is not None
+    assert runs.limit.divides
+    assert runs.running < 10
+    server.count = 1000
+    await asyncio.sleep(30)
+    many.took_s.clear()
+    await asyncio.sleep(1)
+    assert len(many.took_s) > 0.8 * 20 / 0.05
+    await asyncio.gather(one.stop(), many.stop())
+    engine.check_at_rest()
+    await engine.close()
+
+
+class Fixed(ConcurrencyLimit):
+    """It stays where it is, whatever is measured."""
+
+    def __init__(self, allowed: int) -> None:
+        super().__init__(1, CAP, 0.0)
+        self._limit = float(allowed)
+
+    def step(self, *_: Any) -> bool:
+        return False
+
+
+def _slow_now(engine: Engine, allowed: int) -> EndpointRuns:
+    runs = runs_of(engine)
+    runs.limit = Fixed(allowed)
+    return runs
+
+
+@virtual
+async def test_fast_reads_keep_no_write_of_their_tenant_waiting() -> None:
+    engine = an_engine()
+    script = engine.server().script
+    script[b"select point"] = Reply(takes=0.0005, rows=((b"1",),))
+    script[b"update row"] = Reply(takes=0.2)
+    others = [tenant(name, pool=POOL) for name in ("globex", "initech")]
+    _slow_now(engine, 5)
+    stop: list[bool] = []
+
+    async def again(owner: Tenant, method: Method, sql: str) -> None:
+        while not stop:
+            await engine.executor.run(owner, request(method, sql, timeout=30))
+
+    reads = [engine.start(again(engine.tenant, Method.QUERY, "select point")) for _ in range(4)]
+    writes = [engine.start(again(one, Method.EXECUTE, "update row")) for one in others]
+    await asyncio.sleep(1)
+    took_s = []
+    for _ in range(10):
+        began = now()
+        await engine.run(Method.EXECUTE, "update row", timeout=20)
+        took_s.append(now() - began)
+    assert max(took_s) < 0.2 + 2 * TICK_S
+    stop.append(True)
+    await asyncio.gather(*reads, *writes)
+    await engine.quiet()
+    engine.check_at_rest()
+    await engine.close()
+
+
+@virtual
+async def test_what_waited_behind_its_own_tenants_read_is_let_in_when_that_has_ended() -> None:
+    """More tenants at work than may run: each has one, and whoever has nothing at work is never kept waiting."""
+    engine = an_engine()
+    script = engine.server().script
+    script[b"select slowly"] = Reply(takes=1.0, rows=((b"1",),))
+    script[b"update row"] = Reply(takes=0.2)
+    others = [tenant(name, pool=POOL) for name in ("globex", "initech", "hooli")]
+    _slow_now(engine, 2)
+    stop: list[bool] = []
+
+    async def again(owner: Tenant) -> None:
+        while not stop:
+            await engine.executor.run(owner, request(Method.EXECUTE, "update row", timeout=30))
+
+    busy = [engine.start(again(one)) for one in others for _ in range(2)]
+    await asyncio.sleep(1)
+    read = engine.start(engine.run(Method.QUERY, "select slowly", timeout=20))
+    await asyncio.sleep(0.5)
+    began = now()
+    await engine.run(Method.EXECUTE, "update row", timeout=20)
+    assert now() - began < 0.5 + 0.2 + 2 * TICK_S
+    stop.append(True)
+    await asyncio.gather(read, *busy)
+    await engine.quiet()
+    engine.check_at_rest()
+    await engine.close()
+
+
+@virtual
+async def test_a_limit_that_goes_and_comes_back_finds_what_runs() -> None:
+    engine = an_engine()
+    engine.server().script[b"update row"] = Reply(takes=0.3)
+    other = tenant("globex", pool=POOL)
+    runs = _slow_now(engine, 4)
+    stop: list[bool] = []
+
+    async def again(owner: Tenant) -> None:
+        while not stop:
+            await engine.executor.run(owner, request(Method.EXECUTE, "update row", timeout=30))
+
+    busy = [engine.start(again(one)) for one in (engine.tenant, other) for _ in range(6)]
+    await asyncio.sleep(1)
+    assert runs.running == 4
+    runs.set_limit(Concurrency.FIXED, 1, CAP)
+    await asyncio.sleep(1)
+    assert runs.running == 12
+    runs.set_limit(Concurrency.ADAPTIVE, 1, CAP)
+    _slow_now(engine, 4)
+    await asyncio.sleep(1)
+    assert runs.running == 4
+    assert Counter(runs._of) == {"acme": 2, "globex": 2}
+    stop.append(True)
+    await asyncio.gather(*busy)
+    await engine.quiet()
     engine.check_at_rest()
     await engine.close()
 

@@ -95,7 +95,7 @@ class World:
             assert place_fast(places.slots, fast.cost.expected_s, limits, places.spread.lanes) < 0
         if slow is not None:
             verdict = place_slow(places.slots, limits, known=slow.cost.answers > 0, opening=places.opening,
-                                 fast_needs=places.spread.needs(now()))
+                                 fast_needs=places.fast_needs)
             assert not isinstance(verdict, int)
             assert verdict is Defer.WAIT or places.opening
         if len(places._alone):
@@ -130,19 +130,33 @@ async def test_slow_reads_have_every_lane_where_there_are_no_fast_ones() -> None
 
 @virtual
 async def test_one_lane_is_kept_for_fast_reads_while_some_are_expected() -> None:
+    """Also when they come one at a time, and nothing ever waits."""
     world = World(max_size=4)
     await world.learn(SLOW)
-    for _ in range(3):
+    for _ in range(40):
         await world.learn(FAST)
-        for _ in range(2):
-            world.start(SLOW)
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.2)
     slow = [world.start(SLOW) for _ in range(8)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
     fast = world.start(FAST)
     await asyncio.sleep(0.01)
     assert fast.answers == 1
     assert sum(read.answers for read in slow) == 0
+    await world.end()
+
+
+@virtual
+async def test_a_fast_read_that_comes_after_a_while_gets_the_next_lane_not_the_last() -> None:
+    world = World(max_size=4)
+    await world.learn(SLOW)
+    await world.learn(FAST)
+    await asyncio.sleep(60)
+    slow = [world.start(SLOW) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    fast = world.start(FAST)
+    await asyncio.sleep(0.1)
+    assert fast.answers == 1
+    assert sum(read.answers for read in slow) == 4
     await world.end()
 
 
