@@ -66,9 +66,9 @@ class Spread:
         self._narrow_at = 0.0
         self._narrow_s = NARROW_S
 
-    def needs(self, now: float) -> int:
-        """Lanes that the work of fast statements fills; 0: there have been none for a while."""
-        return max(1, ceil(self._work / FILLED)) if now - self.fast_at < EXPECTED_S else 0
+    def needs(self, now: float, waiting: int = 0) -> int:
+        """Lanes that the work of fast statements fills; 0: there have been none for a while, and none waits."""
+        return max(1, ceil(self._work / FILLED)) if waiting or now - self.fast_at < EXPECTED_S else 0
 
     def step(self, wait_s: float, lanes: int, answered: int, worked_s: float, now: float) -> None:
         """wait_s: what a fast statement would wait now; lanes: those that are there for them; answered: statements

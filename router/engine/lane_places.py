@@ -85,11 +85,6 @@ class LanePlaces:
             return True
         return any(slot.private or slot.in_flight for slot in self.slots)
 
-    @property
-    def fast_needs(self) -> int:
-        """Lanes that slow reads leave to fast ones: those that come, or wait."""
-        return max(self.spread.needs(self._clock.now()), 1 if self.fast.living else 0)
-
     # --- reads -------------------------------------------------------------------------------------------------
 
     def slot_for(self, cost: Cost) -> Slot | None:
@@ -109,7 +104,7 @@ class LanePlaces:
 
     def _for_slow(self, cost: Cost) -> Slot | None:
         while True:
-            known, needs = cost.answers > 0, self.fast_needs
+            known, needs = cost.answers > 0, self.spread.needs(self._clock.now(), self.fast.living)
             verdict = place_slow(self.slots, self._limits_now(), known=known, opening=self.opening, fast_needs=needs)
             slot = self.slots[verdict] if isinstance(verdict, int) else None
             if slot is not None and slot.lane.usable:

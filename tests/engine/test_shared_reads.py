@@ -95,7 +95,7 @@ class World:
             assert place_fast(places.slots, fast.cost.expected_s, limits, places.spread.lanes) < 0
         if slow is not None:
             verdict = place_slow(places.slots, limits, known=slow.cost.answers > 0, opening=places.opening,
-                                 fast_needs=places.fast_needs)
+                                 fast_needs=places.spread.needs(now(), places.fast.living))
             assert not isinstance(verdict, int)
             assert verdict is Defer.WAIT or places.opening
         if len(places._alone):
