@@ -69,7 +69,9 @@ class Clusters:
     def __getitem__(self, name: ClusterName) -> ClusterRuntime:
         runtime = self._runtimes.get(name)
         if runtime is None:
-            raise unknown("cluster", name, self._runtimes)
+            # Without the names of others: callers are told this.
+            message = f"cluster {name!r} has left the configuration"
+            raise RouterError(Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, message)
         return runtime
 
     def get(self, name: ClusterName) -> ClusterRuntime | None:
@@ -78,7 +80,7 @@ class Clusters:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> RouterError:
-    """For a name that is not configured."""
+    """For a name that is not configured; for operators, as it tells all that are."""
     configured = ", ".join(sorted(known)) or "none"
     return RouterError(
         Code.NOT_FOUND, RefuseReason.UNKNOWN_NAME, f"no {kind} named {name!r}; configured: {configured}"

@@ -77,14 +77,18 @@ class Placement:
         return choice
 
     def note_commit(self, call: Call) -> None:
-        """Note on a call whose write was confirmed where it is safe now."""
-        state = self._clusters[call.tenant.cluster].supervisor.state
-        call.durability = durability(call.tenant.policy.commit_wait, state, call.endpoint)
+        """Note on a call whose write was confirmed where it is safe now. Never raises: an error would be its answer."""
+        call.durability = self._durability(call)
 
     def waits_for_standby(self, call: Call) -> bool:
         """Whether a commit where the call goes may wait for a standby."""
-        state = self._clusters[call.tenant.cluster].supervisor.state
-        return durability(call.tenant.policy.commit_wait, state, call.endpoint) is not Durability.LOCAL
+        return self._durability(call) is not Durability.LOCAL
+
+    def _durability(self, call: Call) -> Durability:
+        cluster = self._clusters.get(call.tenant.cluster)
+        if cluster is None:  # it has left the configuration since the call was routed
+            return Durability.UNKNOWN
+        return durability(call.tenant.policy.commit_wait, cluster.supervisor.state, call.endpoint)
 
     @staticmethod
     def _goes_behind(call: Call, room: HoldingRoom) -> bool:
