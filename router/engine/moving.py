@@ -1,8 +1,7 @@
 """Moving the primary role: carries out a PromotionPlan, and orders a planned switchover. Each step is told as an event.
 
-Steps: (hold_writes, catch_up,) fence, choose, set_synchronous, promote, verify_write, and repoint once that write is
-seen to wait for who has to confirm it. Up to promote everything can be undone; from promote on, the facts decide what
-has become of it.
+Steps: (hold_writes, catch_up,) fence, choose, set_synchronous, promote, commits_wait, verify_write beside repoint. Up
+to promote everything can be undone; from promote on, the facts decide what has become of it.
 
 A router may be killed, or stopped for minutes, between any two acts. So the journal has a stage before its first act,
 and right before the promotion every server is asked whether our fence still stands: who moved one of them meanwhile,
@@ -26,6 +25,9 @@ from router.model.topology import Endpoint
 from router.ports import Clock, Surgeon
 
 T = TypeVar("T")
+SYNCHRONOUS_S = 60.0
+"""So long the checkpointer of a new primary may take to read who must confirm commits; no write can wait so long, and
+without an end nobody could undo a move to a server whose checkpointer is lost (seconds)."""
 STRAGGLERS_S = 0.2
 """Once enough standbys are fenced, the others get this long to be fenced too (seconds)."""
 
@@ -160,19 +162,26 @@ class Mover:
         await self._recheck(plan, chosen, others)
         self._pledged = chosen
         result = await self.act("promote", chosen, self._surgeon.promote(candidate, self.deadline()))
-
-        def attach() -> None:
-            self._repoints = [asyncio.create_task(self.repoint(name, chosen)) for name in others]
-
-        confirmed = bool(next_rule(plan, chosen, others).text())
-        if not confirmed:
-            attach()
-        verifying = self._surgeon.verify_write(candidate, self.deadline(), attach if confirmed else None)
-        await self.act("verify_write", chosen, verifying)
+        if next_rule(plan, chosen, others).text():
+            await self._commits_wait(chosen)
+        self._repoints = [asyncio.create_task(self.repoint(name, chosen)) for name in others]
+        await self.act("verify_write", chosen, self._surgeon.verify_write(candidate, self.deadline()))
         if result.claim is None:
             raise MoveError(PhaseReason.PROMOTION_FAILED, f"{chosen} did not say its timeline")
         self._on_claim(result)
         return MoveFinished(chosen, result.claim.timeline, switch_lsn, result.claim)
+
+    async def _commits_wait(self, chosen: EndpointName) -> None:
+        """Until commits on the new primary wait for who has to confirm them: before that nobody may follow it, and no
+        write may go there. MoveError after SYNCHRONOUS_S."""
+        until = self._clock.now() + SYNCHRONOUS_S
+        while not await self.act(
+            "commits_wait", chosen, self._surgeon.commits_wait(self._endpoints[chosen], self.deadline())
+        ):
+            words = "commits do not wait for a standby yet: its checkpointer has not read synchronous_standby_names"
+            self._say("commits_wait", chosen, 0.0, words, ok=False)
+            if self._clock.now() >= until:
+                raise MoveError(PhaseReason.PROMOTION_FAILED, f"{chosen}: {words}, for {SYNCHRONOUS_S:g} s")
 
     async def set_synchronous(
         self, plan: PromotionPlan, chosen: EndpointName, others: tuple[EndpointName, ...]

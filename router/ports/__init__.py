@@ -266,14 +266,13 @@ class Surgeon(Protocol):
         """
         ...
 
-    async def verify_write(
-        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
-    ) -> None:
-        """Prove service: a write that waits for the synchronous standby.
+    async def commits_wait(self, primary: Endpoint, deadline: float) -> bool:
+        """Whether commits on a new primary, which nobody follows yet, wait for a standby: as soon as one is seen to
+        wait; False when they still come through shortly before the deadline."""
+        ...
 
-        waits: of a new primary that nobody follows yet; called once a write there is known to wait. One that comes
-        through before, with nobody to confirm it, proves nothing, and is repeated.
-        """
+    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
+        """Prove service: a write that waits for the synchronous standby."""
         ...
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:

@@ -9,7 +9,7 @@ SYSTEM changes is on disk before the reload, so it survives a crash of the serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -31,6 +31,12 @@ WAKE_S = 0.02
 """A start-up process that sleeps so long after the request to promote has missed it, and is woken (seconds)."""
 READ_ALL_S = 1.0
 """A standby that was just started gets this long to read the log that it has (seconds)."""
+MOST_STEP_S = 0.05
+"""The same where it may take long (seconds)."""
+SURE_S = 1.0
+"""So long commits must be confirmed by who follows already: by then the checkpointer has read the setting (seconds)."""
+LAST_S = 0.25
+"""No other write is tried so shortly before the deadline (seconds)."""
 GRACE_S = 1.0
 """Write transactions that run when writes are to be held get this long to end (seconds)."""
 
@@ -171,38 +177,56 @@ class PostgresSurgeon:
         streams = f"EXISTS ({_RECEIVER} WHERE status = 'streaming' AND sender_port = {upstream.port})"
         await self._alter(standby, "primary_conninfo", target, deadline, streams)
 
-    async def verify_write(
-        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
-    ) -> None:
+    async def commits_wait(self, primary: Endpoint, deadline: float) -> bool:
         """See ports.Surgeon. Sessions see synchronous_standby_names change before it is in force: commits begin to wait
         once the checkpointer has read it, which in the middle of a checkpoint takes its time (PostgreSQL's syncrep.c,
-        SyncRepUpdateSyncStandbysDefined)."""
-        if waits is None:
-            await self._queries(primary, _PROOF, deadline)
-            return
-        while True:
-            connection = await self._door.open(primary, deadline)
-            proof = asyncio.create_task(self._ask_on(connection, primary, _PROOF, deadline))
-            try:
-                if await self._is_waited_for(primary, connection.backend_pid, proof, deadline):
-                    waits()
-                    await proof
-                    return
-            finally:
-                proof.cancel()
-                await asyncio.gather(proof, return_exceptions=True)
-            await asyncio.sleep(STEP_S)
+        SyncRepUpdateSyncStandbysDefined). Where standbys of this one follow already, and confirm, a commit comes
+        through either way: then it must do so for SURE_S."""
+        now = asyncio.get_running_loop().time
+        sure_at, pause_s = deadline, STEP_S
+        connection = await self._opened(primary, deadline)
+        try:
+            while now() < deadline - LAST_S:
+                if await self._is_waiting(connection, primary, deadline):
+                    return True
+                confirmed = await self._holds(primary, f"EXISTS ({_CONFIRMING})", deadline)
+                sure_at = min(sure_at, now() + SURE_S) if confirmed else deadline
+                if now() >= sure_at:
+                    return True
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MOST_STEP_S)
+            return False
+        finally:
+            connection.close()
 
-    async def _is_waited_for(
-        self, primary: Endpoint, pid: int, proof: asyncio.Task[list[list[Row]]], deadline: float
-    ) -> bool:
-        """Whether the proof waits for a standby, or has been confirmed by one that follows already."""
-        while not proof.done():
-            if await self._holds(primary, f"EXISTS ({_WAITING} AND pid = {pid})", deadline):
-                return True
-            await asyncio.sleep(STEP_S)
-        await proof
-        return await self._holds(primary, f"EXISTS ({_CONFIRMING})", deadline)
+    async def _opened(self, server: Endpoint, deadline: float) -> ControlConnection:
+        """A connection more; a server that is full for the moment is asked again."""
+        while True:
+            try:
+                return await self._door.open(server, deadline)
+            except AttemptFailed as failure:
+                if failure.fault.sqlstate != "53300":
+                    raise
+            await asyncio.sleep(MOST_STEP_S)
+
+    async def _is_waiting(self, connection: ControlConnection, primary: Endpoint, deadline: float) -> bool:
+        """Whether a write on this connection is seen to wait for a standby before it is answered. Who asks then closes
+        the connection: the write stands."""
+        proof = asyncio.create_task(connection.queries(_PROOF, deadline))
+        try:
+            while not proof.done():
+                if await self._holds(primary, f"EXISTS ({_WAITING} AND pid = {connection.backend_pid})", deadline):
+                    return True
+                await asyncio.sleep(STEP_S)
+            await proof
+            return False
+        finally:
+            proof.cancel()
+            await asyncio.gather(proof, return_exceptions=True)
+
+    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
+        """See ports.Surgeon."""
+        await self._queries(primary, _PROOF, deadline)
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
         """See ports.Surgeon. Ends with a write of its own that is confirmed, so that the position said is on disk."""

@@ -33,7 +33,7 @@ async def test_the_primary_moves_to_the_standby_named():
         assert await supervisor.switchover(N3, 5.0, steps.append) == N3
         assert (supervisor.state.primary, supervisor.state.term, supervisor.state.generation) == (N3, 2, 2)
         named = [(step.step, step.endpoint) for step in steps]
-        assert named[:7] == [
+        assert named[:8] == [
             ("set_synchronous", N3),
             ("catch_up", N3),
             ("hold_writes", N1),
@@ -41,8 +41,9 @@ async def test_the_primary_moves_to_the_standby_named():
             ("fence", N3),
             ("fence", N2),
             ("promote", N3),
+            ("commits_wait", N3),
         ]
-        assert set(named[7:]) == {("verify_write", N3), ("repoint", N2)}
+        assert set(named[8:]) == {("verify_write", N3), ("repoint", N2)}
         assert all(step.ok for step in steps)
         assert Phase.HOLDING in phases
         assert len(kept.of(FailoverStep)) == len(steps)

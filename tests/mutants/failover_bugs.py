@@ -18,6 +18,11 @@ FAILOVER: Sequence[Mutant] = (
         tests=("tests/engine/test_supervisor.py",),
     ),
     Mutant(
+        "attach_before_commits_wait", _MOVING,
+        "while not await self.act(\n", "while False and not await self.act(\n",
+        tests=("tests/engine/test_supervisor.py",),
+    ),
+    Mutant(
         "fence_too_few", _PROMOTION,
         "return max(1, listed - k + 1, listed // 2 + 1)", "return 1",
         tests=("tests/decisions/test_promotion.py",),

@@ -97,7 +97,6 @@ async def test_a_new_primary_is_not_followed_until_its_checkpointer_has_read_who
     checkpointer = asked(dev, "n2", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
     assert isinstance(checkpointer, int)
     dev.servers["n1"].kill()
-    waits = asyncio.Event()
     async with surgeon(cluster) as hands:
         for standby in (n2, n3):
             await hands.fence(standby, soon())
@@ -106,19 +105,18 @@ async def test_a_new_primary_is_not_followed_until_its_checkpointer_has_read_who
             await hands.set_synchronous(n2, "ANY 1 (n1, n3)", soon())
             await hands.promote(n2, soon())
             await hands.verify_write(n2, soon())  # it comes through, and nobody has it
-            proving = asyncio.create_task(hands.verify_write(n2, soon(10.0), waits.set))
-            await asyncio.sleep(0.5)
-            assert not waits.is_set()
-            assert not proving.done()
+            assert not await hands.commits_wait(n2, soon(0.8))
+            waiting = asyncio.create_task(hands.commits_wait(n2, soon(10.0)))
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
         finally:
             os.kill(checkpointer, signal.SIGCONT)
-        await asyncio.wait_for(waits.wait(), 5)
-        assert not proving.done()
+        assert await waiting
+        with pytest.raises(AttemptFailed):
+            await hands.verify_write(n2, soon(0.3))
         await hands.repoint(n3, n2, soon())
-        await proving
-        again = asyncio.Event()
-        await hands.verify_write(n2, soon(), again.set)  # as after a move that was broken off: they follow already
-        assert again.is_set()
+        await hands.verify_write(n2, soon())
+        assert await hands.commits_wait(n2, soon()), "who follows already confirms"
 
 
 async def test_a_fenced_quorum_confirms_nothing_more(make_cluster: MakeCluster):

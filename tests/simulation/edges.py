@@ -197,9 +197,10 @@ class ModelSurgeon(_Edge):
 
         await self._until(node, deadline, streams)
 
-    async def verify_write(
-        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
-    ) -> None:
+    async def commits_wait(self, primary: Endpoint, deadline: float) -> bool:
+        return True  # here a setting is in force at once
+
+    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
         confirmed: list[bool] = []
 
         def act(node: Node) -> None:
@@ -208,8 +209,6 @@ class ModelSurgeon(_Edge):
             node.commit((), confirmed.append)
 
         node = await self._act("verify_write", primary, deadline, act)
-        if waits is not None:
-            waits()
         await self._until(node, deadline, lambda: bool(confirmed))
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:

@@ -178,7 +178,7 @@ class Judge:
             return  # another router was a moment faster, for the same reason
         if primary.frozen or primary.process is primary.process.DEAD or primary.host_down:
             return
-        if primary.trouble_at >= since and not primary.restarts_by_itself:
+        if primary.lost_at >= since:
             return
         network, (k, names) = self.servers.network, quorum(primary.sync_names)
         deaf = [

@@ -83,8 +83,10 @@ class Node:
         self.epoch = 0
         self.trouble_at = -1e9
         """When it was last dead, frozen or starting."""
-        self.restarts_by_itself = False
-        """Its last trouble was the crash of one backend."""
+        self.lost_at = -1e9
+        """The same without crashes of one backend, from which it restarts by itself."""
+        self._by_itself = False
+        """It is starting, or runs, after such a crash."""
         self._parked: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     def __repr__(self) -> str:
@@ -241,8 +243,7 @@ class Node:
     def stop(self) -> None:
         """kill -9 of everything: sockets close, what was not on disk is gone."""
         self.epoch += 1
-        self.trouble_at = self.loop.time()
-        self.restarts_by_itself = False
+        self.trouble_at = self.lost_at = self.loop.time()
         self.process = Process.DEAD
         self.frozen = self.postmaster_frozen = False
         self._parked.clear()
@@ -260,14 +261,16 @@ class Node:
         """Start what stands in the data directory."""
         if self.process is Process.DEAD:
             self.process = Process.STARTING
-            self.host_down = False
-            self.trouble_at = self.loop.time()
+            self.host_down = self._by_itself = False
+            self.trouble_at = self.lost_at = self.loop.time()
             self.epoch += 1
             self.loop.call_later(RESTART_S * (0.8 + 0.4 * self.servers.chance.draw()), self._started, self.epoch)
 
     def _started(self, epoch: int) -> None:
         if epoch == self.epoch and self.process is Process.STARTING:
             self.trouble_at = self.loop.time()
+            if not self._by_itself:
+                self.lost_at = self.trouble_at
             self.process = Process.RUNNING
             self.replayed = self.flushed
             self.control_timeline = self.timeline
@@ -279,22 +282,22 @@ class Node:
         if self.frozen:
             self.soon(self.crash_backend)
         elif self.process is Process.RUNNING:
+            lost_at = self.lost_at
             self.stop()
             self.start()
-            self.restarts_by_itself = True
+            self.lost_at, self._by_itself = lost_at, True
 
     def freeze(self) -> None:
         """SIGSTOP of all processes."""
         if self.process is Process.RUNNING and not self.frozen:
             self.frozen = True
             self.server.frozen = True
-            self.restarts_by_itself = False
 
     def thaw(self) -> None:
         """SIGCONT."""
         if not self.frozen:
             return
-        self.trouble_at = self.loop.time()
+        self.trouble_at = self.lost_at = self.loop.time()
         self.frozen = False
         self.server.thaw()
         parked, self._parked = self._parked, []

@@ -8,7 +8,6 @@ is compared with them in tests/postgres (probing) and tests/failover.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
@@ -261,16 +260,16 @@ class FakeSurgeon:
         server = await self._act("repoint", standby, deadline)
         server.upstream, server.fenced = upstream.name, False
 
-    async def verify_write(
-        self, primary: Endpoint, deadline: float, waits: Callable[[], None] | None = None
-    ) -> None:
+    async def commits_wait(self, primary: Endpoint, deadline: float) -> bool:
+        server = await self._act("commits_wait", primary, deadline)
+        while not server.sync_in_force:
+            await asyncio.sleep(ROUND_TRIP_S)
+            if asyncio.get_running_loop().time() >= deadline - 0.25:
+                return False
+        return True
+
+    async def verify_write(self, primary: Endpoint, deadline: float) -> None:
         server = await self._act("verify_write", primary, deadline)
-        if waits is not None:
-            while not server.sync_in_force:
-                await asyncio.sleep(ROUND_TRIP_S)
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise AttemptFailed(Fault(FaultKind.SILENT, Stage.EXECUTE, message="it does not wait"))
-            waits()
         while server.sync_names and not self._servers.claim(server).standbys:
             await asyncio.sleep(ROUND_TRIP_S)
             if asyncio.get_running_loop().time() >= deadline:
