@@ -59,6 +59,17 @@ class Line:
         """All that wait, in their order."""
         return [read for read in self._reads if read.waiting]
 
+    def lasts(self, now: float) -> bool:
+        """Somebody's time has not passed."""
+        return any(read.waiting and read.until > now for read in self._reads)
+
+    def overdue(self, now: float) -> list[SharedRead]:
+        """Whose time has passed; they have left."""
+        late = [read for read in self.reads() if read.until <= now]
+        for read in late:
+            self.left(read)
+        return late
+
     def restore(self, reads: list[SharedRead]) -> None:
         """These wait now, in this order."""
         self._reads = deque(reads)
@@ -73,11 +84,13 @@ class Line:
 class AloneWait:
     """Who waits for a lane alone."""
 
-    __slots__ = ("future", "number")
+    __slots__ = ("future", "number", "until")
 
-    def __init__(self, number: int, future: asyncio.Future[Slot]) -> None:
+    def __init__(self, number: int, until: float, future: asyncio.Future[Slot]) -> None:
         self.number = number
         """Its place among all that wait."""
+        self.until = until
+        """It waits no longer than this (monotonic seconds)."""
         self.future = future
 
 
@@ -102,18 +115,22 @@ class AloneLine:
             del waits[wait]
         return None
 
-    def join(self, number: int) -> AloneWait:
+    def join(self, number: int, until: float) -> AloneWait:
         """Behind all others."""
-        wait = AloneWait(number, asyncio.get_running_loop().create_future())
+        wait = AloneWait(number, until, asyncio.get_running_loop().create_future())
         self._waits[wait] = None
         return wait
 
-    async def slot(self, wait: AloneWait, until: float) -> Slot:
-        """What it is given. Expired once the loop's clock passes until; AttemptFailed when the line is refused."""
+    async def slot(self, wait: AloneWait) -> Slot:
+        """What it is given. Expired once the loop's clock passes its time; AttemptFailed when the line is refused."""
         try:
-            return await wait_until(wait.future, until)
+            return await wait_until(wait.future, wait.until)
         finally:
             self._waits.pop(wait, None)
+
+    def lasts(self, now: float) -> bool:
+        """Somebody's time has not passed."""
+        return any(wait.until > now and not wait.future.done() for wait in self._waits)
 
     def give(self, wait: AloneWait, slot: Slot) -> None:
         """It has its lane."""
@@ -159,11 +176,10 @@ def refuse_all(alone: AloneLine, lines: tuple[Line, ...], fault: Fault) -> list[
 
 def late_fault(stats: PoolStatistics, waiting: int, *, expired: bool) -> Fault:
     """No lane became free in time. expired: the caller has no time left either."""
-    return Fault(
-        FaultKind.SILENT if expired else FaultKind.POOL_TIMEOUT,
-        Stage.ACQUIRE,
-        message=f"no connection in time: {stats.leased} of {stats.max_size} in use, {waiting} waiting",
-    )
+    words = f"no connection in time: {stats.leased} of {stats.max_size} in use, {waiting} waiting"
+    if stats.in_line:
+        words += "; the endpoint's cap, or the tenant's ceiling, is used up"
+    return Fault(FaultKind.SILENT if expired else FaultKind.POOL_TIMEOUT, Stage.ACQUIRE, message=words)
 
 
 def closed_fault(why: str = "before") -> Fault:

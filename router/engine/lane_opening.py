@@ -2,7 +2,8 @@
 
 Whatever number of requests waits, a server that may not be there is asked by one connect at a time, and after each that
 failed the pool rests: what the pool tries is paid by its own pauses, not by each request that waits for it. A connect
-that takes long is let go on, but reads need not wait for it: another server may have a connection.
+that takes long is let go on, but reads need not wait for it: another server may have a connection. Who waits for a
+place under the endpoint's cap waits for its own time, not for that of whoever came first.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class LaneOpener:
 
     __slots__ = (
         "_clock", "_failed", "_failures", "_fault", "_opened", "_pool", "_resting_until", "_tell_slow", "_timeout_s",
-        "closed", "opening", "slow",
+        "_wanted", "closed", "opening", "slow",
     )  # fmt: skip
 
     def __init__(
@@ -39,13 +40,16 @@ class LaneOpener:
         opened: Callable[[Lane], None],
         failed: Callable[[Fault], None],
         slow: Callable[[Fault], None],
+        wanted: Callable[[], bool],
     ) -> None:
+        """wanted: whether some wait on for one that did not come in its time."""
         self._pool = pool
         self._timeout_s = timeout_s
         self._clock = clock
         self._opened = opened
         self._failed = failed
         self._tell_slow = slow
+        self._wanted = wanted
         self.slow: Fault | None = None
         """Why no read should wait for the connect that is under way."""
         self._resting_until = 0.0
@@ -95,7 +99,7 @@ class LaneOpener:
         fault: Fault | None = None
         watch = asyncio.create_task(self._watch())
         try:
-            lane = await self._pool.open_lane(self._clock.now() + self._timeout_s)
+            lane = await self._lane()
         except AttemptFailed as failure:
             fault = failure.fault
         except Exception as error:
@@ -115,6 +119,16 @@ class LaneOpener:
                 await lane.give_back()
             else:
                 self._opened(lane)
+
+    async def _lane(self) -> Lane:
+        """Whoever came while others waited has time left when theirs has passed; asked again in the same turn, the pool
+        keeps its place in the line for the endpoint's cap."""
+        while True:
+            try:
+                return await self._pool.open_lane(self._clock.now() + self._timeout_s)
+            except AttemptFailed as failure:
+                if failure.fault.kind is not FaultKind.POOL_TIMEOUT or not self._wanted():
+                    raise
 
     async def _watch(self) -> None:
         """Beside a lane that is being opened; what only waits for a place under the endpoint's cap is not slow."""

@@ -66,7 +66,8 @@ class LanePlaces:
         self._alone = AloneLine()
         self._number = 0
         self._tasks: set[asyncio.Task[object]] = set()
-        self._opener = LaneOpener(pool, policy.acquire_timeout_s, clock, self._opened, self._not_opened, self._too_slow)
+        told = self._opened, self._not_opened, self._too_slow, self._some_wait_on
+        self._opener = LaneOpener(pool, policy.acquire_timeout_s, clock, *told)
 
     @property
     def opening(self) -> int:
@@ -92,12 +93,11 @@ class LanePlaces:
         return self._for_fast(cost.expected_s) if cost.fast else self._for_slow(cost)
 
     def _for_fast(self, cost_s: float) -> Slot | None:
-        slots = self.slots
         while True:
-            index = place_fast(slots, cost_s, self.limits, self.spread.lanes)
+            index = place_fast(self.slots, cost_s, self.limits, self.spread.lanes)
             if index < 0:
                 return None
-            slot = slots[index]
+            slot = self.slots[index]
             if slot.lane.usable:
                 return slot
             self._retire(slot)
@@ -141,10 +141,7 @@ class LanePlaces:
 
     def overdue(self, now: float) -> list[SharedRead]:
         """Reads that have waited as long as they may; they have left their lines."""
-        late = [read for line in (self.fast, self.slow) for read in line.reads() if read.until <= now]
-        for read in late:
-            read.line.left(read)
-        return late
+        return [*self.fast.overdue(now), *self.slow.overdue(now)]
 
     def put_first(self, reads: list[SharedRead]) -> None:
         """These have been on a lane before: nobody waits longer than they."""
@@ -208,9 +205,9 @@ class LanePlaces:
 
     async def _wait(self, deadline: float) -> Slot:
         self._number += 1
-        wait = self._alone.join(self._number)
+        wait = self._alone.join(self._number, min(deadline, self._clock.now() + self._policy.acquire_timeout_s))
         try:
-            return await self._alone.slot(wait, min(deadline, self._clock.now() + self._policy.acquire_timeout_s))
+            return await self._alone.slot(wait)
         except asyncio.CancelledError:
             slot = self._alone.declined(wait)
             if slot is not None:  # handed over in the same turn: to the next in line
@@ -243,7 +240,7 @@ class LanePlaces:
 
     def put_back(self, slot: Slot) -> None:
         """Something on the slot ended: an empty one is free again, or ends when it is not fit for others."""
-        if slot.in_flight == 0 and not slot.pinned and slot.stopping is None:
+        if slot.empty:
             self.runs.ended(slot)
             slot.idle_since = self.used_at = self._clock.now()
             slot.private = slot.reserved = slot.stalled = False
@@ -260,12 +257,11 @@ class LanePlaces:
             self._serve_fast()
 
     def _serve_fast(self) -> None:
-        line = self.fast
-        while (read := line.head()) is not None:
+        while (read := self.fast.head()) is not None:
             slot = self._for_fast(read.cost.expected_s)
             if slot is None:
                 return
-            line.take()
+            self.fast.take()
             self._hand(read, slot)
 
     def _serve_all(self) -> None:
@@ -316,6 +312,11 @@ class LanePlaces:
         asyncio.get_running_loop().call_later(OPEN_AGAIN_S, self.go_on)
         self.serve()
 
+    def _some_wait_on(self) -> bool:
+        """Without any lane, each waits for its own time."""
+        now = self._clock.now()
+        return not self.slots and any(line.lasts(now) for line in (self._alone, self.fast, self.slow))
+
     def _too_slow(self, fault: Fault) -> None:
         if not self.slots:
             self.fail_lines(fault, AloneLine())  # writes wait on: they have no other place
@@ -360,9 +361,8 @@ class LanePlaces:
 
     def end_retired(self) -> None:
         """Lanes that may take nothing new, and have nothing, end now."""
-        for slot in [one for one in self.slots if one.stopping is None and not one.in_flight and not one.pinned]:
-            if not slot.lane.usable:
-                self._end(slot)
+        for slot in [one for one in self.slots if one.empty and not one.lane.usable]:
+            self._end(slot)
 
     def fence(self, generation: Generation) -> None:
         """Connections of an older generation are destroyed now; who waits is told, and asks again where to go."""

@@ -54,6 +54,11 @@ class Slot(LaneLoad):
         self.running = False
         """Counted as a connection at work (engine/running)."""
 
+    @property
+    def empty(self) -> bool:
+        """Nothing runs here, or is on its way to what ran here."""
+        return self.in_flight == 0 and not self.pinned and self.stopping is None
+
     def pin(self, now: float) -> None:
         """Lend it to one caller."""
         self.private = self.pinned = True

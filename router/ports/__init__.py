@@ -187,6 +187,8 @@ class PoolStatistics:
     opening: int = 0
     waiting: int = 0
     max_size: int = 0
+    in_line: bool = False
+    """It waits for a place under the endpoint's cap."""
 
 
 class EndpointPool(Protocol):

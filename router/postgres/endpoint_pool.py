@@ -178,7 +178,12 @@ class PsycopgEndpointPool:
                 getting.cancel()
                 getting.add_done_callback(lambda task: self._return_late(task, inner))
             if not self._waiters:
-                self._permits.budget.withdraw(self._permits)
+                loop.call_soon(self._look_who_waits)
+
+    def _look_who_waits(self) -> None:
+        """A turn later: whoever asks again at once has the place in the budget's line still."""
+        if not self._waiters:
+            self._permits.budget.withdraw(self._permits)
 
     def _no_connection(self, message: str) -> Fault:
         budget = self._permits.budget
@@ -310,6 +315,7 @@ class PsycopgEndpointPool:
             opening=self._opener.connecting,
             waiting=len(self._waiters),
             max_size=self._policy.max_size,
+            in_line=self._permits.in_line,
         )
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from router.engine.lane_opening import FIRST_REST_S, LONGEST_REST_S, SLOW_S
 from router.model.errors import RouterError
 from router.model.identity import Lsn, Term
@@ -211,4 +213,41 @@ async def test_who_waits_under_the_cap_does_not_wait_for_a_slow_connect() -> Non
     assert not any(read.done() for read in reads), "in turn, not elsewhere"
     world.pool.release(slot)
     await asyncio.gather(*reads)
+    await world.end()
+
+
+@virtual
+async def test_a_place_that_nobody_has_is_waited_for_by_each_for_its_own_time() -> None:
+    """All waited as long as the first one might: who came in its last moments was told that it had waited too long."""
+    world = World(max_size=1)
+    elsewhere = await world.inner.open_lane(now() + 5)
+    began = now()
+    first = asyncio.create_task(failure(world.pool.pin(now() + 30)))
+    await asyncio.sleep(4.9)
+    second, read = asyncio.create_task(world.pool.pin(now() + 30)), world.read()
+    fault = await first
+    assert (fault.kind, now() - began) == (FaultKind.POOL_TIMEOUT, pytest.approx(5.0))
+    await asyncio.sleep(0.1)
+    await elsewhere.give_back()
+    world.pool.release(await second)
+    await read
+    assert now() - began == pytest.approx(5.1, abs=0.05)
+    await world.end()
+
+
+@virtual
+async def test_nobody_waits_for_a_place_for_longer_than_its_own_time() -> None:
+    world = World(max_size=1)
+    elsewhere = await world.inner.open_lane(now() + 5)
+    waited: list[float] = []
+
+    async def wait(pause: float) -> None:
+        await asyncio.sleep(pause)
+        began = now()
+        assert (await failure(world.pool.pin(now() + 30))).kind is FaultKind.POOL_TIMEOUT
+        waited.append(now() - began)
+
+    await asyncio.gather(*(wait(pause) for pause in (0.0, 2.0, 4.0, 6.0, 9.0, 13.0)))
+    assert waited == [pytest.approx(5.0)] * 6
+    await elsewhere.give_back()
     await world.end()

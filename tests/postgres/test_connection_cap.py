@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from router.devcluster import DevCluster
 from router.devcluster.server import free_port
 from router.engine.connection_budget import Budgets, EndpointBudget
 from router.engine.endpoints import Pools
+from router.engine.lane_pool import LanePool
 from router.engine.running import Runs
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
 from router.model.ledger import Grant
@@ -24,10 +26,12 @@ from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant
 from router.postgres.endpoint_pool import PsycopgEndpointPool, PsycopgPoolFactory
 from router.system import SystemChance, SystemClock
 from tests.contracts.promises import run_on, submit
+from tests.engine.test_connection_budget import Holder
 from tests.support.backends import OF_TENANTS, counted
 from tests.support.builders import Recorder
 from tests.support.dev_cluster import TENANTS
 from tests.support.eventually import eventually
+from tests.support.lane_world import free_runs
 
 pytestmark = pytest.mark.pg
 
@@ -179,9 +183,44 @@ async def test_min_size_is_kept(world: World) -> None:
         await globex.open_lane(soon(0.3))
     assert failed.value.fault.kind is FaultKind.POOL_TIMEOUT
     assert "5 of 5" in failed.value.fault.message
+    await asyncio.sleep(0)
     assert (world.budget.waiting, acme.statistics().idle) == (0, 2)
     for lane in lanes:
         await lane.give_back()
+
+
+async def test_whose_time_has_passed_leaves_the_place_in_the_line_to_those_of_its_pool_who_wait_on(world: World) -> None:
+    acme = world.pool("acme")
+    lanes = [await acme.open_lane(soon()) for _ in range(CAP)]
+    policy = PoolPolicy(max_size=CAP, acquire_timeout_s=0.4)
+    globex = LanePool(world.pool("globex"), policy, SystemClock(), free_runs(policy, SystemClock()))
+    order: list[str] = []
+
+    async def wait(what: str, work: Awaitable[Any]) -> Any:
+        done = await work
+        order.append(what)
+        return done
+
+    first = asyncio.create_task(globex.pin(soon()))
+    await asyncio.sleep(0.3)
+    second = asyncio.create_task(wait("second", globex.pin(soon())))
+    other = Holder(world.budget, tenant="other")
+    third = asyncio.create_task(wait("third", other.open()))
+    with pytest.raises(AttemptFailed) as failed:
+        await first
+    assert failed.value.fault.kind is FaultKind.POOL_TIMEOUT
+    assert "cap" in failed.value.fault.message
+    await asyncio.sleep(0.1)
+    await lanes.pop().give_back()
+    await asyncio.wait({second, third}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)
+    assert order == ["second"]
+    for lane in lanes:
+        await lane.give_back()
+    await third
+    other.close()
+    globex.release(await second)
+    await globex.close(CloseReason.SHUTDOWN)
 
 
 async def test_killed_backends_give_their_permits_back(world: World) -> None:
