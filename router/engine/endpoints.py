@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -39,6 +39,16 @@ class PoolKey(NamedTuple):
     access: Access
 
 
+@dataclass(slots=True)
+class _Retired:
+    """What a pool out of use was for, while something still runs on it: its cluster's changes are told to it, too."""
+
+    key: PoolKey
+    cluster: ClusterName
+    server: EndpointName | None
+    """Whose state is that of its server; None: the endpoint has left the configuration, or is another server by now."""
+
+
 class Pools:
     """All lane pools of this process. Called from the event loop only."""
 
@@ -60,8 +70,7 @@ class Pools:
         self._newest: dict[TenantName, Tenant] = {}
         """Of those that have changed: a call that was admitted before must not open connections as it was."""
         self._states: dict[ClusterName, ClusterState] = {}
-        self._retired: dict[LanePool, EndpointName] = {}
-        """Out of use, but something still runs on them."""
+        self._retired: dict[LanePool, _Retired] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._breakers = LoginBreakers()
         self.credentials = Credentials(self._log_in, self._serves, self._retire_place, clock, events)
@@ -123,19 +132,15 @@ class Pools:
         """Called after each publication of a cluster's state, synchronously."""
         before = self._states.get(state.name)
         self._states[state.name] = state
-        moved = before is None or before.generation != state.generation
-        for key, pool in self._of_cluster(state.name):
-            endpoint = state.endpoints.get(key.endpoint)
-            if endpoint is None:
+        for key, _ in self._of_cluster(state.name):
+            if key.endpoint not in state.endpoints:
                 self._retire(key)
-                continue
-            was = before.endpoints.get(key.endpoint) if before is not None else None
-            if moved and (key.access is Access.READ_WRITE or endpoint.role is not Role.REPLICA):
-                pool.fence(state.generation)
-            elif endpoint.health in _GONE and (was is None or was.health not in _GONE):
-                pool.cut(CloseReason.CONNECTION_LOST)
-            elif endpoint.health is Health.UP and was is not None and was.health is not Health.UP:
-                pool.go_on()
+        for key, pool in self._of_cluster(state.name):
+            _tell(pool, key.access, key.endpoint, before, state)
+        for pool, out in list(self._retired.items()):
+            if out.cluster == state.name:
+                out.server = out.server if out.server in state.endpoints else None
+                _tell(pool, out.key.access, out.server, before, state)
         if state.successor is not None and (before is None or before.successor != state.successor):
             self._prepare(state, state.successor)
 
@@ -155,6 +160,11 @@ class Pools:
     def __iter__(self) -> Iterator[tuple[PoolKey, LanePool]]:
         return iter(list(self._pools.items()))
 
+    @property
+    def all_at_work(self) -> list[tuple[PoolKey, LanePool]]:
+        """With those that are out of use, of which something still runs: of one key there may be several."""
+        return [*self._pools.items(), *((out.key, pool) for pool, out in self._retired.items())]
+
     def served(self) -> list[tuple[Tenant, EndpointName]]:
         """Tenants as configured, where they have pools."""
         found = {Place(key.tenant, key.endpoint): (self._owners[key], key.endpoint) for key in self._pools}
@@ -162,31 +172,31 @@ class Pools:
 
     def in_flight(self, endpoint: EndpointName) -> int:
         """Units running on an endpoint, of all tenants."""
-        return sum(pool.in_flight for key, pool in self._pools.items() if key.endpoint == endpoint)
+        return sum(pool.in_flight for key, pool in self.all_at_work if key.endpoint == endpoint)
 
     def connections(self, endpoint: EndpointName) -> int:
         """Connections to an endpoint, of all tenants."""
-        return sum(pool.statistics().size for key, pool in self._pools.items() if key.endpoint == endpoint)
+        return sum(pool.statistics().size for key, pool in self.all_at_work if key.endpoint == endpoint)
 
     def database_times(self, endpoint: EndpointName) -> dict[TenantName, float]:
         """Connection seconds that each tenant's work has taken at an endpoint so far, in the pools that exist now."""
         times: dict[TenantName, float] = {}
-        for key, pool in self._pools.items():
+        for key, pool in self.all_at_work:
             if key.endpoint == endpoint:
                 times[key.tenant] = times.get(key.tenant, 0.0) + pool.database_s
         return times
 
     def end_retired(self, endpoint: EndpointName) -> None:
         """End the lanes to an endpoint that were asked to run dry and have nothing to do."""
-        for key, pool in self._pools.items():
+        for key, pool in self.all_at_work:
             if key.endpoint == endpoint:
                 pool.end_retired()
 
     def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float] = _NOBODY_IS_SPARED) -> None:
         """Of the lanes to an endpoint that nobody has used for a moment, give back those unused longest. Of pools
         that are about to close, all. patience: tenants whose lanes may be unused for longer (seconds)."""
-        for pool, name in self._retired.items():
-            if name == endpoint:
+        for pool, out in self._retired.items():
+            if out.key.endpoint == endpoint:
                 pool.give_back_idle(0.0)
         now = self._clock.now()
         idle = [
@@ -236,6 +246,9 @@ class Pools:
         """Close the pools of endpoints that are gone, or whose address or protection changed."""
         for key in [key for key in self._pools if key.endpoint in changed]:
             self._retire(key)
+        for out in self._retired.values():
+            if out.key.endpoint in changed:
+                out.server = None
         self.credentials.forget_servers(changed)
 
     # --- logins --------------------------------------------------------------------------------------------------
@@ -269,8 +282,7 @@ class Pools:
 
     def _retire(self, key: PoolKey) -> None:
         pool = self._pools.pop(key)
-        self._owners.pop(key)
-        self._retired[pool] = key.endpoint
+        self._retired[pool] = _Retired(key, self._owners.pop(key).cluster, key.endpoint)
         task = asyncio.get_running_loop().create_task(self._close_when_quiet(pool))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -304,3 +316,20 @@ class Pools:
         finally:
             del self._retired[pool]
             await pool.close(CloseReason.DRAIN)
+
+
+def _tell(
+    pool: LanePool, access: Access, server: EndpointName | None, before: ClusterState | None, state: ClusterState
+) -> None:
+    """Have a pool follow its cluster's new state. server: None: nothing is known of it any more."""
+    moved = before is None or before.generation != state.generation
+    endpoint = state.endpoints[server] if server is not None else None
+    was = before.endpoints.get(server) if before is not None and server is not None else None
+    if moved and (access is Access.READ_WRITE or endpoint is None or endpoint.role is not Role.REPLICA):
+        pool.fence(state.generation)
+    elif endpoint is None:
+        return
+    elif endpoint.health in _GONE and (was is None or was.health not in _GONE):
+        pool.cut(CloseReason.CONNECTION_LOST)
+    elif endpoint.health is Health.UP and was is not None and was.health is not Health.UP:
+        pool.go_on()

@@ -9,7 +9,8 @@ from dataclasses import replace
 from router.engine.calls import Register
 from router.engine.clusters import Clusters
 from router.engine.connection_budget import Budgets
-from router.engine.endpoints import Pools
+from router.engine.endpoints import PoolKey, Pools
+from router.engine.lane_pool import LanePool
 from router.engine.listeners import Listeners
 from router.engine.passwords import Passwords
 from router.engine.running import Runs
@@ -76,24 +77,11 @@ class LoadMeter:
 
     def _pool_views(self) -> Iterator[PoolView]:
         due = {budget.endpoint: budget.shares() for budget in self._budgets}
-        for key, pool in self._pools:
-            stats = pool.statistics()
-            yield PoolView(
-                key.tenant,
-                key.endpoint,
-                key.access,
-                pool.generation,
-                stats.size,
-                stats.idle,
-                stats.leased,
-                stats.opening,
-                pool.waiting,
-                stats.max_size,
-                pool.lanes,
-                pool.in_flight,
-                due.get(key.endpoint, {}).get(key.tenant, 0),
-                pool.database_s,
-            )
+        views: dict[PoolKey, PoolView] = {}
+        for key, pool in self._pools.all_at_work:
+            view = _view(key, pool, due.get(key.endpoint, {}).get(key.tenant, 0))
+            views[key] = _together(views[key], view) if key in views else view
+        yield from views.values()
 
     def _credential_troubles(self) -> Iterator[CredentialTrouble]:
         yield from self._pools.credentials.troubles()
@@ -117,3 +105,38 @@ class LoadMeter:
             load = loads.get(runs.endpoint, NO_ENDPOINT_LOAD)
             loads[runs.endpoint] = replace(load, running=runs.running, concurrency=runs.allowance)
         return loads
+
+
+def _view(key: PoolKey, pool: LanePool, due: int) -> PoolView:
+    stats = pool.statistics()
+    return PoolView(
+        key.tenant,
+        key.endpoint,
+        key.access,
+        pool.generation,
+        stats.size,
+        stats.idle,
+        stats.leased,
+        stats.opening,
+        pool.waiting,
+        stats.max_size,
+        pool.lanes,
+        pool.in_flight,
+        due,
+        pool.database_s,
+    )
+
+
+def _together(now: PoolView, former: PoolView) -> PoolView:
+    """A pool with what still runs on one that it has replaced."""
+    return replace(
+        now,
+        size=now.size + former.size,
+        idle=now.idle + former.idle,
+        leased=now.leased + former.leased,
+        opening=now.opening + former.opening,
+        waiting=now.waiting + former.waiting,
+        lanes=now.lanes + former.lanes,
+        in_flight=now.in_flight + former.in_flight,
+        database_s=now.database_s + former.database_s,
+    )

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from router.engine.connection_budget import SPARE_S
+from router.config.secret_commands import CommandRunner
+from router.engine.connection_budget import SPARE_S, Budgets
 from router.engine.endpoints import Pools
+from router.engine.load import LoadMeter
+from router.engine.passwords import Passwords
 from router.model.events import Health, Phase
 from router.model.identity import EndpointName, Generation
 from router.model.observation import AttemptFailed, FaultKind
 from router.model.policy import PoolPolicy
-from router.model.reasons import CloseReason
+from router.model.reasons import CloseReason, RefuseReason
 from router.model.request import Access, Method, Options, ReadFrom
+from router.model.topology import TenantChanges
 from tests.support.builders import Engine, tenant
-from tests.support.talk import refusal, rest
+from tests.support.talk import Talk, refusal, rest
 from tests.support.virtual_time import settle, virtual
 
+A = EndpointName("a")
 REPLICA = Options(read=ReadFrom.REPLICA)
 
 
@@ -233,3 +239,100 @@ async def test_a_retired_pool_keeps_no_lane_that_it_does_not_use() -> None:
     await running
     await rest(engine)
     assert old.destroyed == {CloseReason.DRAIN: 3}
+
+
+def change(engine: Engine, **fields: Any) -> None:
+    """As a data plane takes a changed tenant."""
+    fresh = replace(engine.tenant, **fields)
+    changes = TenantChanges((fresh,))
+    engine.pools.take(changes, {engine.tenant.name: engine.tenant})
+    engine.tenants.take(changes)
+    engine.tenant = fresh
+
+
+@virtual
+async def test_a_new_primary_fences_retired_pools_of_the_old_one_too_and_who_waits_there_goes_to_it() -> None:
+    engine = Engine(pool=PoolPolicy(max_size=1))
+    writing = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(60)", timeout=70))
+    await asyncio.sleep(0.1)
+    waiting = engine.start(engine.run(Method.EXECUTE, "insert a"))
+    await asyncio.sleep(0.1)
+    change(engine, pool=PoolPolicy(max_size=2))
+    await asyncio.sleep(0.1)
+    assert len(engine.pools) == 0
+    assert engine.pools.connections(A) == 1
+    assert engine.pools.in_flight(A) == 2, "the write and the question for its position"
+    assert engine.pools.database_times(A)[engine.tenant.name] == pytest.approx(0.3, abs=0.02)
+    engine.supervisor.promote("b")
+    assert (await refusal(writing)).executed.value == "maybe"
+    assert (await waiting).receipt.endpoint == "b"
+    assert engine.server("b").committed == [b"insert a"]
+    assert engine.inner_pools()[0].opened == 1, "no new connection to the former primary"
+    assert engine.supervisor.faults == [], "a fence is no evidence"
+    await rest(engine)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@virtual
+async def test_a_transaction_on_a_retired_pool_is_not_committed_at_a_former_primary(leaves: bool) -> None:
+    engine = Engine()
+    talk = await Talk.begin(engine)
+    await talk.run("insert a")
+    change(engine, policy=replace(engine.tenant.policy, idle_in_transaction_s=20.0))
+    await engine.quiet(1)
+    if leaves:
+        endpoints = {name: one for name, one in engine.supervisor.state.endpoints.items() if name != "a"}
+        engine.supervisor.publish(endpoints=endpoints, primary=None)
+    engine.supervisor.promote("b")
+    assert (await refusal(talk.commit())).reason is RefuseReason.TRANSACTION_LOST
+    assert engine.server().committed == []
+    await rest(engine)
+
+
+@virtual
+async def test_what_runs_on_a_retired_pool_is_cut_once_its_server_is_gone() -> None:
+    engine = Engine("a", "b", "c")
+    reads = [engine.start(engine.run(Method.QUERY, "select pg_sleep(1)", options=REPLICA)) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    change(engine, pool=PoolPolicy(max_size=2))
+    engine.supervisor.set_health("b", Health.DOWN)
+    answers = await asyncio.gather(*reads)
+    assert {one.receipt.endpoint for one in answers} == {"c"}
+    await rest(engine)
+
+
+@virtual
+async def test_another_server_under_the_same_name_says_nothing_of_the_one_before_it() -> None:
+    engine = Engine()
+    running = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(1)"))
+    await asyncio.sleep(0.1)
+    engine.pools.forget_servers({A})
+    engine.supervisor.set_health("a", Health.DOWN)
+    assert (await running).results
+    engine.supervisor.set_health("a", Health.UP)
+    running = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(60)", timeout=70))
+    await asyncio.sleep(0.1)
+    engine.pools.forget_servers({A})
+    engine.supervisor.promote("a")
+    assert (await refusal(running)).executed.value == "maybe"
+    await rest(engine)
+
+
+@virtual
+async def test_the_load_counts_what_still_runs_on_a_retired_pool_with_its_successor() -> None:
+    engine = Engine()
+    passwords = Passwords(CommandRunner(), engine.clock, engine.events)
+    counted = (engine.clusters, engine.pools, engine.tenants, engine.register, Budgets(), engine.listeners)
+    meter = LoadMeter(*counted, passwords, engine.runs)
+    writes = [engine.start(engine.run(Method.EXECUTE, "select pg_sleep(2)"))]
+    await asyncio.sleep(0.1)
+    change(engine, pool=PoolPolicy(max_size=2))
+    assert (meter.read().endpoints[A].in_flight, meter.read().endpoints[A].connections) == (2, 1)
+    writes.append(engine.start(engine.run(Method.EXECUTE, "select pg_sleep(2)")))
+    await asyncio.sleep(0.1)
+    (view,) = meter.read().pools
+    assert (view.size, view.leased, view.lanes, view.in_flight, view.max_size) == (2, 2, 2, 4, 2)
+    assert view.database_s == pytest.approx(0.3, abs=0.02)
+    assert meter.read().endpoints[A].in_flight == 4
+    await asyncio.gather(*writes)
+    await rest(engine)
