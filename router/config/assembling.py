@@ -145,7 +145,7 @@ class Assembly:
             isolation=section.isolation,
             role=section.role or "",
             statements=section.statements or _NONE,
-            channels=section.channels,
+            channels=tuple(dict.fromkeys(section.channels)),
             pool=self._shared.pools.setdefault(section.pool, section.pool),
             policy=self._shared.limits.setdefault(section.limits, section.limits),
             paused=section.paused,

@@ -260,9 +260,9 @@ class TenantBook:
         """What these files would be with all that is in force. With any mistake none is accepted, and those that are
         to blame are refused; if that is nobody's alone, all."""
         held = [self.entries[name].tenant for name in texts if name in self.entries]
-        for tenant in held:
-            self._index.drop(tenant)
         try:
+            for tenant in held:
+                self._index.drop(tenant)
             return self._judge(texts)
         finally:
             for tenant in held:

@@ -31,14 +31,15 @@ class TenantIndex:
             self._owners[token] = tenant.name
 
     def drop(self, tenant: Tenant) -> None:
-        """It is not any more, or is about to be another."""
+        """It is not any more, or is about to be another. Never raises, so that nobody is dropped by half."""
         for use in _uses(tenant):
-            users = self._users[use, tenant.isolation]
-            del users[tenant.name]
+            users = self._users.get((use, tenant.isolation), {})
+            users.pop(tenant.name, None)
             if not users:
-                del self._users[use, tenant.isolation]
+                self._users.pop((use, tenant.isolation), None)
         for token in _tokens(tenant):
-            self._owners.pop(token, None)
+            if self._owners.get(token) == tenant.name:  # else another one has taken it over
+                del self._owners[token]
 
     def owner(self, token: CallerId) -> str | None:
         """The tenant that a token proves."""

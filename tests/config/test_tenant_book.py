@@ -140,6 +140,35 @@ def test_a_channel_of_one_among_many_neighbours_is_no_newcomers(folder: Folder) 
     assert "(s7_jobs) is also a channel of tenant s7 in database shared" in told(book)
 
 
+def test_a_channel_that_stands_twice_is_one(folder: Folder) -> None:
+    shared = {"isolation": "schema", "database": "shared"}
+    folder.write("a", **shared, channels="[jobs, jobs]")
+    folder.write("b", **shared)
+    book = folder.book()
+    assert book.tenants[TenantName("a")].channels == ("jobs",)
+    folder.write("a", **shared, channels="[jobs, jobs]", paused="true")
+    assert names(book.look().changed) == ["a"]
+    folder.write("b", **shared, channels="[jobs]")
+    assert not book.look()
+    assert "(jobs) is also a channel of tenant a" in told(book)
+    (folder.path / "tenants" / "a.yaml").unlink()
+    changes = book.look()
+    assert (names(changes.changed), names(changes.removed)) == (["b"], ["a"])
+    folder.write("b", **shared, channels="[jobs, other]")
+    assert names(book.look().changed) == ["b"]
+
+
+def test_what_two_have_exchanged_is_theirs(folder: Folder) -> None:
+    book = folder.book()
+    folder.write("a", tokens="['file:b.token']")
+    folder.write("b", tokens="['file:a.token']")
+    assert sorted(names(book.look().changed)) == ["a", "b"]
+    for token in ("a", "b"):
+        folder.write("c", tokens=f"['file:{token}.token']")
+        assert not book.look()
+        assert "is also a token of tenant" in told(book)
+
+
 def test_floors_of_all_must_fit(folder: Folder) -> None:
     folder.write("a", section("a", pool="{floor: 8}"))
     main = folder.path / "router.yaml"
