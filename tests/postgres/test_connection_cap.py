@@ -189,7 +189,7 @@ async def test_min_size_is_kept(world: World) -> None:
         await lane.give_back()
 
 
-async def test_whose_time_has_passed_leaves_its_place_in_the_line_to_those_of_its_pool_who_wait_on(world: World) -> None:
+async def test_whose_time_has_passed_leaves_the_line_to_those_of_its_pool_who_wait_on(world: World) -> None:
     acme = world.pool("acme")
     lanes = [await acme.open_lane(soon()) for _ in range(CAP)]
     policy = PoolPolicy(max_size=CAP, acquire_timeout_s=0.4)
