@@ -72,7 +72,7 @@ class Credentials:
     ) -> None:
         """A tenant is configured anew. serving: endpoints where it has pools. refused: of these, where the login in
         use is refused: there is nothing to go on with, so the new one is used at once."""
-        if before is None or not _same_user(before, after):
+        if before is None or not before.same_home(after):  # no login of the one would do for the other
             self.forget({after.name})
             return
         if before.login == after.login:
@@ -205,10 +205,3 @@ class Credentials:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _same_user(one: Tenant, other: Tenant) -> bool:
-    """Whether a login of one would do for the other, if servers still accepted it."""
-    return (one.cluster, one.database, one.isolation, one.role) == (
-        other.cluster, other.database, other.isolation, other.role,
-    )  # fmt: skip

@@ -16,10 +16,11 @@ from router.engine.credentials import Credentials, Place
 from router.engine.guarded_pool import MOVED, GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
 from router.engine.running import PoolRuns, Runs
+from router.model.errors import Code, RouterError
 from router.model.events import Health
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
-from router.model.reasons import CloseReason
+from router.model.reasons import CloseReason, RefuseReason
 from router.model.request import Access
 from router.model.state import ClusterState
 from router.model.topology import Cluster, Endpoint, Login, Role, Tenant, TenantChanges
@@ -27,6 +28,7 @@ from router.ports import Clock, EventSink, PoolFactory
 
 _SWEEP_S = 1.0
 _QUIET_S = 0.1
+_ASK_AGAIN_S = 0.05
 _NOBODY_IS_SPARED: Mapping[TenantName, float] = {}
 _GONE = (Health.DOWN, Health.QUARANTINED)
 
@@ -79,19 +81,31 @@ class Pools:
         return len(self._pools)
 
     def get(self, tenant: Tenant, endpoint: EndpointName, access: Access, generation: Generation) -> LanePool:
-        """The pool for a route, made when there is none. AttemptFailed when its endpoint is no longer configured."""
+        """The pool for a route, made when there is none. AttemptFailed when its endpoint is no longer configured;
+        RouterError when what was judged for this tenant may not run as the one that it is by now."""
         key = PoolKey(tenant.name, endpoint, access)
         pool = self._pools.get(key)
         owner = self._owners.get(key)
         if pool is not None and owner is tenant:
             return pool
-        tenant = self._newest.get(tenant.name, tenant)
+        tenant = self._as_of_now(tenant)
         if pool is not None and owner is not None:
             if owner.same_connections(tenant):  # what else has changed needs no new ones
                 self._owners[key] = tenant
                 return pool
             self._retire(key)
         return self._made(key, tenant, generation)
+
+    def _as_of_now(self, tenant: Tenant) -> Tenant:
+        newest = self._newest.get(tenant.name, tenant)
+        if not newest.same_home(tenant):
+            raise RouterError(
+                Code.UNAVAILABLE,
+                RefuseReason.TENANT_CHANGED,
+                f"tenant {tenant.name} has another cluster, database, isolation or role since this came: send it again",
+                retry_after_s=_ASK_AGAIN_S,
+            )
+        return newest
 
     def _made(self, key: PoolKey, tenant: Tenant, generation: Generation) -> LanePool:
         cluster, server = self._server(tenant, key.endpoint)

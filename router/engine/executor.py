@@ -128,20 +128,20 @@ class Executor:
         call.acquired_s = 0.0
         started = self._clock.now()
         try:
-            return await self._run_on(pool, call)
+            return await self._run_on(pool, runtime, call)
         except AttemptFailed as failure:
             raise at_route(failure, route) from failure
         finally:
             runtime.in_flight[route.endpoint] -= 1
             call.executed_s = max(0.0, self._clock.now() - started - call.acquired_s)
 
-    async def _run_on(self, pool: LanePool, call: Call) -> list[StatementResult | None]:
+    async def _run_on(self, pool: LanePool, runtime: TenantRuntime, call: Call) -> list[StatementResult | None]:
         request = call.request
         if request.method is Method.QUERY:
             call.phase = WaitPhase.EXECUTE
             also = position_wanted(request)
             if is_hedged(request, call.tenant.policy):
-                read = await self._hedging.run(self._tenants.of(call.tenant), call, pool)
+                read = await self._hedging.run(runtime, call, pool)
             else:
                 read = await pool.run_shared(request.steps[0].statement, request.deadline, also)
             call.acquired_s = max(0.0, read.sent_at - call.phase_since)

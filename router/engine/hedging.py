@@ -17,6 +17,7 @@ from router.engine.placement import Placement, take
 from router.engine.positions import position_wanted
 from router.engine.shared_read import SharedRead
 from router.engine.tenants import HedgeBook, TenantRuntime
+from router.model.errors import RouterError
 from router.model.events import HedgeOutcome, ReadHedged
 from router.model.observation import AttemptFailed, FaultKind
 from router.model.policy import TenantPolicy
@@ -140,12 +141,15 @@ class Hedging:
         # A replica's slowness is not the primary's to make up for.
         if route is None or route.reason is RouteReason.FALLBACK_PRIMARY or route.endpoint in (first, *call.tried):
             return
+        try:
+            pool = self._pools.get(runtime.tenant, route.endpoint, Access.READ_ONLY, route.generation)
+        except (AttemptFailed, RouterError):
+            return  # the endpoint or the tenant has changed: the first answer must do
         if not book.budget.take(self._clock.now()):
             return
         call.hedged = True
         call.attempts += 1
         runtime.in_flight[route.endpoint] += 1
-        pool = self._pools.get(runtime.tenant, route.endpoint, Access.READ_ONLY, route.generation)
         self._start(race, _Asked(call, pool, race, route))
 
     @staticmethod

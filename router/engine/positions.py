@@ -13,6 +13,7 @@ from router.engine.calls import Call
 from router.engine.endpoints import Pools
 from router.engine.expiry import Expired, wait_until
 from router.engine.lane_pool import LanePool, Slot
+from router.model.errors import RouterError
 from router.model.identity import EndpointName, Generation, Lsn, TenantName, Term, lsn_from_text
 from router.model.observation import AttemptFailed
 from router.model.request import Access, ReadFrom, Request, Statement
@@ -134,7 +135,7 @@ class Positions:
     async def ask(
         self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
     ) -> StatementResult:
-        """POSITION's result, asked after this call. AttemptFailed."""
+        """POSITION's result, asked after this call. AttemptFailed, or RouterError as of Pools.get()."""
         pool = self._pools.get(tenant, endpoint, Access.READ_ONLY, generation)
         read = await pool.run_shared(POSITION, deadline)
         return read.results[0]
@@ -160,7 +161,7 @@ class Positions:
         deadline = self._clock.now() + tenant.pool.acquire_timeout_s
         try:
             result = await self.ask(tenant, endpoint, generation, deadline)
-        except AttemptFailed:
+        except (AttemptFailed, RouterError):
             return None
         lsn = _lsn(result)
         if lsn is not None:

@@ -21,7 +21,7 @@ from router.engine.positions import note, position_wanted
 from router.engine.registered import resolves
 from router.engine.shared_read import SharedRead
 from router.engine.tenants import TenantRuntime, Tenants
-from router.model.errors import Executed
+from router.model.errors import Executed, RouterError
 from router.model.observation import AttemptFailed
 from router.model.request import Access, Request
 from router.model.result import Answer
@@ -110,7 +110,13 @@ class QuickReads:
         if self._inspector.inspect(request.steps[0].statement.sql).refuse is not None:
             return None
         route = self._placement.route_now(runtime, request)
-        if route is None or not runtime.admission.try_enter():
+        if route is None:
+            return None
+        try:
+            pool = self._pools.get(runtime.tenant, route.endpoint, Access.READ_ONLY, route.generation)
+        except (AttemptFailed, RouterError):
+            return None
+        if not runtime.admission.try_enter():
             return None
         call = self._register.enter_without_task(tenant, request)
         self._register.admit(call)
@@ -119,7 +125,6 @@ class QuickReads:
         call.phase = WaitPhase.EXECUTE
         call.attempts = 1
         runtime.in_flight[route.endpoint] += 1
-        pool = self._pools.get(tenant, route.endpoint, Access.READ_ONLY, route.generation)
         call.read = read = QuickRead(self, runtime, call, route, pool, tag, told)
         pool.start_shared(read)
         return read

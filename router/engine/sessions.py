@@ -195,7 +195,11 @@ class Session:
     async def _begin(self, statements: tuple[Statement, ...], residue: Residue) -> StatementResult:
         access = Access.READ_ONLY if self._reads_replicas() else Access.READ_WRITE
         route = await self._sessions.placement.route(self._runtime, self._call, access)
-        pool = self._sessions.pools.get(self._runtime.tenant, route.endpoint, access, route.generation)
+        try:
+            pool = self._sessions.pools.get(self._runtime.tenant, route.endpoint, access, route.generation)
+        except RouterError as error:
+            self._end(error)  # as who it began it can run nothing any more
+            raise
         self._call.attempts += 1
         slot = None
         try:

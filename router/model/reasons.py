@@ -118,6 +118,8 @@ class RefuseReason(Enum):
     CONFIG_INVALID = "config_invalid"
     TENANT_PAUSED = "tenant_paused"
     """An operator has paused the tenant, and the request did not want to wait, or waited too long."""
+    TENANT_CHANGED = "tenant_changed"
+    """The tenant has another database, cluster, role or isolation since the request was judged."""
     TENANT_EXISTS = "tenant_exists"
     VERSION_CHANGED = "version_changed"
     """Somebody else has changed what was to be changed."""

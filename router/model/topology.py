@@ -136,6 +136,12 @@ class Tenant:
     paused: bool = False
     """Its requests wait until it is resumed."""
 
+    def same_home(self, other: Tenant) -> bool:
+        """Whether both are the same user of the same data: what was judged for the one may run as the other."""
+        return (self.cluster, self.database, self.isolation, self.role) == (
+            other.cluster, other.database, other.isolation, other.role,
+        )  # fmt: skip
+
     def same_connections(self, other: Tenant) -> bool:
         """Whether connections of the other one are as good, save for their login: what differs is not how they were
         opened or are kept. Another login has to prove itself before connections move to it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,6 @@ from router.model.observation import AttemptFailed, FaultKind
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason, RefuseReason
 from router.model.request import Access, Method, Options, ReadFrom
-from router.model.topology import TenantChanges
 from tests.support.builders import Engine, tenant
 from tests.support.talk import Talk, refusal, rest
 from tests.support.virtual_time import settle, virtual
@@ -241,15 +239,6 @@ async def test_a_retired_pool_keeps_no_lane_that_it_does_not_use() -> None:
     assert old.destroyed == {CloseReason.DRAIN: 3}
 
 
-def change(engine: Engine, **fields: Any) -> None:
-    """As a data plane takes a changed tenant."""
-    fresh = replace(engine.tenant, **fields)
-    changes = TenantChanges((fresh,))
-    engine.pools.take(changes, {engine.tenant.name: engine.tenant})
-    engine.tenants.take(changes)
-    engine.tenant = fresh
-
-
 @virtual
 async def test_a_new_primary_fences_retired_pools_of_the_old_one_too_and_who_waits_there_goes_to_it() -> None:
     engine = Engine(pool=PoolPolicy(max_size=1))
@@ -257,7 +246,7 @@ async def test_a_new_primary_fences_retired_pools_of_the_old_one_too_and_who_wai
     await asyncio.sleep(0.1)
     waiting = engine.start(engine.run(Method.EXECUTE, "insert a"))
     await asyncio.sleep(0.1)
-    change(engine, pool=PoolPolicy(max_size=2))
+    engine.change(pool=PoolPolicy(max_size=2))
     await asyncio.sleep(0.1)
     assert len(engine.pools) == 0
     assert engine.pools.connections(A) == 1
@@ -278,7 +267,7 @@ async def test_a_transaction_on_a_retired_pool_is_not_committed_at_a_former_prim
     engine = Engine()
     talk = await Talk.begin(engine)
     await talk.run("insert a")
-    change(engine, policy=replace(engine.tenant.policy, idle_in_transaction_s=20.0))
+    engine.change(policy=replace(engine.tenant.policy, idle_in_transaction_s=20.0))
     await engine.quiet(1)
     if leaves:
         endpoints = {name: one for name, one in engine.supervisor.state.endpoints.items() if name != "a"}
@@ -294,7 +283,7 @@ async def test_what_runs_on_a_retired_pool_is_cut_once_its_server_is_gone() -> N
     engine = Engine("a", "b", "c")
     reads = [engine.start(engine.run(Method.QUERY, "select pg_sleep(1)", options=REPLICA)) for _ in range(4)]
     await asyncio.sleep(0.1)
-    change(engine, pool=PoolPolicy(max_size=2))
+    engine.change(pool=PoolPolicy(max_size=2))
     engine.supervisor.set_health("b", Health.DOWN)
     answers = await asyncio.gather(*reads)
     assert {one.receipt.endpoint for one in answers} == {"c"}
@@ -326,7 +315,7 @@ async def test_the_load_counts_what_still_runs_on_a_retired_pool_with_its_succes
     meter = LoadMeter(*counted, passwords, engine.runs)
     writes = [engine.start(engine.run(Method.EXECUTE, "select pg_sleep(2)"))]
     await asyncio.sleep(0.1)
-    change(engine, pool=PoolPolicy(max_size=2))
+    engine.change(pool=PoolPolicy(max_size=2))
     assert (meter.read().endpoints[A].in_flight, meter.read().endpoints[A].connections) == (2, 1)
     writes.append(engine.start(engine.run(Method.EXECUTE, "select pg_sleep(2)")))
     await asyncio.sleep(0.1)

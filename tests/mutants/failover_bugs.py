@@ -137,6 +137,16 @@ ROUTING: Sequence[Mutant] = (
         tests=("tests/engine/test_endpoints.py",),
     ),
     Mutant(
+        "retired_pools_are_not_fenced", "router/engine/endpoints.py",
+        "_tell(pool, out.key.access, out.server, before, state)", "pass",
+        tests=("tests/engine/test_endpoints.py",),
+    ),
+    Mutant(
+        "what_was_judged_for_another_runs", "router/engine/endpoints.py",
+        "if not newest.same_home(tenant):", "if False:",
+        tests=("tests/engine/test_tenants_changed.py",),
+    ),
+    Mutant(
         "the_deadline_does_not_end_a_hold", "router/engine/placement.py",
         "min(call.request.deadline, call.hold_until)", "call.hold_until",
         faults="KILL_PRIMARY",

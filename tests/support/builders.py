@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from router.engine.directory import Directory
@@ -122,6 +123,13 @@ class Engine:
         self.register, self.tenants = path.register, path.tenants
         self.executor, self.copies, self.sessions = path.executor, path.copies, path.sessions
         self.outcomes, self.listeners = path.outcomes, path.listeners
+
+    def change(self, **fields: Any) -> None:
+        """The tenant as it is configured from now on, as a data plane takes it."""
+        before, self.tenant = self.tenant, replace(self.tenant, **fields)
+        changes = TenantChanges((self.tenant,))
+        self.pools.take(changes, {before.name: before})
+        self.tenants.take(changes)
 
     def server(self, name: str = "a") -> FakeServer:
         return self.servers[EndpointName(name)]
