@@ -69,7 +69,7 @@ class DataPlane:
         self._runs = Runs(clock, chance)
         self._runs.apply(config.topology.clusters.values())
         self._passwords = Passwords(CommandRunner(), clock, events)
-        factory = PsycopgPoolFactory(chance, events, self.budgets.of, self._passwords)
+        factory = self._factory = PsycopgPoolFactory(chance, events, self.budgets.of, self._passwords)
         self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, events, self._runs)
         self.budgets.serve_lanes(self.pools)
         self.directory = Directory(config.topology)
@@ -141,6 +141,7 @@ class DataPlane:
         }
         self.budgets.apply(one for cluster in new.clusters.values() for one in cluster.endpoints)
         self._runs.apply(new.clusters.values())
+        self._factory.apply(new.clusters.values())
         for name, cluster in new.clusters.items():
             self.clusters[name].room.set_policy(cluster.policy.hold)
         self.change_tenants(fresh, changes)

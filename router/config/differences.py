@@ -19,7 +19,7 @@ _AT_START = frozenset({"server", "log", "retry"})
 """Sections that are read when the router starts: its ports, its log, its retry budgets."""
 _TENANT_CONNECTS = frozenset({"cluster", "database", "isolation", "role", "login", "pool"})
 _TENANT_LIMITS = frozenset({"commit_wait", "max_timeout_s", "idle_in_transaction_s"})
-_CLUSTER_CONNECTS = frozenset({"control", "control_database", "connect_timeout_s", "connects_in_flight"})
+_CLUSTER_CONNECTS = frozenset({"control", "control_database"})
 _ENDPOINT_CONNECTS = frozenset({"host", "port", "tls"})
 
 

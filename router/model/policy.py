@@ -284,7 +284,7 @@ class ClusterPolicy:
     failover: FailoverPolicy = FailoverPolicy()
     """When and how its primary is moved (promote mode), or awaited (follow mode)."""
     connects_in_flight: int = 2
-    """Connections being opened to one endpoint at once."""
+    """Connections being opened to one endpoint at once; one that takes longer than half a second does not count."""
     connect_timeout_s: float = 3.0
     """A connection not open after this long has failed (seconds)."""
     concurrency: Concurrency = Concurrency.FIXED

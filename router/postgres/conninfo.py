@@ -35,7 +35,7 @@ def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> 
         "port": endpoint.port,
         "dbname": database,
         "user": login.user,
-        "connect_timeout": max(1, round(cluster.policy.connect_timeout_s)),
+        "connect_timeout": connect_timeout(cluster.policy.connect_timeout_s),
         "client_encoding": "UTF8",
         "keepalives_idle": 10,
         "keepalives_interval": 3,
@@ -47,6 +47,11 @@ def _base(cluster: Cluster, endpoint: Endpoint, login: Login, database: str) -> 
         parameters["require_auth"] = "!password"
     parameters.update(tls_parameters(endpoint))
     return parameters
+
+
+def connect_timeout(seconds: float) -> int:
+    """libpq takes whole seconds."""
+    return max(1, round(seconds))
 
 
 def with_password(parameters: Mapping[str, Any], password: Secret | None) -> dict[str, Any]:

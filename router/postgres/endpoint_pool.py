@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import psycopg
@@ -20,16 +20,17 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from psycopg_pool.pool_async import MaintenanceTask, ReturnConnection
 
 from router.model.events import ConnectionClosed
-from router.model.identity import Generation
+from router.model.identity import EndpointName, Generation
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason
 from router.model.request import Access
 from router.model.topology import Cluster, Endpoint, Tenant
 from router.ports import Chance, EventSink, PoolStatistics
 from router.ports.budgets import ConnectionBudget
+from router.postgres.connect_gate import ConnectGate
 from router.postgres.lane import PipelineLane
 from router.postgres.liveness import has_ended, shut_socket
-from router.postgres.opening import Born, ConnectGate, Opener
+from router.postgres.opening import Born, Opener
 from router.postgres.passwords import KnownPasswords, Passwords
 from router.postgres.permits import PoolPermits
 
@@ -348,7 +349,7 @@ class PsycopgPoolFactory:
         self.passwords = passwords or KnownPasswords()
         self._chance = chance
         self._events = events
-        self._gates: dict[str, ConnectGate] = {}
+        self._gates: dict[EndpointName, ConnectGate] = {}
 
     def make(
         self, tenant: Tenant, cluster: Cluster, endpoint: Endpoint, access: Access, generation: Generation
@@ -363,5 +364,12 @@ class PsycopgPoolFactory:
         """What bounds the connects to an endpoint."""
         gate = self._gates.get(endpoint.name)
         if gate is None:
-            gate = self._gates[endpoint.name] = ConnectGate(cluster.policy.connects_in_flight)
+            gate = self._gates[endpoint.name] = ConnectGate(cluster.policy)
         return gate
+
+    def apply(self, clusters: Iterable[Cluster]) -> None:
+        """Another configuration: what bounds connects is in force at once, in pools that exist as well."""
+        policies = {endpoint.name: cluster.policy for cluster in clusters for endpoint in cluster.endpoints}
+        self._gates = {name: gate for name, gate in self._gates.items() if name in policies}
+        for name, gate in self._gates.items():
+            gate.follow(policies[name])

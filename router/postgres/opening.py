@@ -24,6 +24,7 @@ from router.model.secret_commands import SecretFailed
 from router.model.topology import Cluster, Endpoint, Secret, Tenant
 from router.ports import Chance, EventSink
 from router.postgres import conninfo, faults
+from router.postgres.connect_gate import ConnectGate
 from router.postgres.greeting import ask_at_the_door
 from router.postgres.liveness import shut_socket
 from router.postgres.passwords import Passwords
@@ -48,22 +49,6 @@ class NotNow(psycopg.OperationalError):
 
 class NoPassword(psycopg.OperationalError):
     """The command that prints the password has failed; the text is for the operator."""
-
-
-class ConnectGate:
-    """At most so many connections being opened to one endpoint at once, over all tenants."""
-
-    def __init__(self, limit: int) -> None:
-        self._semaphore = asyncio.Semaphore(limit)
-        self.opening = 0
-
-    async def __aenter__(self) -> None:
-        await self._semaphore.acquire()
-        self.opening += 1
-
-    async def __aexit__(self, *_: object) -> None:
-        self.opening -= 1
-        self._semaphore.release()
 
 
 class Born:
@@ -106,7 +91,6 @@ class Opener:
         self._tenant = tenant
         self._endpoint = endpoint
         self._access = access
-        self._connect_timeout_s = cluster.policy.connect_timeout_s
         self._kwargs = conninfo.for_tenant(tenant, cluster, endpoint, access)
         self._passwords = passwords
         self._permits = permits
@@ -216,7 +200,8 @@ class Opener:
         login = self._tenant.login
 
         async def with_password(password: Secret | None) -> Any:
-            async with self.gate:
+            async with self.gate.place(self._tenant.name):
+                kwargs["connect_timeout"] = conninfo.connect_timeout(self.gate.timeout_s)
                 connection = await connect(*args, **conninfo.with_password(kwargs, password))
                 permit.attach(connection)
                 await self._prove(connection)
@@ -251,7 +236,7 @@ class Opener:
     async def _prove(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Close it unless it is the tenant's own."""
         try:
-            await prove(connection, self._tenant, self._connect_timeout_s)
+            await prove(connection, self._tenant, self.gate.timeout_s)
         except BaseException:
             shut_socket(connection.pgconn)
             connection.pgconn.finish()

@@ -155,6 +155,8 @@ def test_differences_in_words(old: str, new: str, lines: tuple[str, ...]):
         ("clusters main endpoints pg1 weight", "1 → 2", ConfigEffect.AT_ONCE),
         ("clusters main control password", "changed (secret)", ConfigEffect.NEW_CONNECTIONS),
         ("clusters main mode", "follow → promote", ConfigEffect.AT_ONCE),
+        ("clusters main connects_in_flight", "2 → 8", ConfigEffect.AT_ONCE),
+        ("clusters main connect_timeout_s", "3.0 → 5.0", ConfigEffect.AT_ONCE),
     ],
 )
 def test_how_a_change_comes_into_force(place: str, change: str, effect: ConfigEffect):
