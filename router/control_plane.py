@@ -146,9 +146,13 @@ class ControlPlane:
         )
 
     def start(self) -> None:
-        """Begin to watch."""
-        for cluster in self._config.topology.clusters.values():
-            self._add_cluster(cluster)
+        """Begin to watch. RouterError when a page of the journal cannot be read."""
+        try:
+            begun = [self._supervised(cluster) for cluster in self._config.topology.clusters.values()]
+        except JournalFailed as error:
+            raise _unkept(error) from error
+        for supervisor in begun:
+            self._begin(supervisor)
         self.live.start()
         self._watching = asyncio.get_running_loop().create_task(self._certificates.run())
 
@@ -164,19 +168,23 @@ class ControlPlane:
             await asyncio.wait(set(self._tasks))
 
     def _apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
-        old, self._config = self._config.topology, fresh
+        clusters = fresh.topology.clusters
+        # First what can fail, before anything has changed. What follows is found by what is there, not by the former
+        # configuration: should it fail all the same, the next one makes it whole.
+        begun = [self._supervised(one) for name, one in clusters.items() if self.supervisors.get(name) is None]
+        self._config = fresh
         self._know_clusters(fresh)
-        for name, cluster in fresh.topology.clusters.items():
-            supervisor = self.supervisors.get(name)
-            if supervisor is None:
-                self._add_cluster(cluster)
-            elif cluster != old.clusters[name]:
+        for supervisor in begun:
+            self._begin(supervisor)
+        for cluster in clusters.values():
+            supervisor = self.supervisors[cluster.name]
+            if supervisor.cluster != cluster:
                 self._logins.apply(cluster)
                 supervisor.apply(cluster)
-        self._passwords.configured(one.control for one in fresh.topology.clusters.values())
+        self._passwords.configured(one.control for one in clusters.values())
         self._operators.apply(fresh.admin_tokens, fresh.admin_callers)
         self._follower.apply(fresh, changes)
-        for name in set(old.clusters) - set(fresh.topology.clusters):
+        for name in {one.cluster.name for one in self.supervisors} - set(clusters):
             self._follower.remove_cluster(name)
             self._doctors.forget(name)
             self._logins.forget(name)
@@ -190,19 +198,27 @@ class ControlPlane:
         return self._config.topology.tenants.values()
 
     def _objection(self, fresh: LoadedConfig) -> str:
-        if self._journal is None and _promotes(fresh.topology):
-            return "promote mode needs a writable server.state_dir; it is opened when the router starts"
+        if self._journal is None:
+            if _promotes(fresh.topology):
+                return "promote mode needs a writable server.state_dir; it is opened when the router starts"
+            return ""
+        try:
+            for name in fresh.topology.clusters:
+                if self.supervisors.get(name) is None:
+                    self._journal.read(name)
+        except JournalFailed as error:
+            return str(_unkept(error))
         return ""
 
-    def _add_cluster(self, cluster: Cluster) -> None:
-        self._logins.apply(cluster)
+    def _supervised(self, cluster: Cluster) -> ClusterSupervisor:
+        """A supervisor that has not begun. JournalFailed."""
         numbers, everywhere, journal = self._numbers, self._everywhere, self._journal
-        try:
-            supervisor = ClusterSupervisor(
-                cluster, self._edges, self._clock, self._chance, self._events, numbers, everywhere, journal
-            )
-        except JournalFailed as error:
-            raise _unkept(error) from error
+        return ClusterSupervisor(
+            cluster, self._edges, self._clock, self._chance, self._events, numbers, everywhere, journal
+        )
+
+    def _begin(self, supervisor: ClusterSupervisor) -> None:
+        self._logins.apply(supervisor.cluster)
         self.supervisors.add(supervisor)
         self._follower.add_cluster(supervisor, self.overview.on_state)
         self._spawn(supervisor.run())

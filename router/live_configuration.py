@@ -64,7 +64,13 @@ class LiveConfiguration:
         """Of the main file."""
         self._refused: tuple[str, ...] = ()
         """Of tenants' own files."""
+        self._failed: tuple[str, ...] = ()
+        """Of a change that failed half-way."""
         self._refused_at = self._applied_at = clock.now()
+        self._unsettled: frozenset[TenantName] = frozenset()
+        """Tenants of a change that failed half-way: whatever comes next brings them again."""
+        self._half = False
+        """The same of all but tenants: the next reload brings it again."""
         self.turn = asyncio.Lock()
         """Whoever reads or changes the configuration has it."""
         self._orders: set[asyncio.Task[object]] = set()
@@ -82,7 +88,7 @@ class LiveConfiguration:
     def view(self) -> ConfigView:
         """As operators see it."""
         now = self._clock.now()
-        told = (*self._problems, *self._refused)
+        told = (*self._failed, *self._problems, *self._refused)
         refused_s = max(now - self._refused_at, 1e-9) if told else 0.0
         return ConfigView(str(self._config.source), now - self._applied_at, told, refused_s)
 
@@ -137,10 +143,11 @@ class LiveConfiguration:
             fresh, changes, of_tenants = await asyncio.to_thread(_news, self._config, self._objection)
         except ConfigProblems as found:
             return await self._refuse_main(found.lines(), found.files)
-        before, self._config = [self._config], fresh
+        before = [self._config]
         self._problems = ()
-        await self._follow(fresh.files)
-        await self._bring(before[0], of_tenants)
+        await self._follow(fresh, fresh.files)
+        whole = self._half or _without_tenants(before[0]) != _without_tenants(fresh)
+        await self._bring(fresh, of_tenants.also(self._unsettled, fresh.topology.tenants), whole=whole)
         self._tell(changes)
         await asyncio.to_thread(before.clear)  # it may have been a folder of ten thousand
         later = [f"after a restart: {one}" for one in changes if one.effect is ConfigEffect.RESTART]
@@ -148,13 +155,29 @@ class LiveConfiguration:
             applied=not self._refused, changes=(*map(str, changes), *later), problems=self._refused
         )
 
-    async def _bring(self, before: LoadedConfig, changes: TenantChanges) -> None:
-        """The configuration into force: a few tenants a turn of the loop, so that requests do not wait for all of them.
-        Tenants of a cluster that goes must change with it."""
-        fresh = self._config
-        if before.topology.clusters.keys() - fresh.topology.clusters.keys():
+    async def _bring(self, fresh: LoadedConfig, changes: TenantChanges, *, whole: bool = False) -> None:
+        """A configuration into force, which it is only once all of it is: else what is missing would be no news to the
+        next look. whole: not only its tenants."""
+        gone = self._config.topology.clusters.keys() - fresh.topology.clusters.keys()
+        at_once = bool(gone) or (whole and self._half)
+        self._unsettled, self._half = frozenset(changes.names), whole or self._half
+        try:
+            await self._bring_parts(fresh, changes, whole=whole, at_once=at_once)
+        except Exception as error:
+            words = (f"{self._config.source}: cannot be applied: {type(error).__name__}",)
+            self._tell_problems(words)
+            self._failed = words
+            raise
+        self._config, self._unsettled, self._half = fresh, frozenset(), self._half and not whole
+        if not self._half:
+            self._failed = ()
+
+    async def _bring_parts(self, fresh: LoadedConfig, changes: TenantChanges, *, whole: bool, at_once: bool) -> None:
+        """A few tenants a turn of the loop, so that requests do not wait for all of them. at_once: but those of a
+        cluster that goes, as it may after what failed, change with it."""
+        if at_once:
             return self._apply(fresh, changes)
-        if _without_tenants(before) != _without_tenants(fresh):
+        if whole:
             self._apply(fresh, TenantChanges())
         for part in changes.parts(_AT_ONCE):
             self._change(fresh, part)
@@ -164,21 +187,26 @@ class LiveConfiguration:
     async def _refuse_main(self, found: tuple[str, ...], files: Mapping[str, Stamp]) -> ReloadResult:
         """The main file changes nothing; tenants' own files need not wait for it."""
         self._refuse(found)
-        told: tuple[ConfigChange, ...] = ()
+        changes, told = TenantChanges(), tuple[ConfigChange, ...]()
         if self.book is not None:
-            told = await self.take(await asyncio.to_thread(_look, self.book, self._config.topology.tenants))
-        await self._follow(files)
+            changes = await asyncio.to_thread(_look, self.book, self._config.topology.tenants)
+        await self._follow(self._config, files)
+        if self.book is not None:
+            told = await self.take(changes)
         return ReloadResult(applied=False, changes=tuple(map(str, told)), problems=(*found, *self._refused))
 
     def _refuse(self, found: tuple[str, ...]) -> None:
+        self._tell_problems(found)
+        self._problems = found
+
+    def _tell_problems(self, found: tuple[str, ...]) -> None:
         if not self.view().problems:
             self._refused_at = self._clock.now()
-        self._problems = found
         self._events.emit(ConfigChanged(applied=False, changes=(), problems=found))
 
-    async def _follow(self, files: Mapping[str, Stamp]) -> None:
+    async def _follow(self, config: LoadedConfig, files: Mapping[str, Stamp]) -> None:
         self._main = frozenset(files)
-        self._files.follow(await asyncio.to_thread(_watched, self._config, dict(files)))
+        self._files.follow(await asyncio.to_thread(_watched, config, dict(files)))
         self._reads += 1  # what the watch has seen meanwhile may be what has just been read
 
     def _tell(self, changes: tuple[ConfigChange, ...]) -> None:
@@ -202,12 +230,12 @@ class LiveConfiguration:
         """Bring tenants that the book has taken into force. In one's turn."""
         self._reads += 1
         before = self._config.topology
-        after = changes.of(before.tenants)
-        names = (*(one.name for one in changes.changed), *changes.removed)
+        if self._unsettled and self.book is not None:
+            changes = changes.also(self._unsettled, self.book.tenants)
+        after, names = changes.of(before.tenants), changes.names
         told = tenant_differences(before.tenants, after, names)
         if changes:
-            former, self._config = self._config, replace(self._config, topology=Topology(before.clusters, after))
-            await self._bring(former, changes)
+            await self._bring(replace(self._config, topology=Topology(before.clusters, after)), changes)
             self._tell(told)
         else:
             self._tell_refused()
@@ -251,14 +279,18 @@ class LiveConfiguration:
                     await self._take_or_tell(changed)
 
     async def _take_or_tell(self, path: str) -> None:
+        told, of_tenants = self._failed, path not in self._main
         try:
-            if self.book is not None and path not in self._main:
+            if self.book is not None and of_tenants:
                 await self._take_folder(self.book, path)
             else:
                 await self._reload()
         except Exception as error:  # a mistake of our own must not end the watch
-            self._refuse((f"{self._config.source}: cannot be applied: {type(error).__name__}",))
-            await self._follow(self._config.files)
+            untold = self._failed is told or not self._failed
+            if untold:
+                self._refuse((f"{self._config.source}: cannot be applied: {type(error).__name__}",))
+            if untold or of_tenants:  # else what was read is followed
+                await self._follow(self._config, self._config.files)
 
     async def _settle(self, path: str) -> None:
         before = await asyncio.to_thread(stamp_of, path)

@@ -56,7 +56,7 @@ class StateDirectory:
         """See ports.Journal."""
         file = self._file(cluster)
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:

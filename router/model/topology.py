@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
@@ -177,6 +177,17 @@ class TenantChanges:
         """What became of the one to make the other."""
         changed = (one for name, one in after.items() if before.get(name) != one)
         return cls(tuple(changed), tuple(name for name in before if name not in after))
+
+    def also(self, names: Collection[TenantName], after: Mapping[TenantName, Tenant]) -> TenantChanges:
+        """The same and these, as they are among the tenants after it."""
+        more = set(names) - {one.name for one in self.changed} - set(self.removed)
+        changed = tuple(after[name] for name in sorted(more) if name in after)
+        return TenantChanges(self.changed + changed, self.removed + tuple(sorted(more - after.keys())))
+
+    @property
+    def names(self) -> tuple[TenantName, ...]:
+        """Of them all."""
+        return (*(one.name for one in self.changed), *self.removed)
 
     def parts(self, most: int) -> Iterator[TenantChanges]:
         """The same in several steps of so many tenants each."""

@@ -220,6 +220,54 @@ async def test_a_mistake_of_our_own_does_not_end_the_watch(path: Path) -> None:
         assert len(watched.applied) == 1
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["clusters", "tenants"])
+async def test_what_has_failed_half_way_is_brought_again(path: Path, whole: bool) -> None:
+    watched = Watched(path)
+    brought: list[str] = []
+    failing = [True]
+
+    def bring(_: LoadedConfig, changes: TenantChanges) -> None:
+        if failing and (changes or not whole):
+            failing.clear()
+            raise ZeroDivisionError
+        brought.extend(one.name for one in changes.changed)
+
+    watched.live._apply = watched.live._change = bring
+    watched.edit("max_size: 5", "max_size: 6")
+    if whole:
+        watched.edit("clusters:\n", "retry: {reserve_s: 0.02}\nclusters:\n")
+    with pytest.raises(ZeroDivisionError):
+        await watched.live.reload()
+    assert "cannot be applied: ZeroDivisionError" in watched.live.view().problems[0]
+    assert watched.live.view().refused_s > 0
+    assert brought == []
+    again = await watched.live.reload()
+    assert again.applied
+    assert any("max_size: 5 → 6" in one for one in again.changes)
+    assert brought == ["acme"]
+    assert watched.live.view().problems == ()
+    assert (await watched.live.reload()).changes == ()
+    assert brought == ["acme"]
+
+
+async def test_what_has_failed_half_way_and_is_taken_back_is_brought_as_it_was(path: Path) -> None:
+    watched = Watched(path)
+    brought: list[int] = []
+
+    def bring(_: LoadedConfig, changes: TenantChanges) -> None:
+        brought.extend(one.pool.max_size for one in changes.changed)
+        if len(brought) == 1:
+            raise ZeroDivisionError
+
+    watched.live._change = bring
+    watched.edit("max_size: 5", "max_size: 6")
+    with pytest.raises(ZeroDivisionError):
+        await watched.live.reload()
+    watched.edit("max_size: 6", "max_size: 5")
+    assert (await watched.live.reload()).changes == ()
+    assert brought == [6, 5]
+
+
 async def test_the_difference_to_a_text_or_to_the_file_is_told_and_nothing_applied(path: Path) -> None:
     watched = Watched(path)
     assert (await watched.live.diff("")).changes == ()

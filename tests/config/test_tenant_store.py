@@ -96,6 +96,54 @@ async def test_create_change_pause_resume_and_remove(store: Store) -> None:
         assert (await refused(order)).code is Code.NOT_FOUND
 
 
+async def test_an_order_that_failed_half_way_comes_into_force_with_the_next(store: Store) -> None:
+    def stumble(_: LoadedConfig, __: TenantChanges) -> None:
+        raise ZeroDivisionError
+
+    store.live._change = stumble
+    with pytest.raises(ZeroDivisionError):
+        await store.orders.pause("a", "", paused=True)
+    with pytest.raises(ZeroDivisionError):
+        await store.orders.remove("c", "")
+    assert "cannot be applied: ZeroDivisionError" in store.live.view().problems[0]
+    store.live._change = store.some
+    told = (await store.orders.pause("b", "", paused=True)).changes
+    assert sorted(map(str, told)) == ["tenants.a.paused: false → true", "tenants.b.paused: false → true",
+                                      "tenants.c: removed"]
+    ((changed, removed),) = [(one.changed, one.removed) for one in store.taken]
+    assert sorted((one.name, one.paused) for one in changed) == [("a", True), ("b", True)]
+    assert removed == ("c",)
+    assert store.live.view().problems == ()
+    assert (await store.orders.pause("b", "", paused=False)).changes
+    assert len(store.taken) == 2
+    assert [one.name for one in store.taken[1].changed] == ["b"]
+
+
+async def test_the_watch_brings_what_an_order_has_left_half_way(store: Store) -> None:
+    failing = [True, True]
+
+    def stumble(config: LoadedConfig, changes: TenantChanges) -> None:
+        if failing:
+            failing.pop()
+            raise ZeroDivisionError
+        store.some(config, changes)
+
+    def brought() -> set[str]:
+        return {one.name for changes in store.taken for one in changes.changed if one.paused or one.name == "d"}
+
+    store.live._change = stumble
+    store.live.start()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            await store.orders.pause("a", "", paused=True)
+        await eventually(lambda: not failing, within_s=3, what="a second failure")
+        store.folder.write("d")
+        await eventually(lambda: brought() == {"a", "d"}, within_s=3, what="both")
+    finally:
+        await store.live.stop()
+    assert store.live.view().problems == ()
+
+
 async def test_an_order_whose_caller_goes_away_is_in_force_as_it_stands_on_disk(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,12 @@ def test_a_damaged_page_is_told_with_the_way_out(tmp_path: Path, text: str):
         StateDirectory(tmp_path).read(MAIN)
 
 
+def test_a_page_that_is_no_text_is_damaged(tmp_path: Path):
+    (tmp_path / "main.json").write_bytes(b"\xff\xfe\xfd")
+    with pytest.raises(JournalFailed, match=r"main\.json is damaged .* remove the file"):
+        StateDirectory(tmp_path).read(MAIN)
+
+
 def test_a_value_of_the_wrong_kind_is_damage(tmp_path: Path):
     asyncio.run(StateDirectory(tmp_path).write(RECORD))
     values = json.loads((tmp_path / "main.json").read_text())
