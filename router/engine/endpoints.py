@@ -98,7 +98,7 @@ class Pools:
 
     def _as_of_now(self, tenant: Tenant) -> Tenant:
         newest = self._newest.get(tenant.name, tenant)
-        if not newest.same_home(tenant):
+        if newest is not tenant and not newest.same_home(tenant):
             raise RouterError(
                 Code.UNAVAILABLE,
                 RefuseReason.TENANT_CHANGED,
