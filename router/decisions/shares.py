@@ -63,23 +63,24 @@ def dues(claims: Sequence[Claim], cap: float) -> list[float]:
     Each gets weight * level, but not less than its least nor more than its most; the level is raised until the cap is
     used up. Floors that exceed the cap are cut in proportion.
     """
-    least = sum(claim.least for claim in claims)
-    if least >= cap:
-        return [claim.least * cap / least if least else 0.0 for claim in claims]
-    if sum(claim.most for claim in claims) <= cap:
-        return [float(claim.most) for claim in claims]
-    level = _level(claims, cap - least)
-    return [min(max(claim.weight * level, claim.least), claim.most) for claim in claims]
+    bounds = [(claim.least, claim.most, claim.weight) for claim in claims]
+    floors = sum(least for least, _, _ in bounds)
+    if floors >= cap:
+        return [least * cap / floors if floors else 0.0 for least, _, _ in bounds]
+    if sum(most for _, most, _ in bounds) <= cap:
+        return [float(most) for _, most, _ in bounds]
+    level = _level(bounds, cap - floors)
+    return [min(max(weight * level, least), most) for least, most, weight in bounds]
 
 
-def _level(claims: Sequence[Claim], left: float) -> float:
-    """To which everybody rises, left being what there is beyond the leasts."""
-    turns = sorted(
-        [(claim.least / claim.weight, claim.weight) for claim in claims]
-        + [(claim.most / claim.weight, -claim.weight) for claim in claims]
-    )
+def _level(bounds: Sequence[tuple[int, int, float]], left: float) -> float:
+    """To which everybody rises between least and most by weight, left being what there is beyond the leasts."""
+    changes: dict[float, float] = {}
+    for least, most, weight in bounds:
+        changes[least / weight] = changes.get(least / weight, 0.0) + weight
+        changes[most / weight] = changes.get(most / weight, 0.0) - weight
     level = slope = 0.0
-    for at, change in turns:
+    for at, change in sorted(changes.items()):
         if slope > _EXACT and (at - level) * slope >= left:
             return level + left / slope
         left -= (at - level) * slope
@@ -87,13 +88,13 @@ def _level(claims: Sequence[Claim], left: float) -> float:
     return level
 
 
-def targets(claims: Sequence[Claim], cap: int) -> list[int]:
+def targets(claims: Sequence[Claim], cap: int, due: Sequence[float] | None = None) -> list[int]:
     """Whole connections for each, now. Their sum is the cap, or all that is wished for.
 
     A part that cannot be divided goes to whoever is furthest behind by weighted database time; who has it keeps it
-    until another is a turn behind.
+    until another is a turn behind. due: what dues() says, where that is known.
     """
-    due = dues(claims, cap)
+    due = dues(claims, cap) if due is None else due
     whole = [floor(one + _EXACT) for one in due]
     left = round(sum(due)) - sum(whole)
     if left > 0:
@@ -109,11 +110,10 @@ def _standing(claim: Claim, whole: int) -> float:
     return claim.time_s - (turn_s if claim.keeps > whole else 0.0)
 
 
-def next_in_line(claims: Sequence[Claim], waiting: Collection[int], cap: int) -> int:
-    """Which of those that wait (indices) gets the connection that has just become free: who has not what it is due
-    first, and of these who is furthest behind, then who was first."""
-    due = targets(claims, cap)
-    return min(waiting, key=lambda one: (claims[one].keeps >= due[one], claims[one].time_s))
+def turn(beyond: int, time_s: float) -> tuple[bool, float]:
+    """By this, the least first, those that wait get what becomes free: who has not what it is due, and of these who is
+    furthest behind. beyond: connections that one has beyond its due; time_s: its weighted database time."""
+    return beyond >= 0, time_s
 
 
 class Turns(Generic[_K]):

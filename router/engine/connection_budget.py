@@ -2,11 +2,15 @@
 
 A permit is taken before a connection is opened and given back when the server has let go of it, so that the server
 never sees more than the cap. What each tenant is due of it, and who is next, is decisions/shares; pools of one tenant
-are served first come, first served. While somebody waits, room is made in this order: connections idle in other pools,
-of tenants that have more than they are due first, least recently used first; lanes nobody has used for a moment; and
-then, so that a busy tenant cannot keep everything, the lane lent longest of the tenant that has most beyond its due,
-for one who has less than its own. A router of several workers gets its grants, and its parts of tenants' floors and
-ceilings, from a ledger (decisions/connection_ledger.py); `Budgets` is the worker's end of it and does no I/O.
+are served first come, first served. While somebody waits, room is made (making_room) in this order: connections idle
+in other pools, of tenants that have more than they are due first, least recently used first; lanes nobody has used for
+a moment; and then, so that a busy tenant cannot keep everything, the lane lent longest of the tenant that has most
+beyond its due, for one who has less than its own. A router of several workers gets its grants, and its parts of
+tenants' floors and ceilings, from a ledger (decisions/connection_ledger.py); `Budgets` is the worker's end of it and
+does no I/O.
+
+Asking all pools takes the longer the more there are, and after a failover all of them wait at once. So they are asked
+once for all who wait, and not again for a rest that grows with their number.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from router.decisions.shares import Claim
+from router.engine.making_room import close_idle, level_within_ceilings, lower, patience, retire_lanes
+from router.engine.permit_line import PermitLine, Place, ServingOrder, Standing
+from router.engine.permit_survey import Survey, wanted
 from router.engine.tenant_claims import LanePools, NoLanePools, TenantClaims
 from router.model.identity import EndpointName, TenantName
 from router.model.ledger import Demand, FloorWish, Grant
@@ -24,25 +30,18 @@ from router.ports.budgets import BudgetHolder
 
 PRESS_S = 0.02
 """While somebody waits, or more is open than granted, what can be given up is looked for this often."""
-TURN_S = 0.25
-"""A pool without any connection waits this long, then another pool's lane of its tenant is asked to run dry for it."""
-SPARE_S = 0.02
-"""A lane unused for this long is given up for others; less is a pause between statements."""
-SHARE_S = 0.25
-"""The same for a lane of a tenant that has no more than it is due."""
-FLOOR_S = 2.0
-"""The same for one of a tenant within its floor."""
-
-Beyond = Mapping[TenantName, float]
-"""Connections that each tenant has beyond its due; negative: that it lacks."""
-_EXACT = 1e-9
+REST_S = 0.00002
+"""For each tenant that has or wants a connection: so long, all together, none is asked again after all were."""
+LANES_REST_S = 0.000005
+"""The same for each pool of the endpoint, when all were asked for lanes."""
 
 
 class EndpointBudget:
     """ports.ConnectionBudget.
 
     Invariants: in_use <= granted, save after the grant was lowered, when nothing is opened until it holds again; while
-    a permit is free, nobody waits but those at their tenant's ceiling.
+    a permit is free, nobody waits but those at their tenant's ceiling; pools of other tenants than the caller's are
+    asked at most twice in each rest: where there is room, and who is next.
     """
 
     def __init__(self, endpoint: EndpointName, granted: int, changed: Callable[[], None]) -> None:
@@ -57,9 +56,12 @@ class EndpointBudget:
         self._above: set[TenantName] = set()
         """Tenants that have more than their ceilings let them have since these were lowered."""
         self._changed = changed
-        self._holders: dict[BudgetHolder, None] = {}
-        self._line: dict[asyncio.Future[bool], tuple[BudgetHolder, float]] = {}
+        self._line = PermitLine()
+        self._order: ServingOrder | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
+        """A look that was asked for during the rest."""
+        self._rests_until = float("-inf")
 
     def __repr__(self) -> str:
         return f"<EndpointBudget {self.endpoint} {self.in_use}/{self.granted} waiting={self.waiting}>"
@@ -67,28 +69,24 @@ class EndpointBudget:
     @property
     def waiting(self) -> int:
         """Connections that are wanted and may not be opened, though their tenants' ceilings would allow them."""
-        return sum(self._wanted().values())
-
-    def _wanted(self) -> dict[TenantName, int]:
-        wanted: Counter[TenantName] = Counter()
-        for holder in dict.fromkeys(holder for holder, _ in self._line.values()):
-            room = self.claims.room(holder) - wanted[holder.tenant]
-            wanted[holder.tenant] += max(0, min(max(1, holder.waiting), room))
-        return {tenant: count for tenant, count in wanted.items() if count}
+        return sum(wanted(self.claims, self._line).values())
 
     def shares(self) -> dict[TenantName, int]:
         """Connections that each tenant that has or wants some is due now."""
-        return self.claims.targets(self.claims.claims(self._holders, self._wanted()), self.granted)
+        return self._survey().targets()
+
+    def _survey(self) -> Survey:
+        return Survey(self.claims, self._line, self.in_use, self.granted)
 
     # --- taking and giving back --------------------------------------------------------------------------------
 
     def join(self, holder: BudgetHolder) -> None:
         """ports.ConnectionBudget.join."""
-        self._holders[holder] = None
+        self.claims.join(holder)
 
     def leave(self, holder: BudgetHolder) -> None:
         """ports.ConnectionBudget.leave."""
-        self._holders.pop(holder, None)
+        self.claims.leave(holder)
         self.withdraw(holder)
 
     def try_take(self, holder: BudgetHolder) -> bool:
@@ -106,27 +104,23 @@ class EndpointBudget:
         """ports.ConnectionBudget.take."""
         if self.try_take(holder):
             return True
-        loop = asyncio.get_running_loop()
-        place: asyncio.Future[bool] = loop.create_future()
-        self._line[place] = (holder, loop.time())
+        place = self._line.join(holder)
+        self._put_in_order(holder.tenant)
         self._changed()
         self.look_again()
         try:
-            return await place
+            return await place.future
         except asyncio.CancelledError:
             # Cancelled in the very turn in which it was served: the permit goes to the next in line.
-            if place.done() and not place.cancelled() and place.result():
+            if place.future.done() and not place.future.cancelled() and place.future.result():
                 self.give_back(holder)
             raise
         finally:
-            self._line.pop(place, None)
+            self._line.leave(place)
 
     def withdraw(self, holder: BudgetHolder) -> None:
         """ports.ConnectionBudget.withdraw."""
-        for place in [place for place, (who, _) in self._line.items() if who is holder]:
-            del self._line[place]
-            if not place.done():
-                place.set_result(False)
+        self._line.withdraw(holder)
 
     def give_back(self, holder: BudgetHolder) -> None:
         """ports.ConnectionBudget.give_back."""
@@ -138,6 +132,7 @@ class EndpointBudget:
         if holder.policy.ceiling and self.claims.ceilings is not None:
             self._above &= self.claims.above()
             self._changed()  # another worker may wait for it
+        self._put_in_order(holder.tenant)
         self._serve()
 
     def regrant(
@@ -155,156 +150,137 @@ class EndpointBudget:
             self.granted, claims.floors, claims.ceilings = connections, floors, ceilings
             self._lowered = self.in_use > connections
             self._above = claims.above()
+            self._order = None
             self._serve()
             self.look_again()
 
     def demand(self) -> Demand:
         """What the ledger needs to know."""
-        wanted = self._wanted()
+        wishes = wanted(self.claims, self._line)
         used: Counter[TenantName] = Counter()
-        floors = {holder.tenant: holder.policy.floor for holder in self._holders if holder.policy.floor}
-        for holder in self._holders:
-            if holder.tenant in floors:
-                used[holder.tenant] += max(0, holder.keeps - holder.idle)
-        wishes = {tenant: FloorWish(floor, used[tenant] + wanted.get(tenant, 0)) for tenant, floor in floors.items()}
-        in_line = dict.fromkeys(holder for holder, _ in self._line.values())
-        ceilings = self.claims.ceiling_wishes(self._holders, in_line)
-        return Demand(self.endpoint, self.granted, self.in_use, sum(wanted.values()), self.number, wishes, ceilings)
+        floors = {holder.tenant: holder.policy.floor for holder in self.claims.all() if holder.policy.floor}
+        for tenant in floors:
+            used[tenant] = sum(max(0, holder.keeps - holder.idle) for holder in self.claims.of(tenant))
+        of_floors = {tenant: FloorWish(floor, used[tenant] + wishes.get(tenant, 0)) for tenant, floor in floors.items()}
+        ceilings = self.claims.ceiling_wishes(dict.fromkeys(place.holder for place in self._line))
+        total = sum(wishes.values())
+        return Demand(self.endpoint, self.granted, self.in_use, total, self.number, of_floors, ceilings)
+
+    # --- serving -----------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         while self._line and self.in_use < self.granted:
-            wanted = self._wanted()
-            if not wanted:
+            place = self._next()
+            if place is None:
                 return
-            tenant = next(iter(wanted))
-            if len(wanted) > 1:
-                claims = self.claims.claims(self._holders, wanted)
-                tenant = self.claims.next_in_line(claims, wanted, self.granted)
-            place = next(place for place, (holder, _) in self._line.items() if holder.tenant == tenant)
-            holder, _ = self._line.pop(place)
-            if not place.done():
-                self._let(holder)
-                place.set_result(True)
+            self._line.leave(place)
+            self._let(place.holder)
+            place.future.set_result(True)
+            self._put_in_order(place.holder.tenant)
+
+    def _next(self) -> Place | None:
+        if len(self._line.of) == 1:
+            self._order = None
+            return self._first(next(iter(self._line.of)))
+        order = self._current_order()
+        while (tenant := order.take()) is not None:
+            place = self._first(tenant)
+            if place is not None:
+                order.served(tenant)
+                return place
+        return None
+
+    def _first(self, tenant: TenantName) -> Place | None:
+        """Of a tenant's places, the first that may have a permit."""
+        places = self._line.of.get(tenant, ())
+        return next((one for one in places if not one.future.done() and self.claims.room(one.holder) > 0), None)
+
+    def _current_order(self) -> ServingOrder:
+        now = asyncio.get_running_loop().time()
+        if self._order is None or now >= self._order.until:
+            survey = self._survey()
+            beyond = survey.beyond_targets()
+            self._order = self._ordered(survey, beyond)
+        return self._order
+
+    def _ordered(self, survey: Survey, beyond: Mapping[TenantName, int]) -> ServingOrder:
+        standings = {one: Standing(beyond.get(one, 0), self.claims.time_s(one)) for one in survey.wanted}
+        until = asyncio.get_running_loop().time() + REST_S * len(survey.keeps)
+        return ServingOrder(self._line, standings, until)
+
+    def _put_in_order(self, tenant: TenantName) -> None:
+        """It waits, or may have more than before. One that the order was not computed with lacks only its floor."""
+        order = self._order
+        if order is not None and tenant in self._line.of and not order.knows(tenant):
+            own = self.claims.of(tenant)
+            lacks = sum(one.keeps for one in own) - self.claims.floor(tenant, self.claims.policy(tenant)) if own else 0
+            order.add(self._line, tenant, Standing(lacks, self.claims.time_s(tenant)))
 
     # --- making room -------------------------------------------------------------------------------------------
 
+    @property
+    def _looks(self) -> bool:
+        return len(self._line) > 0 or self.in_use > self.granted or len(self._above) > 0
+
     def look_again(self) -> None:
         """ports.ConnectionBudget.look_again."""
-        if not self._line and self.in_use <= self.granted and not self._above:
+        if not self._looks:
             return
+        loop = asyncio.get_running_loop()
+        self._press_soon(loop)
+        if self._later is not None:
+            return
+        if loop.time() >= self._rests_until:
+            self._look(self._survey())
+        else:
+            self._later = loop.call_at(self._rests_until, self._look_later)
+
+    def _press_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PRESS_S, self._pressed)
-        if self._short() > 0:
-            beyond = self._beyond(self.claims.dues)
-            while self._short() > 0 and self._close_idle(beyond):
-                pass
-            if self._short() > 0:
-                self.lane_pools.free_lanes(self.endpoint, self._patience(beyond))
+            self._timer = loop.call_at(max(loop.time() + PRESS_S, self._rests_until), self._pressed)
+
+    def _look_later(self) -> None:
+        self._later = None
+        if self._looks:
+            self._look(self._survey())
+
+    def _look(self, survey: Survey) -> None:
+        self._rests_until = asyncio.get_running_loop().time() + REST_S * len(survey.keeps)
+        if survey.short > 0:
+            beyond = survey.beyond_due()
+            close_idle(survey, beyond)
+            if survey.short > 0:
+                self._rests_until += LANES_REST_S * self.claims.pools
+                self.lane_pools.free_lanes(self.endpoint, patience(survey, beyond), survey.short)
 
     def _pressed(self) -> None:
+        loop = asyncio.get_running_loop()
         self._timer = None
-        wanted = self._wanted()
-        claims = self.claims.claims(self._holders, wanted)
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        survey = self._survey()
         times = self.lane_pools.database_times(self.endpoint)
-        self.claims.charge(claims, wanted, times, asyncio.get_running_loop().time())
-        self.look_again()
-        while self._short() > 0 and self._retire_lane():
-            pass
+        self.claims.charge(survey.keeps, survey.wanted, times, loop.time())
+        self._order = None
+        if self._looks:
+            self._look(survey)
+            self._press_soon(loop)
+        if survey.short > 0:
+            beyond = survey.beyond_targets()
+            retire_lanes(survey, beyond)
+            self._order = self._ordered(survey, beyond)
         for tenant in tuple(self._above):
-            self._lower(tenant)
-        self._level_within_ceilings()
+            lower(self.claims, tenant)
+        level_within_ceilings(self.claims, self._line)
         self.lane_pools.end_retired(self.endpoint)
-
-    def _short(self) -> int:
-        """Permits that are missing and not on their way back."""
-        wanted = self._wanted()
-        places = Counter(holder.tenant for holder, _ in self._line.values())
-        wished = sum(min(count, wanted.get(tenant, 0)) for tenant, count in places.items())
-        return wished + self.in_use - self.granted - sum(holder.leaving for holder in self._holders)
-
-    def _beyond(self, divide: Callable[[Mapping[TenantName, Claim], int], Mapping[TenantName, float]]) -> Beyond:
-        claims = self.claims.claims(self._holders, self._wanted())
-        due = divide(claims, self.granted)
-        return {tenant: claim.keeps - due[tenant] for tenant, claim in claims.items()}
-
-    def _patience(self, beyond: Beyond) -> dict[TenantName, float]:
-        """How long each tenant's lanes may be unused while others wait."""
-        keeps: Counter[TenantName] = Counter()
-        for holder in self._holders:
-            keeps[holder.tenant] += holder.keeps
-        wanted = self._wanted()
-        patience = dict.fromkeys((one for one, more in beyond.items() if more < _EXACT and one not in wanted), SHARE_S)
-        for holder in self._holders:
-            if holder.tenant in patience and keeps[holder.tenant] <= self.claims.floor(holder.tenant, holder.policy):
-                patience[holder.tenant] = FLOOR_S
-        return patience
-
-    def _close_idle(self, beyond: Beyond) -> bool:
-        """Of those who wait themselves first, then of those that have more than they are due."""
-        below_min = self.in_use > self.granted  # an order, not a wish
-        wanted = self._wanted()
-        idle = [
-            (holder.tenant not in wanted, beyond.get(holder.tenant, 0.0) < _EXACT, since, holder)
-            for holder in self._holders
-            if not holder.waiting and (since := holder.idle_since(below_min=below_min)) is not None
-        ]
-        if not idle:
-            return False
-        min(idle, key=lambda one: one[:3])[3].close_idle()
-        return True
-
-    def _retire_lane(self) -> bool:
-        """Take from the tenant that has most beyond its due, for one that has less; between pools of one tenant, from
-        whoever has most; for a lowered grant, from whoever has most beyond its due."""
-        beyond = self._beyond(self.claims.targets)
-        richest = sorted(self._holders, key=lambda holder: (-beyond.get(holder.tenant, 0), -holder.keeps))
-        if self.in_use > self.granted:
-            return any(holder.keeps and holder.retire_lane() for holder in richest)
-        for poor, since in self._line.values():
-            if beyond.get(poor.tenant, 0) < 0:
-                if any(beyond.get(rich.tenant, 0) > 0 and rich.retire_lane() for rich in richest):
-                    return True
-            elif self._level(poor, since, [one for one in richest if one.tenant == poor.tenant]):
-                return True
-        return False
-
-    @staticmethod
-    def _level(poor: BudgetHolder, since: float, own: Iterable[BudgetHolder]) -> bool:
-        """Pools of one tenant: the one with most gives while another has two fewer, or nothing at all for TURN_S."""
-        waited_s = asyncio.get_running_loop().time() - since
-        enough = 1 if poor.keeps == 0 and waited_s >= TURN_S else 2
-        return any(rich.keeps - poor.keeps >= enough and rich.retire_lane() for rich in own)
-
-    def _lower(self, tenant: TenantName) -> None:
-        """Down to its ceiling, with what is not used first."""
-        own = sorted((one for one in self._holders if one.tenant == tenant), key=lambda one: -one.keeps)
-        ceiling = (self.claims.ceilings or {}).get(tenant, 0)
-        for _ in range(sum(one.keeps for one in own) - ceiling):
-            idle = next((one for one in own if one.idle_since(below_min=True) is not None), None)
-            if idle is not None:
-                idle.close_idle()
-            elif not any(one.retire_lane() for one in own):
-                return
-
-    def _level_within_ceilings(self) -> None:
-        """Who waits at its tenant's ceiling can only have what the tenant's other pools have."""
-        for poor, since in list(self._line.values()):
-            if self.claims.room(poor) > 0:
-                continue
-            own = sorted((one for one in self._holders if one.tenant == poor.tenant), key=lambda one: -one.keeps)
-            if sum(one.leaving for one in own):
-                continue
-            idle = next((one for one in own if not one.waiting and one.idle_since(below_min=False) is not None), None)
-            if idle is not None:
-                idle.close_idle()
-            else:
-                self._level(poor, since, own)
 
     def close(self) -> None:
         """The router ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._later):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._later = None
 
 
 class Budgets:

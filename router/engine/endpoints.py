@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import nlargest
 from typing import NamedTuple
 
-from router.engine.connection_budget import SPARE_S
 from router.engine.credentials import Credentials, Place
 from router.engine.guarded_pool import MOVED, GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
+from router.engine.making_room import SPARE_S
 from router.engine.running import PoolRuns, Runs
 from router.model.errors import Code, RouterError
 from router.model.events import Health
@@ -206,9 +207,12 @@ class Pools:
             if key.endpoint == endpoint:
                 pool.end_retired()
 
-    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float] = _NOBODY_IS_SPARED) -> None:
-        """Of the lanes to an endpoint that nobody has used for a moment, give back those unused longest. Of pools
-        that are about to close, all. patience: tenants whose lanes may be unused for longer (seconds)."""
+    def free_lanes(
+        self, endpoint: EndpointName, patience: Mapping[TenantName, float] = _NOBODY_IS_SPARED, most: int = 1
+    ) -> None:
+        """Of the lanes to an endpoint that nobody has used for a moment, give back those unused longest, of so many
+        pools; of pools that are about to close, all. patience: of tenants whose lanes may be unused for longer
+        (seconds)."""
         for pool, out in self._retired.items():
             if out.key.endpoint == endpoint:
                 pool.give_back_idle(0.0)
@@ -221,8 +225,7 @@ class Pools:
             and now - since >= patience.get(key.tenant, SPARE_S)
             and pool.statistics().size > self._owners[key].pool.min_size
         ]
-        if idle:
-            unused_s, pool = max(idle, key=lambda one: one[0])
+        for unused_s, pool in nlargest(most, idle, key=lambda one: one[0]):
             pool.give_back_idle(unused_s)
 
     def take(self, changes: TenantChanges, before: Mapping[TenantName, Tenant]) -> None:

@@ -1,15 +1,14 @@
-"""Who is due what of one endpoint's connections, computed from its pools when somebody waits.
-
-decisions/shares says how; here its facts are gathered: what each tenant's pools have, want and have used.
+"""Each tenant's pools at one endpoint, and what decisions/shares needs to know of them: what they have, want and have
+used.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from router.decisions.shares import KEPT, UNBOUNDED, Claim, Turns, dues, next_in_line, targets
+from router.decisions.shares import KEPT, UNBOUNDED, Claim, Turns
 from router.model.identity import EndpointName, TenantName
 from router.model.ledger import CeilingWish
 from router.model.policy import PoolPolicy
@@ -22,9 +21,9 @@ BUSY_PERIOD_S = 0.2
 class LanePools(Protocol):
     """What an endpoint's budget asks of the lane pools on it (endpoints.Pools)."""
 
-    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float]) -> None:
-        """Give lanes back that nobody has used for a moment; patience: of tenants whose lanes may be unused for longer
-        (seconds)."""
+    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float], most: int) -> None:
+        """Give lanes back that nobody has used for a moment, of so many pools at most; patience: of tenants whose lanes
+        may be unused for longer (seconds)."""
 
     def end_retired(self, endpoint: EndpointName) -> None:
         """End the lanes that were asked to run dry and have nothing to do: no answer is going to end them."""
@@ -37,7 +36,7 @@ class LanePools(Protocol):
 class NoLanePools:
     """Nobody uses the budgets but pools of connections."""
 
-    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float]) -> None:
+    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float], most: int) -> None:
         """Nothing is there."""
 
     def end_retired(self, endpoint: EndpointName) -> None:
@@ -52,6 +51,9 @@ class TenantClaims:
     """Claims of the tenants at one endpoint. Called from the event loop only."""
 
     def __init__(self) -> None:
+        self.pools = 0
+        """How many there are, of all tenants."""
+        self._of: dict[TenantName, dict[BudgetHolder, None]] = {}
         self._held: Counter[TenantName] = Counter()
         self._turns: Turns[TenantName] = Turns()
         self._seen: dict[TenantName, float] = {}
@@ -62,6 +64,50 @@ class TenantClaims:
         """Most connections here of each tenant with a ceiling, of others none; None: as configured, as above."""
         self._bounded: dict[TenantName, int] = {}
         """Ceilings of tenants that have a permit, as configured."""
+
+    # --- pools -------------------------------------------------------------------------------------------------
+
+    def join(self, holder: BudgetHolder) -> None:
+        """A pool of a tenant from now on."""
+        own = self._of.setdefault(holder.tenant, {})
+        self.pools += holder not in own
+        own[holder] = None
+
+    def leave(self, holder: BudgetHolder) -> None:
+        """It is no longer asked for anything."""
+        own = self._of.get(holder.tenant, {})
+        if holder in own:
+            self.pools -= 1
+            del own[holder]
+            if not own:
+                del self._of[holder.tenant]
+
+    def all(self) -> Iterator[BudgetHolder]:
+        """Pools of all tenants."""
+        for own in self._of.values():
+            yield from own
+
+    def of(self, tenant: TenantName) -> Collection[BudgetHolder]:
+        """A tenant's pools."""
+        return self._of.get(tenant, ())
+
+    def policy(self, tenant: TenantName) -> PoolPolicy:
+        """Of a tenant that has pools: of the newest one."""
+        return next(reversed(self._of[tenant])).policy
+
+    def count(self, waiting: Iterable[TenantName]) -> tuple[dict[TenantName, int], int]:
+        """Connections that each tenant keeps that has or wants some, and how many are on their way back. Pools of those
+        without a permit are not asked."""
+        found: dict[TenantName, int] = dict.fromkeys((one for one in waiting if one in self._of), 0)
+        leaving = 0
+        for tenant in self._held:
+            keeps = 0
+            for holder in self._of.get(tenant, ()):
+                keeps += holder.keeps
+                leaving += holder.leaving
+            if keeps or tenant in found:
+                found[tenant] = keeps
+        return found, leaving
 
     # --- ceilings ----------------------------------------------------------------------------------------------
 
@@ -96,13 +142,11 @@ class TenantClaims:
             return set()
         return {one for one in self._bounded if self._held[one] > self.ceilings.get(one, 0)}
 
-    def ceiling_wishes(
-        self, holders: Iterable[BudgetHolder], in_line: Iterable[BudgetHolder]
-    ) -> dict[TenantName, CeilingWish]:
+    def ceiling_wishes(self, in_line: Iterable[BudgetHolder]) -> dict[TenantName, CeilingWish]:
         """What the ledger needs to know of those with a ceiling. in_line: holders that wait."""
         wishes: Counter[TenantName] = Counter()
         ceilings = dict(self._bounded)
-        for holder in holders:
+        for holder in self.all():
             if holder.policy.ceiling:
                 wishes[holder.tenant] += max(0, holder.keeps - holder.idle)
         for holder in in_line:
@@ -120,48 +164,22 @@ class TenantClaims:
 
     # --- shares ------------------------------------------------------------------------------------------------
 
-    def claims(
-        self, holders: Iterable[BudgetHolder], waiting: Mapping[TenantName, int]
-    ) -> dict[TenantName, Claim]:
-        """Of every tenant that has or wants a connection."""
-        keeps: Counter[TenantName] = Counter()
-        policies: dict[TenantName, PoolPolicy] = {}
-        for holder in holders:
-            keeps[holder.tenant] += holder.keeps
-            policies[holder.tenant] = holder.policy
-        return {
-            tenant: Claim(
-                count,
-                waiting.get(tenant, 0),
-                self.floor(tenant, policy),
-                float(policy.weight),
-                self.ceiling(tenant, policy),
-                self._turns.of(tenant),
-            )
-            for tenant, policy in policies.items()
-            if (count := keeps[tenant]) or tenant in waiting
-        }
+    def claims(self, keeps: Mapping[TenantName, int], waiting: Mapping[TenantName, int]) -> list[Claim]:
+        """Of every tenant that has or wants a connection, in the order of keeps."""
+        claims = []
+        for tenant, count in keeps.items():
+            policy, wants, time_s = self.policy(tenant), waiting.get(tenant, 0), self._turns.of(tenant)
+            floor, ceiling = self.floor(tenant, policy), self.ceiling(tenant, policy)
+            claims.append(Claim(count, wants, floor, float(policy.weight), ceiling, time_s))
+        return claims
 
-    @staticmethod
-    def dues(claims: Mapping[TenantName, Claim], cap: int) -> dict[TenantName, float]:
-        """Connections that each is due, with fractions."""
-        return dict(zip(claims, dues([*claims.values()], cap), strict=True))
-
-    @staticmethod
-    def targets(claims: Mapping[TenantName, Claim], cap: int) -> dict[TenantName, int]:
-        """Whole connections that each is due now."""
-        return dict(zip(claims, targets([*claims.values()], cap), strict=True))
-
-    @staticmethod
-    def next_in_line(claims: Mapping[TenantName, Claim], waiting: Iterable[TenantName], cap: int) -> TenantName:
-        """Which of those that wait gets what has just become free."""
-        order = [*claims]
-        places = {tenant: index for index, tenant in enumerate(order)}
-        return order[next_in_line([*claims.values()], [places[one] for one in waiting], cap)]
+    def time_s(self, tenant: TenantName) -> float:
+        """Its weighted database time."""
+        return self._turns.of(tenant)
 
     def charge(
         self,
-        claims: Mapping[TenantName, Claim],
+        keeps: Mapping[TenantName, int],
         waiting: Iterable[TenantName],
         times: Mapping[TenantName, float],
         now: float,
@@ -174,7 +192,7 @@ class TenantClaims:
             self._turns.begin()
             since = 0.0
         used = {
-            tenant: max(KEPT * claim.keeps * since, times.get(tenant, 0.0) - seen.get(tenant, 0.0) if since else 0.0)
-            for tenant, claim in claims.items()
+            tenant: max(KEPT * count * since, times.get(tenant, 0.0) - seen.get(tenant, 0.0) if since else 0.0)
+            for tenant, count in keeps.items()
         }
-        self._turns.step(used, {tenant: claim.weight for tenant, claim in claims.items()}, [*waiting])
+        self._turns.step(used, {tenant: float(self.policy(tenant).weight) for tenant in keeps}, [*waiting])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.decisions.shares import LONG_TURN_S, MOST_AHEAD_S, TURN_S, Claim, Turns, dues, next_in_line, targets
+from router.decisions.shares import LONG_TURN_S, MOST_AHEAD_S, TURN_S, Claim, Turns, dues, targets, turn
 
 
 def claim(keeps: int = 0, wants: int = 100, **more: float) -> Claim:
@@ -82,10 +82,14 @@ def test_a_part_goes_to_who_is_behind_and_stays_there_for_a_turn() -> None:
 
 
 def test_next_is_who_lacks_its_due_then_who_is_behind_then_who_was_first() -> None:
+    def in_turn(claims: list[Claim], cap: int) -> list[int]:
+        due = targets(claims, cap)
+        return sorted(range(len(claims)), key=lambda one: turn(claims[one].keeps - due[one], claims[one].time_s))
+
     served = claim(5, 1, time_s=0.0)
     lacking = claim(1, 4, time_s=50.0)
-    assert next_in_line([served, lacking], [0, 1], 8) == 1
-    assert next_in_line([claim(time_s=2.0), claim(time_s=1.0), claim(time_s=1.0)], [0, 1, 2], 2) == 1
+    assert in_turn([served, lacking], 8) == [1, 0]
+    assert in_turn([claim(time_s=2.0), claim(time_s=1.0), claim(time_s=1.0)], 2) == [1, 2, 0]
 
 
 def run_turns(weights: list[float], cap: int, rounds: int) -> list[float]:

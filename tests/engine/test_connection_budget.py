@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
-from router.engine.connection_budget import FLOOR_S, PRESS_S, SHARE_S, TURN_S, Budgets, EndpointBudget
+from router.engine.connection_budget import PRESS_S, Budgets, EndpointBudget
+from router.engine.making_room import FLOOR_S, SHARE_S, TURN_S
 from router.engine.tenant_claims import NoLanePools
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.ledger import CeilingWish, Demand, FloorWish, Grant
@@ -112,7 +113,7 @@ class FakeLanePools(NoLanePools):
         self.times = times
         self.asked: Callable[[EndpointName, Mapping[TenantName, float]], object] = lambda *_: None
 
-    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float]) -> None:
+    def free_lanes(self, endpoint: EndpointName, patience: Mapping[TenantName, float], most: int) -> None:
         self.asked(endpoint, patience)
 
     def database_times(self, endpoint: EndpointName) -> Mapping[TenantName, float]:

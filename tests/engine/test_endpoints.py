@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from router.config.secret_commands import CommandRunner
-from router.engine.connection_budget import SPARE_S, Budgets
+from router.engine.connection_budget import Budgets
 from router.engine.endpoints import Pools
 from router.engine.load import LoadMeter
+from router.engine.making_room import SPARE_S
 from router.engine.passwords import Passwords
 from router.model.events import Health, Phase
 from router.model.identity import EndpointName, Generation
