@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import grpc
 from grpc import aio
 
-from pointsman.connection import MAX_REQUEST_BYTES
+from pointsman.connection import MAX_REQUEST_BYTES, closed_error
 from pointsman.errors import (
+    ClientClosed,
     DeadlineExceeded,
     Error,
     Executed,
@@ -51,12 +52,14 @@ class Call:
     timeout_s   counted from `Multiplexer.submit`, which also gives id and deadline
     writes      it may change something; replayable: it may be sent again all the same
     seen        the version of the client's token when it was made
+    doubt       an attempt before the present one may have been done, and no router has said whether it was
     """
 
     __slots__ = (
         "body",
         "crashes",
         "deadline",
+        "doubt",
         "id",
         "replayable",
         "seen",
@@ -74,6 +77,7 @@ class Call:
         self.replayable = replayable
         self.seen = seen
         self.written = False
+        self.doubt = False
         self.crashes = 0
         self.stream: Any = None
         self.waiter: Waiter
@@ -81,14 +85,17 @@ class Call:
         self.deadline: float
 
     def fail(self, error: Error) -> None:
-        """Ends the call, unless it has ended."""
+        """Ends the call, unless it has ended. None of these errors is the router's word about this very call, so none
+        ends a doubt."""
+        if self.doubt and error.safe_to_repeat:
+            error.executed = Executed.MAYBE
         if not self.waiter.done():
             self.waiter.set_exception(error)
 
     @property
     def unsure(self) -> bool:
         """True when nobody here knows whether it had an effect."""
-        return self.written and self.writes
+        return self.doubt or (self.written and self.writes)
 
 
 def after_break(call: Call, failure: aio.AioRpcError | None, *, answered: bool) -> Error | None:
@@ -104,13 +111,15 @@ def after_break(call: Call, failure: aio.AioRpcError | None, *, answered: bool) 
         if answered and call.writes:
             error.executed = Executed.MAYBE  # the router speaks of the stream, not of this call
         return error
-    if call.writes and not call.replayable and (answered or not error.safe_to_repeat):
-        return OutcomeUnknown(
-            f"the connection to the router was lost while the write was under way ({error.message})",
-            code=error.code,
-            reason="OUTCOME_UNKNOWN",
-            executed=Executed.MAYBE,
-        )
+    if call.writes and (answered or not error.safe_to_repeat):
+        if not call.replayable:
+            return OutcomeUnknown(
+                f"the connection to the router was lost while the write was under way ({error.message})",
+                code=error.code,
+                reason="OUTCOME_UNKNOWN",
+                executed=Executed.MAYBE,
+            )
+        call.doubt = True
     if error.code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
         call.crashes += 1
         if call.crashes > MAX_CRASHES:
@@ -152,6 +161,11 @@ def overdue(call: Call) -> DeadlineExceeded:
         reason="DEADLINE",
         executed=Executed.MAYBE if call.unsure else Executed.NO,
     )
+
+
+def closed(call: Call) -> ClientClosed:
+    """The error of a call that the client's close has met."""
+    return closed_error(Executed.MAYBE if call.unsure else Executed.NO)
 
 
 def too_large(size: int) -> InvalidRequest:

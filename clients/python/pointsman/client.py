@@ -142,6 +142,7 @@ class Client:
         attempts = Repetition(self._requests.timeout_s(options))
         while True:
             call = make(*content, {**options, "timeout": attempts.left_s()})
+            call.doubt = attempts.in_doubt
             try:
                 return read(call, await self._bound().roundtrip(call))
             except Error as error:

@@ -19,8 +19,8 @@ from time import monotonic
 import grpc
 from grpc import aio
 
-from pointsman.calls import Call, after_break, other_loop, overdue, stream_error, too_large, unexpected
-from pointsman.connection import GRACE_S, MAX_REQUEST_BYTES, Connections, Pauses, closed_error
+from pointsman.calls import Call, after_break, closed, other_loop, overdue, stream_error, too_large, unexpected
+from pointsman.connection import GRACE_S, MAX_REQUEST_BYTES, Connections, Pauses
 from pointsman.errors import Error, Executed
 from pointsman.mux_stream import WINDOW, Stream, open_stream
 from pointsman.replies import Reply
@@ -111,7 +111,7 @@ class Multiplexer:
         elif streams:
             self._route_among(streams, call, now)
         elif self._closed:
-            call.fail(closed_error(Executed.MAYBE if call.unsure else Executed.NO))
+            call.fail(closed(call))
         elif self._loop.is_closed():
             raise other_loop()
         else:
@@ -281,10 +281,12 @@ class Multiplexer:
         for timer in (self._alarm, self._trimming):
             if timer is not None:
                 timer.cancel()
-        self._fail_waiting(closed_error(Executed.NO))
         streams, self._streams = self._streams, set()
         self._open.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for call in waiting:
+            call.fail(closed(call))
         for stream in streams:
             for call in [*stream.sent(), *stream.unsent()]:
-                call.fail(closed_error(Executed.MAYBE if call.unsure else Executed.NO))
+                call.fail(closed(call))
             await stream.close()

@@ -52,7 +52,8 @@ class Repetition:
     def __init__(self, timeout_s: float) -> None:
         self._deadline = monotonic() + timeout_s
         self._pause_s = FIRST_PAUSE_S
-        self._in_doubt = False
+        self.in_doubt = False
+        """An attempt before the next one may have been done."""
 
     def left_s(self) -> float:
         """For the next attempt."""
@@ -64,10 +65,8 @@ class Repetition:
         left_s = self._deadline - monotonic()
         pause_s = min(max(self._pause_s * (0.5 + random()), error.retry_delay or 0.0), LONGEST_PAUSE_S, left_s / 2)
         if not worth_repeating(error) or left_s - pause_s < RESERVE_S:
-            if self._in_doubt and error.executed in (Executed.NO, Executed.ROLLED_BACK) and not _proves(error):
-                error.executed = Executed.MAYBE
-            raise error
-        self._in_doubt = self._in_doubt or error.executed is not Executed.NO
+            raise after_doubt(error) if self.in_doubt else error
+        self.in_doubt = self.in_doubt or error.executed is not Executed.NO
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         return pause_s
 
@@ -77,6 +76,13 @@ def worth_repeating(error: Error) -> bool:
     if isinstance(error, ClientClosed):
         return False
     return error.code in _AGAIN or (not error.reason and error.code in _AGAIN_UNNAMED)
+
+
+def after_doubt(error: Error) -> Error:
+    """The router's error for a write of which an attempt before may have been done: `executed` speaks of all."""
+    if error.safe_to_repeat and not _proves(error):
+        error.executed = Executed.MAYBE
+    return error
 
 
 def _proves(error: Error) -> bool:

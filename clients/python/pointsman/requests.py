@@ -17,6 +17,7 @@ from pointsman.options import (
     put_options,
     seconds,
 )
+from pointsman.repeating import after_doubt
 from pointsman.replies import Reply, token_of
 from pointsman.results import BatchResults, Result, Rows, lazy_result, lazy_rows
 from pointsman.tokens import TokenKeeper
@@ -110,7 +111,8 @@ class Requests:
             request.options.after_token = self._tokens.value
 
     def _failed(self, call: Call, reply: Reply) -> Error:
-        return self._tokens.told(error_of(reply.failure, writes=call.writes), call.seen)
+        error = self._tokens.told(error_of(reply.failure, writes=call.writes), call.seen)
+        return after_doubt(error) if call.doubt else error
 
     def _keep(self, receipt: bytes, call: Call) -> None:
         token = token_of(receipt)
