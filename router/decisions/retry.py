@@ -49,6 +49,8 @@ class Replayability:
     """An idempotency row is written in the same transaction."""
     first_row_sent: bool = False
     """Rows of the answer have left for the caller."""
+    commits_inside: bool = False
+    """A statement alone that may commit on its way: what it had committed before an error stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ def classify(fault: Fault, facts: Replayability) -> Verdict:
             return Verdict(Action.FAIL, Code.DEADLINE_EXCEEDED, RefuseReason.DEADLINE, _EXECUTED[standing])
         case FaultKind.CANCELLED:
             # 57014 is the server's word that the statement was stopped and undone.
-            executed = Executed.ROLLED_BACK if fault.sqlstate == "57014" else _EXECUTED[standing]
+            undone = fault.sqlstate == "57014" and not facts.commits_inside
+            executed = Executed.ROLLED_BACK if undone else _EXECUTED[standing]
             return Verdict(Action.FAIL, Code.CANCELLED, RefuseReason.CANCELLED, executed)
         case FaultKind.LOCAL_COMMIT:
             # Done on this server only: a failover may undo it, so neither "done" nor "not done" is true. Its key's
@@ -241,8 +244,27 @@ def _replied(fault: Fault, facts: Replayability, standing: _Standing) -> Verdict
     if rule.code is Code.DATA_LOSS:
         executed = _EXECUTED[standing]
     evidence = rule.evidence and _routine(fault) != _ROUTINE_RAISE
+    if facts.commits_inside and fault.sent and not _before_execution(fault):
+        return _in_parts(rule, evidence=evidence)
     why = rule.retry if action is not Action.FAIL else None
     return Verdict(action, code, rule.reason, executed, why, rule.after_s, evidence)
+
+
+def _in_parts(rule: Rule, *, evidence: bool) -> Verdict:
+    """Whether it had committed anything before the error, the error does not tell."""
+    code, reason = rule.code, rule.reason
+    if code in (Code.ABORTED, Code.UNAVAILABLE):  # callers take these for "again"
+        code, reason = Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN
+    return Verdict(Action.FAIL, code, reason, Executed.MAYBE, primary_evidence=evidence)
+
+
+def _before_execution(fault: Fault) -> bool:
+    """Whether it was refused as a whole: by its analysis, or as a write where none are taken. What is raised within a
+    procedure has that procedure as its context, and loses its position."""
+    if fault.stale_statement:
+        return True
+    error = fault.detail
+    return error is not None and not error.context and (error.position > 0 or error.sqlstate == "25006")
 
 
 def _rule(fault: Fault, facts: Replayability, severity: str) -> Rule:
@@ -291,6 +313,7 @@ _UNCONFIRMED = (
     "the deadline passed before the commit was confirmed: the write may be done or not; look before repeating it, or "
     "send an idempotency key"
 )
+PARTS_STAY = "; what it had committed by itself before stays: look before repeating it"
 _HINTS: Mapping[RefuseReason, str] = {
     RefuseReason.WRITE_ON_READ_METHOD: "; Query is read-only: use Execute",
 }
@@ -299,6 +322,8 @@ _HINTS: Mapping[RefuseReason, str] = {
 def error(verdict: Verdict, fault: Fault) -> RouterError:
     """The error that answers the caller when a failed attempt was the last one."""
     pg = fault.detail
+    answered = fault.kind is FaultKind.SERVER_ERROR and pg is not None and pg.severity == "ERROR"
+    in_parts = answered and verdict.executed is Executed.MAYBE and verdict.code is not Code.DATA_LOSS
     message = _MESSAGES.get(verdict.reason, "")
     if fault.kind is FaultKind.LOCAL_COMMIT:
         message = _LOCAL_COMMIT
@@ -306,8 +331,8 @@ def error(verdict: Verdict, fault: Fault) -> RouterError:
         message = _UNCONFIRMED
     if verdict.reason is RefuseReason.BACKEND_CONFIG:
         pg = None  # names the router's login
-    elif pg is not None and verdict.reason is not RefuseReason.OUTCOME_UNKNOWN:
-        message = pg.message.partition("\n")[0] or message
+    elif pg is not None and (verdict.reason is not RefuseReason.OUTCOME_UNKNOWN or in_parts):
+        message = (pg.message.partition("\n")[0] or message) + (PARTS_STAY if in_parts else "")
     numbers: dict[str, object] = {}
     if fault.sqlstate:
         numbers["sqlstate"] = fault.sqlstate

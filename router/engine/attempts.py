@@ -40,12 +40,14 @@ def replayability(call: Call, *, first_row_sent: bool = False, interactive: bool
     """What is at stake when this call is repeated."""
     request = call.request
     read_only = request.access is Access.READ_ONLY or (request.mode is not None and request.mode.read_only)
+    batch = request.method is Method.EXECUTE_BATCH or request.keyed
     return Replayability(
         Access.READ_ONLY if read_only else Access.READ_WRITE,
-        batch=request.method is Method.EXECUTE_BATCH or request.keyed,
+        batch=batch,
         interactive=interactive,
         keyed=request.keyed,
         first_row_sent=first_row_sent,
+        commits_inside=request.commits_inside and not batch,
     )
 
 
@@ -116,15 +118,17 @@ class Attempts:
 
     def _answer(self, call: Call, fault: Fault, verdict: Verdict) -> RouterError:
         cancelled = fault.sqlstate == _QUERY_CANCELED and fault.kind is FaultKind.SERVER_ERROR
-        if call.cancel_asked and verdict.executed is not Executed.MAYBE:
-            if cancelled or fault.kind is FaultKind.CLOSED:
+        undone = verdict.executed is not Executed.MAYBE
+        if call.cancel_asked:
+            if cancelled or (fault.kind is FaultKind.CLOSED and undone):
                 return cancelled_error(verdict.executed)
         elif cancelled and self._clock.now() >= call.request.deadline:
             return RouterError(
                 Code.DEADLINE_EXCEEDED,
                 RefuseReason.DEADLINE,
-                "the deadline passed while the statement ran; it was cancelled and undone",
-                executed=Executed.ROLLED_BACK,
+                "the deadline passed while the statement ran; it was cancelled"
+                + (" and undone" if undone else retry.PARTS_STAY),
+                executed=verdict.executed,
                 numbers={"sqlstate": fault.sqlstate, "endpoint": call.endpoint},
             )
         error = retry.error(verdict, fault)

@@ -98,6 +98,8 @@ class Executor:
                 request.own_sequences = True
             if traits.residue > request.residue:
                 request.residue = traits.residue
+            if traits.commits_inside:
+                request.commits_inside = True
         await self._admitting.enter(runtime, call)
 
     async def _attempt_until_answered(

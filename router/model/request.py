@@ -149,6 +149,8 @@ class StatementTraits:
     """What it leaves behind in its session."""
     reads_sequences: bool = False
     """It asks what its session drew from a sequence (currval, lastval) and draws nothing itself."""
+    commits_inside: bool = False
+    """Alone, it may commit on its way (CALL, DO, VACUUM, ... CONCURRENTLY): an error undoes only what came after."""
 
 
 @unique
@@ -266,6 +268,8 @@ class Request:
     """Of its statements; known once it is admitted."""
     own_sequences: bool = False
     """A batch that asks what its own session drew from sequences: what others drew there is forgotten first."""
+    commits_inside: bool = False
+    """Its statement may commit on its way, where no transaction of ours is around it; known once it is admitted."""
     nested_query: bytes = b""
     """The query that a COPY has between parentheses; empty otherwise."""
     after: Token | None = None

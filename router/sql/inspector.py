@@ -16,10 +16,10 @@ import postgast
 from google.protobuf.message import DecodeError
 
 from router.model.request import Residue, StatementTraits
-from router.sql.keywords import judge_words
+from router.sql.keywords import judge_words, unknown
 from router.sql.nesting import NOT_A_QUERY, refusal_inside_parentheses
 from router.sql.residue import SESSION_WORDS, calls_unknown
-from router.sql.rules import EMPTY, NUL_BYTE, SEVERAL, TREES, UNKNOWN, judge_tree, names_any
+from router.sql.rules import EMPTY, NUL_BYTE, SEVERAL, TREES, judge_tree, names_any
 
 __all__ = ["CACHED_TEXTS", "PARSED_BYTES", "PostgastInspector"]
 
@@ -119,11 +119,11 @@ def _parse(sql: bytes) -> StatementTraits:
         text = sql.decode()
         statements = postgast.parse(text).stmts
     except UnicodeDecodeError:
-        return UNKNOWN
+        return unknown(sql)
     except DecodeError:  # protobuf reads a tree to a depth of 100 only
         return judge_words(sql)
     except postgast.PgQueryError:
-        return _split(text)
+        return _split(text, sql)
     if not statements:
         return EMPTY
     if len(statements) > 1:
@@ -131,10 +131,10 @@ def _parse(sql: bytes) -> StatementTraits:
     return judge_tree(statements[0].stmt, sql)
 
 
-def _split(text: str) -> StatementTraits:
+def _split(text: str, sql: bytes) -> StatementTraits:
     """Not our grammar: PostgreSQL judges, unless a statement follows another."""
     try:
         parts = postgast.split(text, method="scanner")
     except (postgast.PgQueryError, UnicodeDecodeError):
-        return UNKNOWN
-    return SEVERAL if sum(bool(part.strip()) for part in parts) > 1 else UNKNOWN
+        return unknown(sql)
+    return SEVERAL if sum(bool(part.strip()) for part in parts) > 1 else unknown(sql)

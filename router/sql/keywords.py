@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from router.model.request import StatementTraits
 from router.sql.residue import calls_by_text
@@ -62,6 +63,23 @@ _FIRST: Mapping[str, StatementTraits] = {
     "alter": StatementTraits("ddl"),
     "drop": StatementTraits("ddl"),
 }
+_COMMIT_INSIDE = frozenset({"call", "do", "vacuum", "analyze", "analyse", "cluster", "reindex", "repack"})
+_CONCURRENTLY = re.compile(rb"\bconcurrently\b", re.IGNORECASE)
+
+
+def unknown(sql: bytes) -> StatementTraits:
+    """The traits of a text that is not our grammar."""
+    return replace(UNKNOWN, commits_inside=True) if _commits_inside(sql) else UNKNOWN
+
+
+def _commits_inside(sql: bytes) -> bool:
+    found = _FIRST_WORDS.match(sql)
+    if found is None:
+        return False
+    first, second, _ = (word.decode().lower() if word else "" for word in found.groups())
+    if first in ("create", "alter", "drop"):
+        return second in ("database", "tablespace", "subscription") or _CONCURRENTLY.search(sql) is not None
+    return first in _COMMIT_INSIDE
 
 
 def judge_words(sql: bytes) -> StatementTraits:
@@ -82,4 +100,4 @@ def judge_words(sql: bytes) -> StatementTraits:
             traits = COPY if _STANDARD_STREAM.search(sql) else StatementTraits("copy")
     if traits.refuse is None and calls_by_text(sql):
         return FINAL_FUNCTION
-    return traits
+    return replace(traits, commits_inside=True) if _commits_inside(sql) else traits

@@ -105,8 +105,8 @@ TREES: Mapping[str, StatementTraits] = {
     "update_stmt": StatementTraits("update"),
     "delete_stmt": StatementTraits("delete"),
     "merge_stmt": StatementTraits("merge"),
-    "call_stmt": StatementTraits("call", residue=Residue.DISCARD),
-    "do_stmt": StatementTraits("do", residue=Residue.DISCARD),
+    "call_stmt": StatementTraits("call", residue=Residue.DISCARD, commits_inside=True),
+    "do_stmt": StatementTraits("do", residue=Residue.DISCARD, commits_inside=True),
     "explain_stmt": StatementTraits("explain"),
     "variable_show_stmt": StatementTraits("show"),
     "constraints_set_stmt": _SET,
@@ -130,6 +130,14 @@ TREES: Mapping[str, StatementTraits] = {
 }
 """By the name of the statement's node; others are ddl when they create, alter or drop, else utility."""
 
+_COMMIT_INSIDE = frozenset({
+    "vacuum_stmt", "cluster_stmt", "reindex_stmt", "createdb_stmt", "dropdb_stmt", "alter_database_stmt",
+    "create_table_space_stmt", "drop_table_space_stmt", "create_subscription_stmt", "alter_subscription_stmt",
+    "drop_subscription_stmt",
+})
+"""Beside CALL, DO and what is done CONCURRENTLY: what PostgreSQL takes in no transaction block, since parts of it stay.
+vacuum_stmt is ANALYZE too, which commits after each of several tables."""
+
 _MAY_CALL = (*SESSION_WORDS, b'u&"')
 _NOT_RESET = frozenset({"role", "session_authorization", "seed"})
 
@@ -145,6 +153,8 @@ def judge_tree(node: Any, sql: bytes) -> StatementTraits:
     name = node.WhichOneof("node") or ""
     tree = getattr(node, name)
     traits = _judge_node(name, tree)
+    if _commits_inside(name, tree):
+        traits = replace(traits, commits_inside=True)
     return _with_calls(traits, tree, name, sql) if names_any(_MAY_CALL, sql) else traits
 
 
@@ -189,6 +199,16 @@ def _judge_node(name: str, tree: Any) -> StatementTraits:
     if known is not None:
         return known
     return _DDL if name.startswith(("create_", "alter_", "drop_")) else _UTILITY
+
+
+def _commits_inside(name: str, tree: Any) -> bool:
+    match name:
+        case "index_stmt" | "drop_stmt":
+            return bool(tree.concurrent)
+        case "alter_table_stmt":
+            parts = (getattr(one.alter_table_cmd, "def") for one in tree.cmds)
+            return any(part.WhichOneof("node") == "partition_cmd" and part.partition_cmd.concurrent for part in parts)
+    return name in _COMMIT_INSIDE
 
 
 def _transaction(tree: Any) -> StatementTraits:

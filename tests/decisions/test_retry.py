@@ -24,6 +24,7 @@ WRITE = Replayability(Access.READ_WRITE)
 BATCH = Replayability(Access.READ_WRITE, batch=True)
 KEYED = Replayability(Access.READ_WRITE, keyed=True)
 KEYED_BATCH = Replayability(Access.READ_WRITE, batch=True, keyed=True)
+PARTS = Replayability(Access.READ_WRITE, commits_inside=True)
 TX = Replayability(Access.READ_WRITE, interactive=True)
 READ_TX = Replayability(Access.READ_ONLY, interactive=True)
 
@@ -183,6 +184,35 @@ CASES: dict[str, Case] = {
     "lock timeout": (replied("55P03"), BATCH, FAIL, C.ABORTED, R.LOCK_TIMEOUT, X.ROLLED_BACK, None),
     "statement timeout": (
         replied("57014", Stage.COMMIT), WRITE, FAIL, C.DEADLINE_EXCEEDED, R.STATEMENT_TIMEOUT, X.ROLLED_BACK, None),
+    # a statement that may have committed before its error
+    "deadlock, in parts": (
+        replied("40P01", Stage.COMMIT), PARTS, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    "serialization, in parts": (
+        replied("40001", Stage.COMMIT), PARTS, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    "raised, in parts": (
+        replied("P0001", Stage.COMMIT), PARTS, FAIL, C.FAILED_PRECONDITION, R.APP_RAISED, X.MAYBE, None),
+    "statement timeout, in parts": (
+        replied("57014", Stage.COMMIT), PARTS, FAIL, C.DEADLINE_EXCEEDED, R.STATEMENT_TIMEOUT, X.MAYBE, None),
+    "cancelled in parts, confirmed": (
+        of(FaultKind.CANCELLED, Stage.COMMIT, "57014"), PARTS, FAIL, C.CANCELLED, R.CANCELLED, X.MAYBE, None),
+    "raised with the code of a refused connect, in parts": (
+        replied("53300", Stage.COMMIT), PARTS, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    # a switchover makes each new transaction read-only, that of a procedure under way too
+    "read only, in parts": (
+        replied("25006", Stage.COMMIT, context="PL/pgSQL function p() line 4 at SQL statement"), PARTS, FAIL,
+        C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    "read only, refused as a whole": (
+        replied("25006", Stage.COMMIT), PARTS, HOLD, C.UNAVAILABLE, R.NOT_PRIMARY, X.ROLLED_BACK, Y.NOT_PRIMARY),
+    "no such procedure": (
+        replied("42883", Stage.COMMIT, position=6), PARTS, FAIL, C.INVALID_ARGUMENT, R.BAD_SQL, X.ROLLED_BACK, None),
+    "no such function, in parts": (
+        replied("42883", Stage.COMMIT, context="PL/pgSQL function p() line 4 at PERFORM"), PARTS, FAIL,
+        C.INVALID_ARGUMENT, R.BAD_SQL, X.MAYBE, None),
+    "plan is stale, in parts": (
+        stale("0A000", Stage.COMMIT), PARTS, SAME, C.ABORTED, R.SERIALIZATION, X.ROLLED_BACK, Y.STALE_STATEMENT),
+    "in parts, unsent": (
+        of(FaultKind.CONNECT_FAILED, Stage.CONNECT, "53300"), PARTS, SAME, C.UNAVAILABLE, R.NO_BACKEND, X.NO,
+        Y.NOT_SENT),
     # prepared statements
     "plan is stale": (
         stale("0A000", Stage.COMMIT), WRITE, SAME, C.ABORTED, R.SERIALIZATION, X.ROLLED_BACK, Y.STALE_STATEMENT),
@@ -353,7 +383,7 @@ faults = st.builds(
     st.sampled_from(["", "RevalidateCachedQuery", "call_bool_check_hook", "exec_stmt_raise"]),
 )
 standings = st.builds(Replayability, st.sampled_from(Access), st.booleans(), st.booleans(), st.booleans(),
-                      st.booleans())
+                      st.booleans(), st.booleans())
 
 
 @given(faults, standings)
@@ -369,6 +399,8 @@ def test_total_and_never_repeats_what_may_have_happened(fault: Fault, facts: Rep
         assert not (facts.interactive and fault.sent)
     definite = fault.kind is FaultKind.SERVER_ERROR and fault.detail is not None and fault.detail.severity == "ERROR"
     open_write = facts.access is Access.READ_WRITE and fault.sent and (not facts.batch or fault.stage is Stage.COMMIT)
+    if facts.commits_inside and fault.sent and facts.access is Access.READ_WRITE and got.action is not Action.FAIL:
+        assert not definite or fault.sqlstate == "25006" or facts.keyed
     if open_write and not definite and fault.kind is FaultKind.CONNECTION_LOST and not facts.interactive:
         assert got.executed is X.MAYBE
         assert got.action is (HOLD if facts.keyed else FAIL)
@@ -410,6 +442,11 @@ def test_error_says_what_to_do() -> None:
     assert "may have been committed" in unknown.message
     local = of(FaultKind.LOCAL_COMMIT, Stage.COMMIT, "01000")
     assert "synchronous standby" in error(classify(local, WRITE), local).message
+    in_parts = replied("40P01", Stage.COMMIT)
+    assert error(classify(in_parts, PARTS), in_parts).message == (
+        "what PostgreSQL said; what it had committed by itself before stays: look before repeating it"
+    )
+    assert classify(replied("53200", Stage.COMMIT), PARTS).retry_after_s is None, "nobody is told to come again"
 
 
 def test_verdict_is_a_value() -> None:

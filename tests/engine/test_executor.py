@@ -150,6 +150,20 @@ async def test_an_error_of_the_statement_is_the_callers_at_once() -> None:
 
 
 @virtual
+async def test_what_may_have_committed_on_its_way_is_not_repeated_unless_it_is_framed() -> None:
+    engine = Engine()
+    engine.server().script[b"call p()"] = Reply(error="40P01")
+    error = await refusal(engine.run(Method.EXECUTE, "call p()"))
+    assert (error.code, error.reason, error.executed) == (Code.UNKNOWN, RefuseReason.OUTCOME_UNKNOWN, Executed.MAYBE)
+    assert engine.server().seen.count(b"call p()") == 1
+    assert error.numbers["sqlstate"] == "40P01"
+    error = await refusal(engine.run(Method.EXECUTE_BATCH, "call p()"))
+    assert (error.reason, error.executed) == (RefuseReason.DEADLOCK, Executed.ROLLED_BACK), "COMMIT fails in there"
+    assert engine.server().seen.count(b"call p()") > 2
+    await rest(engine)
+
+
+@virtual
 async def test_the_budget_bounds_repeats_in_an_outage() -> None:
     engine = Engine("a", retry=RetryPolicy(budget_least=5, budget_ratio=0.1))
     engine.server().script[b"insert a"] = Reply(error="40001")

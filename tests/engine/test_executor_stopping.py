@@ -51,6 +51,21 @@ async def test_a_running_request_is_stopped_in_postgresql(method: Method) -> Non
     await rest(engine)
 
 
+@pytest.mark.parametrize("stopped_by", ["cancel", "deadline"])
+@virtual
+async def test_what_may_have_committed_on_its_way_is_stopped_with_an_open_outcome(stopped_by: str) -> None:
+    engine = Engine()
+    engine.server().script[b"call p()"] = Reply(takes=60)
+    running = engine.start(engine.run(Method.EXECUTE, "call p()", request_id="r", timeout=1))
+    await asyncio.sleep(0.1)
+    if stopped_by == "cancel":
+        assert cancel(engine) is CancelOutcome.CANCELLING
+    error = await refusal(running)
+    reason = RefuseReason.CANCELLED if stopped_by == "cancel" else RefuseReason.DEADLINE
+    assert (error.reason, error.executed) == (reason, Executed.MAYBE)
+    await rest(engine)
+
+
 @virtual
 async def test_a_write_that_ignores_its_cancel_is_answered_with_an_open_outcome() -> None:
     engine = Engine()

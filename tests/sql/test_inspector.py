@@ -14,6 +14,50 @@ from router.model.request import Residue, StatementTraits
 from router.ports import StatementInspector
 from router.sql.inspector import CACHED_TEXTS, PARSED_BYTES, PostgastInspector
 
+# Parts of it may stay when it fails; PostgreSQL takes most of them in no transaction block.
+COMMIT_INSIDE = [
+    "call p()",
+    "do $$ begin commit; end $$",
+    "vacuum t",
+    "analyze",
+    "cluster",
+    "reindex table concurrently t",
+    "create unique index concurrently i on t (a)",
+    "drop index concurrently i",
+    "alter table t detach partition p concurrently",
+    "create database d",
+    "drop database d",
+    "alter database d set tablespace s",
+    "create tablespace s location '/s'",
+    "drop tablespace s",
+    "create subscription s connection 'x' publication p",
+    "drop subscription s",
+    # not our grammar, or more than is parsed
+    "call p(a ==> )",
+    "  /* why */ Vacuum (newest 1) t, ;",
+    "repack t",
+    "create index concurrently i on t (a) newest",
+    "do $$ begin " + "perform 1; " * 1000 + "end $$",
+    "call p('" + "x" * PARSED_BYTES + "')",
+    "create index concurrently i on t (a) where a in (" + "1, " * PARSED_BYTES + "1)",
+]
+WHOLE = [
+    "select 1",
+    "insert into t values ('call p()')",
+    "update t set concurrently = 1",
+    "create index i on t (a)",
+    "drop index i",
+    "drop table t",
+    "alter table t detach partition p",
+    "alter table t add b int",
+    "refresh materialized view concurrently m",
+    "explain analyze select 1",
+    "truncate t",
+    "nonsense",
+    "create table t (a int) newest",
+    "select '" + "x" * PARSED_BYTES + "'",
+]
+
 # sql: kind. Runs everywhere.
 FREE = {
     "select 1": "select",
@@ -138,9 +182,16 @@ def inspect(sql: str) -> StatementTraits:
     return inspector.inspect(sql.encode())
 
 
+@pytest.mark.parametrize("sql", [*COMMIT_INSIDE, *WHOLE], ids=lambda sql: sql[:40])
+def test_what_may_commit_on_its_way_is_known(sql: str) -> None:
+    traits = PostgastInspector().inspect(sql.encode())
+    assert traits.refuse is None
+    assert traits.commits_inside is (sql in COMMIT_INSIDE)
+
+
 @pytest.mark.parametrize("sql", FREE)
 def test_runs_anywhere(sql: str) -> None:
-    assert replace(inspect(sql), residue=Residue.NONE) == StatementTraits(FREE[sql])
+    assert replace(inspect(sql), residue=Residue.NONE, commits_inside=False) == StatementTraits(FREE[sql])
 
 
 @pytest.mark.parametrize("sql", SESSION)

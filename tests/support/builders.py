@@ -57,7 +57,7 @@ class FakeInspector:
             return StatementTraits("tcl", why, why, "use Transact")
         if word == b"set":
             return StatementTraits("set", RefuseReason.SESSION_STATE, None, "use Transact", residue=Residue.DISCARD)
-        return StatementTraits(word.decode())
+        return StatementTraits(word.decode(), commits_inside=word in (b"call", b"do"))
 
     def inspect_in_session(self, sql: bytes) -> StatementTraits:
         return self.inspect(sql)
