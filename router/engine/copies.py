@@ -129,7 +129,8 @@ class Copies:
         return answer
 
     async def _in_admitted(self, runtime: TenantRuntime, call: Call, source: AsyncIterator[bytes]) -> CopyAnswer:
-        runtime.uses_keys = runtime.uses_keys or call.request.keyed
+        if call.request.keyed:
+            self._tenants.note_key(call.tenant.name)
         opened = await self._open(runtime, call, begin_in)
         if isinstance(opened, Stored):
             return self._committed(call, await compare(call, source, opened))

@@ -92,8 +92,20 @@ class Directory:
         """A tenant by name."""
         return self._tenants.get(name)
 
+    def in_force(self, tenant: Tenant) -> Tenant:
+        """What a tenant that was admitted before is by now. RouterError: it has been removed."""
+        newest = self._tenants.get(tenant.name)
+        if newest is None:
+            raise removed(tenant.name)
+        return newest
+
     def __iter__(self) -> Iterator[Tenant]:
         return iter(self._tenants.values())
+
+
+def removed(name: TenantName) -> RouterError:
+    """For who was admitted as a tenant that is in the configuration no more."""
+    return RouterError(Code.UNAUTHENTICATED, RefuseReason.UNAUTHENTICATED, f"tenant {name} has been removed")
 
 
 def _callers(tenant: Tenant) -> Iterator[CallerGrant]:

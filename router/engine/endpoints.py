@@ -13,6 +13,7 @@ from heapq import nlargest
 from typing import NamedTuple
 
 from router.engine.credentials import Credentials, Place
+from router.engine.directory import Directory
 from router.engine.guarded_pool import MOVED, GuardedPool, LoginBreakers
 from router.engine.lane_pool import LanePool
 from router.engine.making_room import SPARE_S
@@ -62,16 +63,16 @@ class Pools:
         cluster_of: Callable[[ClusterName], Cluster],
         events: EventSink,
         runs: Runs,
+        directory: Directory,
     ) -> None:
         self._factory = factory
+        self._directory = directory
         self._runs = runs
         self._clock = clock
         self._cluster_of = cluster_of
         self._pools: dict[PoolKey, LanePool] = {}
         self._owners: dict[PoolKey, Tenant] = {}
         """As configured; the login that a pool has is the one that self.credentials names."""
-        self._newest: dict[TenantName, Tenant] = {}
-        """Of those that have changed: a call that was admitted before must not open connections as it was."""
         self._states: dict[ClusterName, ClusterState] = {}
         self._retired: dict[LanePool, _Retired] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -83,7 +84,7 @@ class Pools:
 
     def get(self, tenant: Tenant, endpoint: EndpointName, access: Access, generation: Generation) -> LanePool:
         """The pool for a route, made when there is none. AttemptFailed when its endpoint is no longer configured;
-        RouterError when what was judged for this tenant may not run as the one that it is by now."""
+        RouterError when the tenant has been removed, or what was judged for it may not run as the one it is by now."""
         key = PoolKey(tenant.name, endpoint, access)
         pool = self._pools.get(key)
         owner = self._owners.get(key)
@@ -98,7 +99,7 @@ class Pools:
         return self._made(key, tenant, generation)
 
     def _as_of_now(self, tenant: Tenant) -> Tenant:
-        newest = self._newest.get(tenant.name, tenant)
+        newest = self._directory.in_force(tenant)
         if newest is not tenant and not newest.same_home(tenant):
             raise RouterError(
                 Code.UNAVAILABLE,
@@ -230,27 +231,24 @@ class Pools:
 
     def take(self, changes: TenantChanges, before: Mapping[TenantName, Tenant]) -> None:
         """Close the pools of tenants that are gone, or whose connections are not as good as new ones; a changed login
-        is proven first. before: the tenants as they were configured."""
+        is proven first. The directory knows them already. before: the tenants as they were configured."""
+        newest = {tenant.name: tenant for tenant in changes.changed}
         serving: dict[TenantName, set[EndpointName]] = {}
         for key in self._pools:
             serving.setdefault(key.tenant, set()).add(key.endpoint)
         for tenant in changes.changed:
-            self._newest[tenant.name] = tenant
             there = serving.get(tenant.name, set())
             refused = {endpoint for endpoint in there if self._breakers.refuses(tenant.name, endpoint)}
             self.credentials.changed(before.get(tenant.name), tenant, there, refused)
             for endpoint in refused:
                 self._retire_place(Place(tenant.name, endpoint))
         for key, owner in list(self._owners.items()):
-            newest = self._newest.get(key.tenant, owner)
-            if owner.same_connections(newest):
-                self._owners[key] = newest
+            fresh = newest.get(key.tenant, owner)
+            if owner.same_connections(fresh):
+                self._owners[key] = fresh
             else:
                 self._retire(key)
-        gone = set(changes.removed)
-        for name in gone:
-            self._newest.pop(name, None)
-        self.forget_tenants(gone)
+        self.forget_tenants(set(changes.removed))
 
     def forget_tenants(self, gone: set[TenantName]) -> None:
         """Close the pools of tenants that were removed from the configuration."""

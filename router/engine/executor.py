@@ -158,7 +158,7 @@ class Executor:
         call.stop_running = functools.partial(pool.stop_running, slot)
         try:
             if request.keyed:
-                self._tenants.of(call.tenant).uses_keys = True
+                self._tenants.note_key(call.tenant.name)
                 return await run_keyed(pool, slot, call)
             if request.method is Method.EXECUTE_BATCH:
                 return await run_batch(pool, slot, call)

@@ -69,6 +69,7 @@ class KeyExpiry:
             ends = self._clock.now() + ROUND_S
             # Another order each time: a process that never gets to the end of a round leaves nobody out for ever.
             order = [name for _, name in sorted((self._chance.draw(), name) for name in self._configured())]
+            self._without.intersection_update(order)
             between_s = min(MOST_BETWEEN_S, ROUND_S / max(1, len(order)))
             for name in order:
                 await self._clock.sleep(between_s * (0.5 + self._chance.draw()))

@@ -13,6 +13,7 @@ from router.engine.admitting import Admitting
 from router.engine.calls import Call, Register
 from router.engine.channel_hub import ChannelHub
 from router.engine.clusters import Clusters
+from router.engine.directory import removed
 from router.engine.listener import Listener
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.errors import Code, Executed, RouterError
@@ -135,8 +136,7 @@ class Listeners:
             if hub is None:
                 continue
             for listener in hub.listeners:
-                message = f"tenant {name} has been removed"
-                hub.end(listener, RouterError(Code.UNAUTHENTICATED, RefuseReason.UNAUTHENTICATED, message))
+                hub.end(listener, removed(name))
             hub.cut(CloseReason.DRAIN)
 
     def renew(self, tenant: TenantName) -> None:

@@ -14,6 +14,7 @@ from router.decisions.refusal import Refuse
 from router.decisions.request_rate import RequestRate
 from router.decisions.retry_budget import RetryBudget
 from router.decisions.routing import RouteBook, Want
+from router.engine.directory import Directory
 from router.engine.expiry import Expired, wait_until
 from router.engine.pausing import Pause
 from router.engine.registered import texts_of
@@ -234,23 +235,23 @@ class Tenants:
         self,
         retry: RetryPolicy,
         clock: Clock,
+        directory: Directory,
         pause_s: Callable[[Tenant], float] = lambda _: HoldPolicy.window_s,
     ) -> None:
         """pause_s: how long a request of a tenant waits for the end of a pause."""
         self._retry = retry
         self._clock = clock
+        self._directory = directory
         self._pause_s = pause_s
         self._runtimes: dict[TenantName, TenantRuntime] = {}
-        self._newest: dict[TenantName, Tenant] = {}
-        """Of those that have changed: a call that was admitted before must not bring the former one back."""
         self._shared: dict[ClusterName, RetryBudget] = {}
 
     def of(self, tenant: Tenant) -> TenantRuntime:
-        """The runtime of a tenant, made on first use."""
+        """The runtime of a tenant, made on first use. RouterError: it has been removed."""
         runtime = self._runtimes.get(tenant.name)
         if runtime is not None and runtime.tenant is tenant:
             return runtime
-        tenant = self._newest.get(tenant.name, tenant)
+        tenant = self._directory.in_force(tenant)  # who was admitted before brings no former one back
         if runtime is None:
             admission, pause = Admission(tenant, self._clock), Pause(self._pause_s(tenant))
             runtime = self._runtimes[tenant.name] = TenantRuntime(tenant, self._budget(tenant), admission, pause)
@@ -274,9 +275,8 @@ class Tenants:
         return runtime
 
     def take(self, changes: TenantChanges) -> None:
-        """Tenants have changed or gone; who waits and now may go on does."""
+        """Tenants have changed or gone, as the directory knows; who waits and now may go on does."""
         for tenant in changes.changed:
-            self._newest[tenant.name] = tenant
             if tenant.name in self._runtimes:
                 runtime = self.of(tenant)
                 runtime.admission.let_in()
@@ -301,6 +301,12 @@ class Tenants:
         """Tenants in use."""
         return set(self._runtimes)
 
+    def note_key(self, name: TenantName) -> None:
+        """A tenant has sent an idempotency key; of one that has been removed nobody takes note."""
+        runtime = self._runtimes.get(name)
+        if runtime is not None:
+            runtime.uses_keys = True
+
     def with_keys(self) -> list[TenantRuntime]:
         """Those that have sent idempotency keys."""
         return [runtime for runtime in self._runtimes.values() if runtime.uses_keys]
@@ -308,7 +314,6 @@ class Tenants:
     def forget(self, names: set[TenantName]) -> None:
         """Tenants that were removed from the configuration."""
         for name in names:
-            self._newest.pop(name, None)
             runtime = self._runtimes.pop(name, None)
             if runtime is not None:
                 runtime.pause.turn_away()

@@ -28,6 +28,7 @@ from router.encoding import TypedColumns
 from router.engine.attempts import Attempts
 from router.engine.calls import Register
 from router.engine.clusters import ClusterRuntime, Clusters
+from router.engine.directory import Directory
 from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
@@ -39,7 +40,7 @@ from router.model.callers import Admission, CallerId, CallerRole
 from router.model.identity import Generation
 from router.model.policy import RetryPolicy
 from router.model.result import StatementResult
-from router.model.topology import Tenant
+from router.model.topology import Tenant, Topology
 from router.ports import PoolStatistics, Unit
 from router.sql.inspector import PostgastInspector
 from router.system import SystemChance, SystemClock
@@ -152,17 +153,19 @@ class Caller:
             self._due.put_nowait(again)
 
 
-def engine(clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> Executor:
+def engine(owner: Tenant, clock: SystemClock, chance: SystemChance, events: TelemetrySink) -> Executor:
     supervisor = FakeSupervisor(make_cluster("a", "b"), "a")
     room = HoldingRoom(
         supervisor.state, supervisor.cluster.policy.hold, clock, events, supervisor.report_drained
     )
     clusters = Clusters()
     clusters.add(MAIN, ClusterRuntime(supervisor, room))  # type: ignore[arg-type]
-    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster, events, Runs(clock, chance))
+    directory = Directory(Topology({MAIN: supervisor.cluster}, {owner.name: owner}))
+    ways = (events, Runs(clock, chance), directory)
+    pools = Pools(Factory(), clock, lambda name: clusters[name].supervisor.cluster, *ways)
     retry = RetryPolicy()
     return Executor(
-        Tenants(retry, clock),
+        Tenants(retry, clock, directory),
         Register(clock, events),
         Placement(clusters, clock, chance, Positions(pools, clock)),
         pools,
@@ -188,9 +191,9 @@ class Proved:
 async def measure(at_once: int, total: int) -> tuple[float, float]:
     """CPU µs a read, and reads a message."""
     clock, chance, events = SystemClock(), SystemChance(), TelemetrySink()
-    answering = Answering(engine(clock, chance, events), TypedColumns(), chance)
-    shared = Multiplexing(answering, Drain(clock), clock, events, 4096)
     owner = tenant()
+    answering = Answering(engine(owner, clock, chance, events), TypedColumns(), chance)
+    shared = Multiplexing(answering, Drain(clock), clock, events, 4096)
     for rounds in (at_once * 4, total):
         caller = Caller(at_once, rounds)
         call = Call(Proved(owner), "Multiplex", clock.now(), None)

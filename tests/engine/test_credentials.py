@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from router.model.events import LoginChanged
 from router.model.identity import EndpointName, Generation
 from router.model.policy import PoolPolicy
 from router.model.request import Access, Method, Options, ReadFrom
-from router.model.topology import Login, Secret, TenantChanges
+from router.model.topology import Login, Secret
 from tests.support.builders import Engine, Recorder, make_cluster, now
 from tests.support.talk import rest
 from tests.support.virtual_time import VirtualClock, virtual
@@ -38,12 +38,7 @@ async def engine_of(login: Login = OLD) -> AsyncIterator[Engine]:
 
 def change(engine: Engine, login: Login) -> None:
     """As a data plane does."""
-    fresh = replace(engine.tenant, login=login)
-    before = {engine.tenant.name: engine.tenant}
-    changes = TenantChanges((fresh,))
-    engine.pools.take(changes, before)
-    engine.tenants.take(changes)
-    engine.tenant = fresh
+    engine.change(login=login)
 
 
 def used(engine: Engine) -> list[Login]:
@@ -256,15 +251,11 @@ async def test_a_server_that_is_away_says_nothing_about_a_login() -> None:
 
 
 @virtual
-@pytest.mark.parametrize("make", [lambda one: replace(one, database="other"), lambda one: replace(one, role="other")])
-async def test_another_database_or_role_is_another_user(make: Callable[..., object]) -> None:
+@pytest.mark.parametrize("what", ["database", "role"])
+async def test_another_database_or_role_is_another_user(what: str) -> None:
     async with engine_of() as engine:
         await engine.run(Method.EXECUTE, WRITE)
-        before, fresh = engine.tenant, make(replace(engine.tenant, login=NEW))
-        changes = TenantChanges((fresh,))  # type: ignore[arg-type]
-        engine.pools.take(changes, {before.name: before})
-        engine.tenants.take(changes)
-        engine.tenant = fresh  # type: ignore[assignment]
+        engine.change(login=NEW, **{what: "other"})
         await engine.run(Method.EXECUTE, WRITE)
         assert used(engine) == [NEW]
         assert engine.server().logins[NEW] == 1

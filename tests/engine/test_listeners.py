@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,10 +45,7 @@ def payloads(one: Listener) -> list[str]:
 
 
 def change(engine: Engine, **fields: Any) -> None:
-    engine.tenant = replace(engine.tenant, **fields)
-    changes = TenantChanges((engine.tenant,))
-    engine.tenants.take(changes)
-    engine.listeners.take(changes)
+    engine.change(**fields)
 
 
 async def left(engine: Engine, *ones: Listener) -> None:

@@ -20,9 +20,7 @@ IMPATIENT = Options(on_failover=OnFailover.FAIL_FAST)
 
 def change(engine: Engine, *, paused: bool) -> None:
     """As a data plane does, while callers still come with the tenant that they were admitted as."""
-    changes = TenantChanges((replace(engine.tenant, paused=paused),))
-    engine.pools.take(changes, {engine.tenant.name: engine.tenant})
-    engine.tenants.take(changes)
+    engine.take(TenantChanges((replace(engine.tenant, paused=paused),)))
 
 
 @virtual
@@ -85,7 +83,7 @@ async def test_a_removed_tenants_waiters_are_told_at_once() -> None:
     waiting = engine.start(engine.run(Method.EXECUTE, "insert a"))
     await settle()
     began = now()
-    engine.tenants.take(TenantChanges(removed=(engine.tenant.name,)))
+    engine.take(TenantChanges(removed=(engine.tenant.name,)))
     assert (await refusal(waiting)).reason is RefuseReason.TENANT_PAUSED
     assert now() == began
     await rest(engine)
@@ -119,9 +117,7 @@ async def test_a_caller_of_before_brings_no_former_tenant_back() -> None:
     engine = Engine()
     await engine.run(Method.EXECUTE, "insert a")
     fresh = replace(engine.tenant, login=replace(engine.tenant.login, user="other"))
-    changes = TenantChanges((fresh,))
-    engine.pools.take(changes, {engine.tenant.name: engine.tenant})
-    engine.tenants.take(changes)
+    engine.take(TenantChanges((fresh,)))
     await engine.run(Method.EXECUTE, "insert a")
     assert engine.runtime.tenant is fresh
     assert len(engine.inner_pools()) == 2

@@ -15,7 +15,7 @@ from router.model.identity import ClusterName
 from router.model.policy import PoolPolicy, TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Access, Method, Options, ReadFrom
-from router.model.topology import IsolationMode, Login
+from router.model.topology import IsolationMode, Login, TenantChanges
 from tests.support.builders import Engine, now
 from tests.support.fake_replies import Reply
 from tests.support.talk import Talk, refusal, rest
@@ -137,9 +137,8 @@ async def test_another_password_or_other_limits_are_no_other_tenant() -> None:
 @virtual
 async def test_who_comes_after_the_change_does_not_notice_it() -> None:
     engine = Engine()
-    former = engine.tenant
-    engine.change(**BEHIND_A_ROLE)
-    engine.tenant = former  # on its way since before: it is judged by what the tenant is now
+    engine.take(TenantChanges((replace(engine.tenant, **BEHIND_A_ROLE),)))
+    # On its way since before: it is judged by what the tenant is now.
     assert (await engine.run(Method.QUERY, "@one")).results
     assert (await engine.quick_read("@one")).results
     assert (await refusal(engine.run(Method.EXECUTE, ESCAPE))).reason is RefuseReason.NOT_REGISTERED

@@ -142,8 +142,13 @@ ROUTING: Sequence[Mutant] = (
         tests=("tests/engine/test_endpoints.py",),
     ),
     Mutant(
+        "a_removed_tenant_comes_back", "router/engine/directory.py",
+        "raise removed(tenant.name)", "return tenant",
+        tests=("tests/engine/test_tenants_removed.py",),
+    ),
+    Mutant(
         "what_was_judged_for_another_runs", "router/engine/endpoints.py",
-        "if not newest.same_home(tenant):", "if False:",
+        "if newest is not tenant and not newest.same_home(tenant):", "if False:",
         tests=("tests/engine/test_tenants_changed.py",),
     ),
     Mutant(

@@ -13,6 +13,7 @@ import pytest
 from router.devcluster import DevCluster
 from router.devcluster.server import free_port
 from router.engine.connection_budget import Budgets, EndpointBudget
+from router.engine.directory import Directory
 from router.engine.endpoints import Pools
 from router.engine.lane_pool import LanePool
 from router.engine.running import Runs
@@ -22,7 +23,7 @@ from router.model.observation import AttemptFailed, FaultKind
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
 from router.model.request import Access, Statement
-from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant
+from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, Topology
 from router.postgres.endpoint_pool import PsycopgEndpointPool, PsycopgPoolFactory
 from router.system import SystemChance, SystemClock
 from tests.contracts.promises import run_on, submit
@@ -134,10 +135,12 @@ async def test_two_tenants_under_load_never_pass_the_cap_and_both_are_served(wor
 async def test_lanes_that_never_rest_are_shared_out(world: World) -> None:
     """As the engine uses them: a lane is kept as long as there is work for it."""
     clock = SystemClock()
-    pools = Pools(world.factory, clock, lambda _: world.cluster, Recorder(), Runs(clock, SystemChance()))
-    world.budgets.serve_lanes(pools)
     served = {"acme": 0, "globex": 0}
     tenants = {name: world.tenant(name) for name in served}
+    directory = Directory(Topology({}, {one.name: one for one in tenants.values()}))
+    ways = (Recorder(), Runs(clock, SystemChance()), directory)
+    pools = Pools(world.factory, clock, lambda _: world.cluster, *ways)
+    world.budgets.serve_lanes(pools)
     until = soon(2.0)
 
     async def load(name: str) -> None:

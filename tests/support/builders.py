@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from router.engine.directory import Directory
+from router.engine.tenants import TenantRuntime
 from router.model.events import Event
 from router.model.identity import EndpointName, TenantName
 from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, TenantPolicy
@@ -109,7 +110,6 @@ class Engine:
         names = names or ("a", "b")
         self.timeout = 5.0
         """Of the requests that run() and stream() make (seconds)."""
-        self.tenant = tenant(pool=pool, policy=policy)
         self.servers = {EndpointName(name): FakeServer() for name in names}
         self.factory = FakePoolFactory(self.servers)
         self.clock = VirtualClock()
@@ -119,17 +119,28 @@ class Engine:
         self.listening = FakeListeningFactory()
         ways = (self.clock, self.chance, self.events, FakeInspector(), self.listening)
         path = RequestPath(self.supervisor, self.factory, retry or RetryPolicy(), *ways)
+        self.take, self.directory = path.take, path.directory
+        self.tenant = tenant(pool=pool, policy=policy)
         self.room, self.clusters, self.pools, self.runs = path.room, path.clusters, path.pools, path.runs
         self.register, self.tenants = path.register, path.tenants
         self.executor, self.copies, self.sessions = path.executor, path.copies, path.sessions
         self.outcomes, self.listeners = path.outcomes, path.listeners
 
+    @property
+    def tenant(self) -> Tenant:
+        """As whom requests come."""
+        return self._tenant
+
+    @tenant.setter
+    def tenant(self, fresh: Tenant) -> None:
+        """From now on; it is configured, too, though the pools and runtimes that there are have not been told."""
+        self._tenant = fresh
+        self.directory.change(TenantChanges((fresh,)))
+
     def change(self, **fields: Any) -> None:
         """The tenant as it is configured from now on, as a data plane takes it."""
-        before, self.tenant = self.tenant, replace(self.tenant, **fields)
-        changes = TenantChanges((self.tenant,))
-        self.pools.take(changes, {before.name: before})
-        self.tenants.take(changes)
+        self._tenant = replace(self._tenant, **fields)
+        self.take(TenantChanges((self._tenant,)))
 
     def server(self, name: str = "a") -> FakeServer:
         return self.servers[EndpointName(name)]
@@ -186,18 +197,23 @@ class Engine:
 
     def check_at_rest(self) -> None:
         """Nothing is under way, nothing leaked, nothing was harmed."""
-        runtime = self.runtime
         assert len(self.register) == 0
-        assert (runtime.under_way, runtime.admission.queued) == (0, 0)
         assert self.room.held == 0
-        assert not +runtime.in_flight
-        assert not -runtime.in_flight
+        runtime = self.tenants.find(self.tenant.name)
+        if runtime is not None:
+            self._check_runtime(runtime)
         for key, pool in self.pools:
             assert not pool.busy, f"{key}: {pool!r}"
             assert (pool.in_flight, pool.waiting) == (0, 0)
         assert [runs.running for runs in self.runs if runs.running] == []
         for inner in self.inner_pools():
             inner.check_conserved()
+
+    @staticmethod
+    def _check_runtime(runtime: TenantRuntime) -> None:
+        assert (runtime.under_way, runtime.admission.queued) == (0, 0)
+        assert not +runtime.in_flight
+        assert not -runtime.in_flight
 
     async def close(self) -> None:
         self.room.close()

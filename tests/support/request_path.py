@@ -6,6 +6,7 @@ from router.engine.attempts import Attempts
 from router.engine.calls import Register
 from router.engine.clusters import ClusterRuntime, Clusters, ClusterSource
 from router.engine.copies import Copies
+from router.engine.directory import Directory
 from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
@@ -16,10 +17,30 @@ from router.engine.positions import Positions
 from router.engine.running import Runs
 from router.engine.sessions import Sessions
 from router.engine.tenants import Tenants
+from router.model.identity import TenantName
 from router.model.policy import RetryPolicy
+from router.model.topology import Tenant, TenantChanges, Topology
 from router.ports import Chance, Clock, EventSink, PoolFactory, StatementInspector
 from router.ports.listening import ListeningFactory
 from tests.support.fake_listening import FakeListeningFactory
+
+
+class OpenDirectory(Directory):
+    """Whoever calls for the first time is configured by that: tests need not say so. Who was removed stays so."""
+
+    def __init__(self) -> None:
+        self._known: set[TenantName] = set()
+        super().__init__(Topology({}, {}))
+
+    def change(self, changes: TenantChanges) -> None:
+        self._known.update(one.name for one in changes.changed)
+        super().change(changes)
+
+    def in_force(self, tenant: Tenant) -> Tenant:
+        if tenant.name not in self._known:
+            self.change(TenantChanges((tenant,)))
+        newest = super().in_force(tenant)
+        return tenant if tenant == newest else newest  # callers of the simulation have tenants of their own, all equal
 
 
 class RequestPath:
@@ -42,11 +63,13 @@ class RequestPath:
         self.clusters.add(name, ClusterRuntime(source, self.room))
         self.runs = Runs(clock, chance)
         self.runs.apply([source.cluster])
-        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster, events, self.runs)
+        self.directory = OpenDirectory()
+        ways = (events, self.runs, self.directory)
+        self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster, *ways)
         source.subscribe(self.pools.on_state)
         source.subscribe(self.room.on_state)
         self.register = Register(clock, events)
-        self.tenants = Tenants(retry, clock)
+        self.tenants = Tenants(retry, clock, self.directory)
         parts = (
             self.tenants,
             self.register,
@@ -63,3 +86,11 @@ class RequestPath:
         hearing = listening or FakeListeningFactory()
         self.listeners = Listeners(self.tenants, self.register, self.clusters, hearing, clock, chance)
         source.subscribe(self.listeners.on_state)
+
+    def take(self, changes: TenantChanges) -> None:
+        """As a data plane takes changed tenants."""
+        before: dict[TenantName, Tenant] = {one.name: one for one in self.directory}
+        self.directory.change(changes)
+        self.pools.take(changes, before)
+        self.tenants.take(changes)
+        self.listeners.take(changes)
