@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman import Interval, MultiRange, Range
-from pointsman.decoding import DECODERS, column_reader
+from pointsman.decoding import DECODERS, column_reader, decoder_of
 from pointsman.parameters import array_text
 from pointsman.v1 import types_pb2 as pb
 
@@ -128,7 +128,24 @@ def test_one_value_beyond_python_leaves_its_neighbours_alone() -> None:
     assert decoded(1082, "2026-01-01", "0044-03-15 BC", None) == [date(2026, 1, 1), "0044-03-15 BC", None]
 
 
-GARBAGE = ["", "?", "{", "}", "{{1}", "[1", '{"', "[1,2,3)", "P", "\\x1", "{1,2}}", "[x]"]
+DEEP = "[" * 200_000 + "]" * 200_000  # deeper than any Python goes
+
+
+@pytest.mark.parametrize("oid", [114, 3802])
+def test_json_nested_too_deep_for_python_stays_text(oid: int) -> None:
+    assert decoded(oid, "[1]", DEEP, None, "[2]") == [[1], DEEP, None, [2]]
+    read = decoder_of(oid)
+    assert read is not None
+    assert read(DEEP) == DEEP
+
+
+@pytest.mark.parametrize("oid", [199, 3807])
+def test_an_array_of_json_nested_too_deep_for_python_stays_text(oid: int) -> None:
+    text = '{"' + DEEP + '"}'
+    assert decoded(oid, text, '{"[1]"}') == [text, [[1]]]
+
+
+GARBAGE = ["", "?", "{", "}", "{{1}", "[1", '{"', "[1,2,3)", "P", "\\x1", "{1,2}}", "[x]", "{1}},2}}", "{}1,2},{3}}"]
 
 
 @pytest.mark.parametrize("text", GARBAGE)

@@ -93,6 +93,9 @@ _ARRAYS = {
     1006: 0, 1013: 0, 1263: 0, 2949: 0, 5039: 0, 2287: 0,
 }  # fmt: skip
 
+_UNREADABLE = (ValueError, ArithmeticError, IndexError, RecursionError)
+"""What decoders raise for texts that Python has no value for: RecursionError for JSON nested deeper than it goes."""
+
 BOX_ARRAY_OID = 1020
 """The one built-in type whose arrays are separated by semicolons."""
 
@@ -137,7 +140,7 @@ def column_reader(kind: int, type_oid: int) -> ColumnReader:
 
 
 def decoder_of(type_oid: int) -> Decoder | None:
-    """The decoder of a type's text form; it never raises ValueError. None for what stays str."""
+    """The decoder of a type's text form; it gives the text where it cannot read it. None for what stays str."""
     decoder = DECODERS.get(type_oid)
     return None if decoder is None else partial(_value, decoder)
 
@@ -183,18 +186,19 @@ def _decoded(decoder: Decoder, quick: Decoder, column: pb.ColumnData) -> list[An
                 for row in nulls:
                     texts[row] = stand_in
             return _with_nulls(list(map(quick, texts)), column)
-    except (ValueError, ArithmeticError):
+    except _UNREADABLE:
         pass  # one value that Python cannot hold: go through them one by one
     among = frozenset(nulls)
     return [None if row in among else _value(decoder, text) for row, text in enumerate(column.texts)]
 
 
 def _value(decoder: Decoder, text: str) -> Any:
-    """The decoded value, or PostgreSQL's text where Python has no such value (dates before Christ, 24:00:00).
+    """The decoded value, or PostgreSQL's text where Python has no such value (dates before Christ, 24:00:00,
+    JSON nested a thousand deep).
 
     An exception would make the whole row unreadable, and would come after a write was already done.
     """
     try:
         return decoder(text)
-    except (ValueError, ArithmeticError):
+    except _UNREADABLE:
         return text
