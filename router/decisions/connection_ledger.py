@@ -7,7 +7,9 @@ Invariant: the sum of what workers may have open never passes the cap (a cap tha
 have followed, nobody gets more). What a worker *may have open* is what counts, `held`: not its newest grant, but the
 most that any grant it may still be obeying allows. It falls only by the worker's own word that it obeys a lower grant
 and has closed down to it, and it ends only with `gone`: a worker that is silent, or whose channel broke, may still
-have its connections. A successor of a dead worker is another worker.
+have its connections. A successor of a dead worker is another worker. A worker that had nothing open may have forgotten
+its grant; it gets the newest again, and counts in full all the time. Messages may be lost, but keep their order: after
+an older, larger grant it would open more than it may have.
 
 A tenant's floor is divided in whole connections as well, to the workers that use them: half a connection in each of two
 would be none. What a worker needs for its parts of floors goes before all else; a part stays where it is until another
@@ -44,7 +46,7 @@ class Account:
     held: int = 0
     """Most it may have open: held >= granted."""
     obeyed: int = 0
-    """Number of the newest grant it has said to obey."""
+    """Number of the newest grant it has said to obey, and not forgotten since."""
     wish: int = 0
     """Open and waiting for more, by its newest word."""
     floor: int = 1
@@ -99,8 +101,11 @@ def join(ledger: Ledger, worker: WorkerId, floor: int = 1) -> Ledger:
 def hear(ledger: Ledger, worker: WorkerId, demand: Demand) -> Ledger:
     """A worker's word. That of one who is gone, or about a grant that never was, changes nothing."""
     account = ledger.accounts.get(worker)
-    if account is None or demand.number > account.number or demand.number < account.obeyed:
+    if account is None or demand.number > account.number:
         return ledger
+    if demand.number < account.obeyed:
+        # It has forgotten what it said it obeys: nothing is known but that its newest grant is to be sent again.
+        return _with(ledger, worker, replace(account, obeyed=demand.number))
     held = account.held
     if demand.number == account.number:
         # It obeys the newest grant: from now on it opens nothing beyond it, and what is open beyond it only falls.

@@ -67,6 +67,11 @@ class EndpointBudget:
         return f"<EndpointBudget {self.endpoint} {self.in_use}/{self.granted} waiting={self.waiting}>"
 
     @property
+    def unused(self) -> bool:
+        """No pool is here, nor a connection that the server has not let go of."""
+        return not self.claims.pools and not self.in_use
+
+    @property
     def waiting(self) -> int:
         """Connections that are wanted and may not be opened, though their tenants' ceilings would allow them."""
         return sum(wanted(self.claims, self._line).values())
@@ -328,10 +333,11 @@ class Budgets:
             budget.lane_pools = lane_pools
 
     def apply(self, endpoints: Iterable[Endpoint]) -> None:
-        """The caps of a configuration. A budget of an endpoint that is gone stays until its connections are closed."""
+        """The caps of a configuration. A budget of an endpoint that is gone stays while a pool might use it: beside
+        its successor's it would be a grant taken twice."""
         self._caps = {one.name: one.max_connections for one in endpoints}
         for name, budget in list(self._budgets.items()):
-            if name not in self._caps and not budget.in_use:
+            if name not in self._caps and budget.unused:
                 budget.close()
                 del self._budgets[name]
         for name, cap in self._caps.items():

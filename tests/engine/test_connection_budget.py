@@ -593,6 +593,9 @@ async def test_a_new_cap_reaches_a_router_of_one_process_and_a_gone_endpoint_is_
     budget.give_back(holder)
     budget.give_back(holder)
     budgets.apply([])
+    assert budgets.of(endpoint(1)) is budget, "its pool might still open one"
+    budget.leave(holder)
+    budgets.apply([])
     assert list(budgets) == []
     budgets.apply([endpoint(3)])
     assert [(one.endpoint, one.granted) for one in budgets] == [(PG1, 3)]

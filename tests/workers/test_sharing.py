@@ -15,7 +15,7 @@ from router.model.ledger import Demand, Grant
 from router.model.policy import PoolPolicy
 from router.model.topology import Cluster, Endpoint, Login, Topology
 from router.workers.sharing import Sharing
-from tests.engine.test_connection_budget import Busy, FakeLanePools
+from tests.engine.test_connection_budget import Busy, FakeLanePools, Holder
 from tests.support.virtual_time import VirtualClock, virtual
 
 MAIN, N1, N2 = ClusterName("main"), EndpointName("n1"), EndpointName("n2")
@@ -26,6 +26,10 @@ def _topology(**caps: int) -> Topology:
         Endpoint(EndpointName(name), MAIN, "127.0.0.1", max_connections=cap) for name, cap in caps.items()
     )
     return Topology({MAIN: Cluster(MAIN, endpoints, Login("control"))}, {})
+
+
+def _endpoint(cap: int) -> Endpoint:
+    return Endpoint(N1, MAIN, "127.0.0.1", max_connections=cap)
 
 
 class StillClock(VirtualClock):
@@ -141,7 +145,7 @@ class RealWorkers:
         self.budgets: dict[WorkerId, Budgets] = {}
         for worker in (WorkerId(1), WorkerId(2)):
             budgets = self.budgets[worker] = Budgets(divided=True)
-            budgets.of(Endpoint(N1, MAIN, "127.0.0.1", max_connections=cap))
+            budgets.of(_endpoint(cap))
             self.sharing.join(worker)
             budgets.changed = functools.partial(self.report_soon, worker)
             self.report_soon(worker)
@@ -243,6 +247,29 @@ async def test_a_ceiling_is_all_of_one_worker_and_then_shared_with_the_other() -
         assert world.budget(1).in_use + world.budget(2).in_use <= 5
     assert sorted(bound[worker].working for worker in (1, 2)) == [2, 3]
     await _end(world, *tasks)
+
+
+@virtual
+async def test_an_endpoint_that_was_removed_and_is_added_again_is_granted_again() -> None:
+    """The workers had forgotten its grants, the ledger had not, and took it that they had them."""
+    world = RealWorkers(10)
+    reporting = asyncio.create_task(world.report())
+    await asyncio.sleep(1.0)
+    assert sum(world.budget(worker).granted for worker in (1, 2)) == 10
+    for budgets in world.budgets.values():
+        budgets.apply([])
+    world.sharing.apply(_topology())
+    await asyncio.sleep(1.0)
+    assert not any(list(budgets) for budgets in world.budgets.values())
+    for budgets in world.budgets.values():
+        budgets.apply([_endpoint(10)])
+    world.sharing.apply(_topology(n1=10))
+    holders = [Holder(world.budgets[WorkerId(worker)].of(_endpoint(10))) for worker in (1, 2)]
+    opening = asyncio.gather(*(one.open(4) for one in holders))
+    async with asyncio.timeout(1.0):
+        await opening
+    assert sum(world.budget(worker).granted for worker in (1, 2)) == 10
+    await _end(world, reporting)
 
 
 async def _end(world: RealWorkers, *tasks: asyncio.Task[None]) -> None:
