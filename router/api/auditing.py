@@ -128,6 +128,10 @@ class AuditedExecutor:
         """See Executor."""
         return self._inner.cancel(tenant, request_id)
 
+    def stop(self, tenant: TenantName, request: Request) -> CancelOutcome:
+        """See Executor."""
+        return self._inner.stop(tenant, request)
+
     def refused(self, tenant_name: TenantName, method: Method, error: RouterError) -> None:
         """See Executor."""
         self._inner.refused(tenant_name, method, error)

@@ -270,7 +270,7 @@ class _Conversation:
         if not isinstance(running, _Running):
             running.cancel()
             return
-        outcome = self._shared.answering.executor.cancel(self._tenant.name, running.request.request_id)
+        outcome = self._shared.answering.executor.stop(self._tenant.name, running.request)
         if outcome is not CancelOutcome.NOT_FOUND:
             return
         # The engine does not know it yet, or no longer.

@@ -92,7 +92,13 @@ class Executor(Protocol):
         """Chunks of rows, then the Answer; its first result may hold the columns when no row came."""
         ...
 
-    def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome: ...
+    def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
+        """Ask all that run under this id to stop."""
+        ...
+
+    def stop(self, tenant: TenantName, request: Request) -> CancelOutcome:
+        """Ask this one to stop that run() was given."""
+        ...
 
     def refused(self, tenant_name: TenantName, method: Method, error: RouterError) -> None:
         """Count a request that never reached run() or stream()."""

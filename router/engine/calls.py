@@ -176,6 +176,8 @@ class Register:
         self.events = events
         self._calls: set[Call] = set()
         self._by_id: dict[tuple[TenantName, str], Call] = {}
+        self._namesakes: dict[tuple[TenantName, str], list[Call]] = {}
+        """Further calls with an id that one in _by_id has: callers choose ids, and some give one to several calls."""
         self._counts: dict[TenantName, Counter[Outcome]] = {}
 
     def __len__(self) -> int:
@@ -193,7 +195,9 @@ class Register:
         self._calls.add(call)
         request = call.request
         if request.request_id:
-            self._by_id[call.tenant.name, request.request_id] = call
+            key = (call.tenant.name, request.request_id)
+            if self._by_id.setdefault(key, call) is not call:
+                self._namesakes.setdefault(key, []).append(call)
         return call
 
     def admit(self, call: Call) -> None:
@@ -207,7 +211,9 @@ class Register:
         request, tenant = call.request, call.tenant.name
         if request.request_id:
             key = (tenant, request.request_id)
-            if self._by_id.get(key) is call:
+            if self._namesakes and key in self._namesakes:
+                self._forget_namesake(key, call)
+            elif self._by_id.get(key) is call:
                 del self._by_id[key]
         if error is None and not cancelled and call.admitted:
             outcome, reason = Outcome.SERVED, ""
@@ -235,6 +241,18 @@ class Register:
                 call.copied_bytes,
             )
         )
+
+    def _forget_namesake(self, key: tuple[TenantName, str], call: Call) -> None:
+        left = [one for one in self._named(*key) if one is not call]
+        self._by_id[key] = left[0]
+        if len(left) > 1:
+            self._namesakes[key] = left[1:]
+        else:
+            del self._namesakes[key]
+
+    def _named(self, tenant: TenantName, request_id: str) -> list[Call]:
+        first = self._by_id.get((tenant, request_id))
+        return [] if first is None else [first, *self._namesakes.get((tenant, request_id), ())]
 
     def failed(self, call: Call, error: BaseException) -> RouterError | None:
         """A request ended without its answer; what to raise instead of error, if anything."""
@@ -273,10 +291,22 @@ class Register:
         return self._counts.get(tenant, Counter())
 
     def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
-        """Ask a running request to stop. What runs alone in PostgreSQL is cancelled there, so its end is definite."""
-        call = self._by_id.get((tenant, request_id))
-        if call is None:
-            return CancelOutcome.NOT_FOUND
+        """Ask all running requests of that id to stop."""
+        outcomes = [self._stop(call) for call in self._named(tenant, request_id)]
+        for outcome in (CancelOutcome.CANCELLING, CancelOutcome.NOT_CANCELLABLE):
+            if outcome in outcomes:
+                return outcome
+        return CancelOutcome.NOT_FOUND
+
+    def stop(self, tenant: TenantName, request: Request) -> CancelOutcome:
+        """Ask this one to stop, whatever other requests have its id."""
+        for call in self._named(tenant, request.request_id):
+            if call.request is request:
+                return self._stop(call)
+        return CancelOutcome.NOT_FOUND
+
+    def _stop(self, call: Call) -> CancelOutcome:
+        """What runs alone in PostgreSQL is cancelled there, so its end is definite."""
         if call.read is not None:
             call.read.cancel()
             return CancelOutcome.CANCELLING

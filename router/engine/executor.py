@@ -249,8 +249,12 @@ class Executor:
     # --- beside ------------------------------------------------------------------------------------------------
 
     def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
-        """Ask a running request of this tenant to stop."""
+        """Ask the running requests of this tenant that have this id to stop."""
         return self._register.cancel(tenant, request_id)
+
+    def stop(self, tenant: TenantName, request: Request) -> CancelOutcome:
+        """Ask this very request to stop: others may have its id."""
+        return self._register.stop(tenant, request)
 
     def refused(self, tenant_name: TenantName, method: Method, error: RouterError) -> None:
         """Count a request that never reached run() or stream()."""

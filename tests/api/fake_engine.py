@@ -183,6 +183,7 @@ class FakeExecutor:
         self.tenants: list[TenantName] = []
         self.refusals: list[tuple[TenantName, Method, RouterError]] = []
         self.cancels: list[tuple[TenantName, str]] = []
+        self.stopped: list[Request] = []
         self.cancel_outcome = CancelOutcome.NOT_FOUND
         self.run_with: Run | None = None
         self.starts_reads = False
@@ -231,6 +232,10 @@ class FakeExecutor:
 
     def cancel(self, tenant: TenantName, request_id: str) -> CancelOutcome:
         self.cancels.append((tenant, request_id))
+        return self.cancel_outcome
+
+    def stop(self, tenant: TenantName, request: Request) -> CancelOutcome:
+        self.stopped.append(request)
         return self.cancel_outcome
 
     def refused(self, tenant_name: TenantName, method: Method, error: RouterError) -> None:

@@ -194,11 +194,28 @@ async def test_cancel_asks_the_engine_and_the_call_answers_by_itself(world: Worl
     await stream.send(execute(1, "slow"))
     await eventually(lambda: world.executor.running == 1)
     await stream.send(cancel(1), cancel(99))
-    await eventually(lambda: world.executor.cancels)
-    assert world.executor.cancels == [("acme", world.executor.requests[0].request_id)]
+    await eventually(lambda: world.executor.stopped)
+    assert world.executor.stopped == world.executor.requests
     world.executor.gate.set()  # it was faster than the cancel
     await stream.read_until(1)
     assert stream.text(1) == "slow"
+    await stream.end()
+
+
+async def test_cancel_stops_its_own_call_among_those_of_one_request_id(world: World, stream: Stream) -> None:
+    world.executor.run_with = world.executor.wait_for_gate
+    world.executor.cancel_outcome = CancelOutcome.CANCELLING
+    calls = execute(1, "slow a"), execute(2, "slow b")
+    for call in calls:
+        call.execute.request_id = "one-trace-of-many-calls"
+    await stream.send(*calls)
+    await eventually(lambda: world.executor.running == 2)
+    await stream.send(cancel(1))
+    await eventually(lambda: world.executor.stopped)
+    assert [one.steps[0].statement.sql for one in world.executor.stopped] == [b"slow a"]
+    assert not world.executor.cancels, "by its id the other one would be stopped, too"
+    world.executor.gate.set()
+    await stream.read_until(1, 2)
     await stream.end()
 
 

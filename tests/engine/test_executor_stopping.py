@@ -14,7 +14,7 @@ from router.model.policy import PoolPolicy, RetryPolicy, TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import CancelOutcome, Guard, GuardNeed, Method
 from router.model.result import Answer
-from tests.support.builders import Engine, now
+from tests.support.builders import Engine, now, request
 from tests.support.fake_replies import Lost, Reply
 from tests.support.sweeping import Sweep, sweep
 from tests.support.talk import refusal, rest
@@ -101,6 +101,37 @@ async def test_a_waiting_request_is_stopped_without_a_trace(waits: str) -> None:
     if other is not None:
         await other
     assert engine.server().committed == []
+    await rest(engine)
+
+
+@virtual
+async def test_each_of_several_with_one_id_can_be_stopped_alone() -> None:
+    engine = Engine()
+    requests = [request(Method.EXECUTE, f"select pg_sleep({n})", request_id="r", timeout=70) for n in (61, 62, 63)]
+    running = [engine.start(engine.executor.run(engine.tenant, one)) for one in requests]
+    await asyncio.sleep(0.1)
+    for number in (1, 0, 2):
+        assert engine.executor.stop(engine.tenant.name, requests[number]) is CancelOutcome.CANCELLING
+        error = await refusal(running[number])
+        assert (error.reason, error.executed) == (RefuseReason.CANCELLED, Executed.ROLLED_BACK)
+        assert engine.executor.stop(engine.tenant.name, requests[number]) is CancelOutcome.NOT_FOUND
+        assert [one.done() for one in running].count(True) == (1, 2, 3)[(1, 0, 2).index(number)]
+    assert cancel(engine) is CancelOutcome.NOT_FOUND
+    await rest(engine)
+
+
+@virtual
+async def test_an_id_of_several_stops_them_all() -> None:
+    engine = Engine()
+    running = [
+        engine.start(engine.run(method, "select pg_sleep(60)", request_id="r", timeout=70))
+        for method in (Method.EXECUTE, Method.QUERY, Method.EXECUTE)
+    ]
+    await asyncio.sleep(0.1)
+    assert cancel(engine) is CancelOutcome.CANCELLING
+    for one in running:
+        assert (await refusal(one)).reason is RefuseReason.CANCELLED
+    assert cancel(engine) is CancelOutcome.NOT_FOUND
     await rest(engine)
 
 

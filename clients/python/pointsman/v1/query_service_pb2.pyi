@@ -185,7 +185,9 @@ class QueryRequest(google.protobuf.message.Message):
     OPTIONS_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Names the request for CancelQuery, 16 to 64 characters, chosen by the caller; may be empty."""
+    """Names the request for CancelQuery, 16 to 64 characters, chosen by the caller; may be empty. Best one of its own:
+    CancelQuery stops all that have the id it names.
+    """
     @property
     def statement(self) -> pointsman.v1.types_pb2.Statement: ...
     @property
@@ -634,6 +636,7 @@ class CancelQueryRequest(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
+    """If several running requests of the tenant have it, all those are stopped that run in one process of the router."""
     def __init__(
         self,
         *,
