@@ -75,7 +75,7 @@ class DataPlane:
         self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, *ways)
         self.budgets.serve_lanes(self.pools)
         self._tenants = Tenants(config.retry, clock, self.directory, self._pause_s)
-        register = Register(clock, events)
+        register = self._register = Register(clock, events, self.directory)
         placement = Placement(self.clusters, clock, chance, Positions(self.pools, clock))
         attempts = Attempts(self.clusters, config.retry, clock, chance, events)
         parts = (self._tenants, register, placement, self.pools, attempts, PostgastInspector(), clock)
@@ -158,6 +158,7 @@ class DataPlane:
         self.pools.take(changes, before)
         self._tenants.take(changes)
         self.listeners.take(changes)
+        self._register.forget(changes.removed)
         self._passwords.configured(one.login for one in fresh.topology.tenants.values())
 
     def _pause_s(self, tenant: Tenant) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from router.engine.directory import Directory
 from router.model.errors import Code, Executed, RouterError
 from router.model.events import Outcome, RequestAdmitted, RequestFinished
 from router.model.identity import EndpointName, TenantName, TopologyNumber
@@ -169,10 +170,11 @@ class Call:
 
 
 class Register:
-    """All calls of this process. admitted = served + failed + cancelled + under way, per tenant."""
+    """All calls of this process. admitted = served + failed + cancelled + under way, per tenant that is configured."""
 
-    def __init__(self, clock: Clock, events: EventSink) -> None:
+    def __init__(self, clock: Clock, events: EventSink, directory: Directory) -> None:
         self._clock = clock
+        self._directory = directory
         self.events = events
         self._calls: set[Call] = set()
         self._by_id: dict[tuple[TenantName, str], Call] = {}
@@ -278,8 +280,15 @@ class Register:
     def _count(self, tenant: TenantName, outcome: Outcome) -> None:
         counts = self._counts.get(tenant)
         if counts is None:
+            if self._directory.get(tenant) is None:
+                return  # it has been removed, and nobody would forget it again
             counts = self._counts[tenant] = Counter()
         counts[outcome] += 1
+
+    def forget(self, names: Iterable[TenantName]) -> None:
+        """Tenants that were removed from the configuration."""
+        for name in names:
+            self._counts.pop(name, None)
 
     @property
     def known(self) -> set[TenantName]:

@@ -166,7 +166,7 @@ def engine(owner: Tenant, clock: SystemClock, chance: SystemChance, events: Tele
     retry = RetryPolicy()
     return Executor(
         Tenants(retry, clock, directory),
-        Register(clock, events),
+        Register(clock, events, directory),
         Placement(clusters, clock, chance, Positions(pools, clock)),
         pools,
         Attempts(clusters, retry, clock, chance, events),

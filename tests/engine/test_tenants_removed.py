@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from router.engine.directory import removed
 from router.engine.key_expiry import MOST_BETWEEN_S, ROUND_S, KeyExpiry
 from router.model.errors import Code, Executed
+from router.model.events import Outcome
 from router.model.policy import PoolPolicy, TenantPolicy
 from router.model.reasons import RefuseReason
 from router.model.request import Method, Request
@@ -108,8 +110,25 @@ async def test_who_comes_late_is_refused_and_brings_nothing_back(way: str) -> No
     await engine.run(Method.EXECUTE, "insert a")
     remove(engine)
     assert (await refusal(WAYS[way](engine))).reason is RefuseReason.UNAUTHENTICATED
-    assert engine.tenants.known == set()
+    assert engine.tenants.known == engine.register.known == set()
     assert len(engine.pools) == 0
+    await rest(engine)
+
+
+@virtual
+async def test_the_counts_of_a_removed_tenant_are_forgotten_also_those_of_what_still_ran() -> None:
+    engine = Engine()
+    await engine.run(Method.EXECUTE, "insert a")
+    running = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(1)"))
+    await asyncio.sleep(0.1)
+    remove(engine)
+    assert engine.register.known == set()
+    assert (await running).results
+    engine.executor.refused(engine.tenant.name, Method.QUERY, removed(engine.tenant.name))
+    assert engine.register.known == set()
+    engine.tenant = engine.tenant
+    await engine.run(Method.EXECUTE, "insert a")
+    assert engine.register.counts(engine.tenant.name) == {Outcome.SERVED: 1}
     await rest(engine)
 
 

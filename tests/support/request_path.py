@@ -68,7 +68,7 @@ class RequestPath:
         self.pools = Pools(factory, clock, lambda one: self.clusters[one].supervisor.cluster, *ways)
         source.subscribe(self.pools.on_state)
         source.subscribe(self.room.on_state)
-        self.register = Register(clock, events)
+        self.register = Register(clock, events, self.directory)
         self.tenants = Tenants(retry, clock, self.directory)
         parts = (
             self.tenants,
@@ -94,3 +94,4 @@ class RequestPath:
         self.pools.take(changes, before)
         self.tenants.take(changes)
         self.listeners.take(changes)
+        self.register.forget(changes.removed)
