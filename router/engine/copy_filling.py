@@ -9,6 +9,9 @@ from router.engine.calls import Call
 from router.engine.copy_run import CopyRun
 from router.model.errors import Executed, RouterError
 
+LEAVING_S = 1.0
+"""How long a cancelled read of the caller's source may take to end; it takes a turn of the loop."""
+
 
 async def fill(
     run: CopyRun, call: Call, source: AsyncIterator[bytes], seen: Callable[[bytes], object] | None = None
@@ -21,17 +24,31 @@ async def fill(
     try:
         await asyncio.wait({pumping, run.ended}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        pumping.cancel()
-    await asyncio.wait({pumping})
-    problem = asyncio.CancelledError() if pumping.cancelled() else pumping.exception()
-    if problem is not None and not run.ended.done():
-        await _undo(run, problem)
-        raise problem
+        await _ended(pumping)
     if not run.ended.done():
+        problem = asyncio.CancelledError() if pumping.cancelled() else pumping.exception()
+        if problem is not None:
+            await _undo(run, problem)
+            raise problem
         run.finish()
         call.committing = run.committing
         await asyncio.wait({run.ended})
     run.check()
+
+
+async def _ended(pumping: asyncio.Task[None]) -> None:
+    """Take the pump off the source, also when cancelled: its owner closes the source next, and Python refuses to close
+    a generator in use, with a RuntimeError in place of what ended the copy."""
+    pumping.cancel()
+    by = asyncio.get_running_loop().time() + LEAVING_S
+    cancelled: asyncio.CancelledError | None = None
+    while not pumping.done() and (left_s := by - asyncio.get_running_loop().time()) > 0:
+        try:
+            await asyncio.wait({pumping}, timeout=left_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _pump(

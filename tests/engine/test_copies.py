@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
 
+from router.engine.copy_filling import LEAVING_S
 from router.model.copying import CopyAnswer, CopyLayout
 from router.model.errors import Code, Executed, RouterError, bad_request
 from router.model.events import Outcome, RequestFinished
@@ -32,7 +33,7 @@ async def data(*pieces: bytes, every: float = 0.001, then: BaseException | None 
         raise then
 
 
-async def endless(every: float = 0.01) -> AsyncIterator[bytes]:
+async def endless(every: float = 0.01) -> AsyncGenerator[bytes, None]:
     while True:
         await asyncio.sleep(every)
         yield b"more\n"
@@ -263,6 +264,45 @@ async def test_in_past_its_deadline_on_a_frozen_server_is_undone_as_its_end_was_
     assert (error.code, error.executed) == (Code.DEADLINE_EXCEEDED, Executed.ROLLED_BACK)
     engine.server().thaw()
     await engine.quiet()
+    assert engine.server().committed == []
+    await rest(engine)
+
+
+@virtual
+async def test_in_whose_caller_has_only_so_long_ends_with_that() -> None:
+    # As the RPC does it for a token that expires: the source is closed before the time-out looks at what ended it.
+    engine = Engine()
+    began = now()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), aclosing(endless()) as source:
+            await engine.copy_in(IN, source)
+    assert now() - began == pytest.approx(0.2)
+    await engine.quiet()
+    assert engine.server().committed == []
+    await rest(engine)
+
+
+@virtual
+@pytest.mark.parametrize(("lingers_s", "takes_s"), [(0.3, 0.3), (3600.0, LEAVING_S)])
+async def test_in_cancelled_again_while_its_source_lingers(lingers_s: float, takes_s: float) -> None:
+    engine = Engine()
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"x"
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(lingers_s)
+
+    running = engine.start(engine.copy_in(IN, source()))
+    await asyncio.sleep(0.1)
+    began = now()
+    running.cancel()
+    await asyncio.sleep(0.1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert now() - began == pytest.approx(takes_s)
     assert engine.server().committed == []
     await rest(engine)
 

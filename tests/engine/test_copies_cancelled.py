@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -35,7 +35,7 @@ PIECES = tuple((b"piece %d\n" % n,) for n in range(12))
 Work = Callable[[Engine], Awaitable[Any]]
 
 
-async def source() -> AsyncIterator[bytes]:
+async def source() -> AsyncGenerator[bytes, None]:
     for n in range(3):
         await asyncio.sleep(0.001)
         yield b"line %d\n" % n
@@ -56,7 +56,8 @@ async def copy_out_left_early(engine: Engine) -> Any:
 
 
 async def copy_in(engine: Engine) -> Any:
-    return await engine.copy_in(IN.decode(), source(), request_id="copy")
+    async with aclosing(source()) as given:  # as the RPC does; it must not be in use any more then
+        return await engine.copy_in(IN.decode(), given, request_id="copy")
 
 
 def script(engine: Engine, **reply: Any) -> None:
