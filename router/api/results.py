@@ -20,7 +20,7 @@ from router.model.topology import Role
 MAX_RESULT_BYTES = 3 << 20
 """A plain stub takes messages of 4 MiB; the rest is left for the schema, receipt and notices."""
 _HOPELESS = 8
-"""A result whose first row says that it is so many times too long is not encoded to find out."""
+"""A result that is so many times too long by its first row, and then by an estimate, is not encoded to find out."""
 MAX_NOTICES = 100
 _MAX_NOTICE_CHARS = 1000
 
@@ -109,29 +109,33 @@ class ResultWriter:
         if isinstance(cells, StoredCells):
             target.truncated = cells.left_out
         count = cells.ntuples
-        if not self._write_whole(cells, target):
-            size = self._encoder.estimate_bytes(cells)
+        size = self._write_whole(cells, target)
+        if size is not None:
             if self._when_too_large is not WhenTooLarge.TRUNCATE:
                 raise self._too_large(count, size)
-            target.truncated = True
             count = self._cut_off(cells, size, target)
+            target.truncated = target.truncated or count < cells.ntuples
         self._rows_left -= count
         target.schema.CopyFrom(self._encoder.encode_schema(cells))
 
-    def _write_whole(self, cells: Cells, target: types_pb2.ResultSet) -> bool:
-        """Encode all rows, if they fit. Their message says best how long they are: to look at every cell before costs
-        half as much as to encode it."""
+    def _write_whole(self, cells: Cells, target: types_pb2.ResultSet) -> int | None:
+        """Encode all rows, if they fit: None, else about how many bytes they are. Their message says it best: to look
+        at every cell before costs half as much as to encode it."""
         count = cells.ntuples
-        if count > self._rows_left or _row_bytes(cells) * count > _HOPELESS * self._bytes_left:
-            return False
+        if count > self._rows_left:
+            return self._encoder.estimate_bytes(cells)
+        if _row_bytes(cells) * count > _HOPELESS * self._bytes_left:
+            estimated = self._encoder.estimate_bytes(cells)
+            if estimated > _HOPELESS * self._bytes_left:  # the first row is not the only long one
+                return estimated
         self._encoder.encode_into(target.batch, cells, 0, count)
         target.batch.SetInParent()
         size = target.batch.ByteSize()
         if count and size > self._bytes_left:
             target.ClearField("batch")
-            return False
+            return size
         self._bytes_left = max(0, self._bytes_left - size)
-        return True
+        return None
 
     def _cut_off(self, cells: Cells, size: int, target: types_pb2.ResultSet) -> int:
         """Encode as many of the first rows as fit; how many."""

@@ -47,13 +47,37 @@ def test_too_many_bytes_are_refused_with_the_numbers(when: WhenTooLarge, execute
         writer(when=when).write(result_of("x" * 2000), types_pb2.ResultSet())
     assert caught.value.reason is RefuseReason.RESULT_TOO_LARGE
     assert caught.value.executed is executed
-    assert caught.value.numbers == {"rows": 1, "bytes": 2024, "max_rows": 0, "max_bytes": 1000}
+    assert caught.value.numbers == {"rows": 1, "bytes": 2008, "max_rows": 0, "max_bytes": 1000}
 
 
 def test_exactly_the_limit_fits() -> None:
     target = types_pb2.ResultSet()
     writer(max_rows=2, max_bytes=FakeEncoder().estimate_bytes(rows_of("a", "b"))).write(result_of("a", "b"), target)
     assert (target.batch.row_count, target.truncated) == (2, False)
+
+
+@pytest.mark.parametrize("when", WhenTooLarge)
+def test_a_long_first_row_says_nothing_about_the_others(when: WhenTooLarge) -> None:
+    texts = ["x" * 100_000, *["x" * 10] * 99]
+    target = types_pb2.ResultSet()
+    writer(max_bytes=1 << 20, when=when).write(result_of(*texts), target)
+    assert (list(target.batch.columns[0].texts), target.truncated) == (texts, False)
+
+
+def test_an_empty_result_behind_a_full_answer_lacks_nothing() -> None:
+    one = writer(max_bytes=1, when=WhenTooLarge.TRUNCATE)
+    told = []
+    for texts in (["x"], []):
+        target = types_pb2.ResultSet()
+        one.write(result_of(*texts), target)
+        told.append((target.batch.row_count, target.truncated))
+    assert told == [(0, True), (0, False)]
+
+
+def test_what_cannot_fit_is_not_encoded_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeEncoder, "encode_into", None)
+    with pytest.raises(RouterError, match="about 10420 bytes"):
+        writer().write(result_of(*["x" * 100] * 100), types_pb2.ResultSet())
 
 
 def test_a_statement_without_rows_has_no_schema() -> None:
