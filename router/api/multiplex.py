@@ -27,6 +27,7 @@ from router.api.calls import (
 from router.api.drain import Drain
 from router.api.message_stream import MessageStream, check_size
 from router.api.outbox import Outbox, reply_frame
+from router.api.room import LARGE_BYTES, Room, key_of, not_kept
 from router.api.rpc_roles import IN_MULTIPLEX, check_role
 from router.api.status import status_of
 from router.api.surface import ReadUnderWay
@@ -77,6 +78,10 @@ class _Running:
     task: asyncio.Task[None] | None = None
     started: bool = False
     cancelled: bool = False
+    waiting: bool = False
+    """For room: nothing of it has begun, or it is a read to be done again."""
+    least: int = 0
+    """Bytes of its answer that was let go."""
 
 
 class _Conversation:
@@ -90,6 +95,8 @@ class _Conversation:
         self._denied: RouterError | None = None
         self._stream = stream
         self._outbox = Outbox()
+        self._room = Room(self._outbox)
+        self._held = self._room.held
         self._running: dict[int, _Running | ReadUnderWay] = {}
         self._closing = False
 
@@ -119,6 +126,7 @@ class _Conversation:
         while True:
             await self._wait_for_replies()
             while message := self._outbox.take():
+                self._room.let_in()
                 await self._stream.write(message)
             if reader.done():
                 reader.result()
@@ -144,6 +152,8 @@ class _Conversation:
                 self._take(call, call.WhichOneof("call"), now, remaining_s)
                 if number % STARTS_PER_TURN == 0:
                     await asyncio.sleep(0)
+                    if len(self._running) + len(self._outbox) >= self._shared.max_calls:
+                        await self._outbox.wait_below()  # what follows is refused, and refusals take room as well
             await self._outbox.wait_below()
 
     def _prove_again(self) -> None:
@@ -175,12 +185,18 @@ class _Conversation:
             self._reply_failure(call_id, unexpected_error())
 
     def _start(self, call_id: int, kind: str, request: Request) -> None:
-        if kind == "query":
-            read = self._shared.answering.executor.start(self._tenant, request, call_id, self._read_ended)
-            if read is not None:
-                self._running[call_id] = read
-                return
-        running = _Running(kind, request)
+        if kind == "query" and not self._outbox.full:
+            room = self._room
+            likely = room.likely(key_of(self._tenant, request)) if room.learned else 0
+            if not likely or room.fits(likely):
+                read = self._shared.answering.executor.start(self._tenant, request, call_id, self._read_ended)
+                if read is not None:
+                    self._running[call_id] = read
+                    room.hold(call_id, likely)
+                    return
+        self._begin(call_id, _Running(kind, request))
+
+    def _begin(self, call_id: int, running: _Running) -> None:
         self._running[call_id] = running
         running.task = asyncio.create_task(self._serve(call_id, running))
 
@@ -221,8 +237,9 @@ class _Conversation:
             if read.error is not None:
                 raise read.error
             body = self._shared.answering.query_bytes(self._tenant, read.request, read.answer)
-            if len(body) > MAX_REPLY_BYTES:
-                raise reply_too_large(len(body))
+            if (len(body) > LARGE_BYTES or self._held) and not self._keeps(call_id, read.request, body):
+                self._begin(call_id, _Running("query", read.request, least=len(body)))
+                return
         except RouterError as error:
             self._reply_failure(call_id, error)
         except Exception as error:
@@ -230,6 +247,17 @@ class _Conversation:
             self._reply_failure(call_id, unexpected_error())
         else:
             self._outbox.add(reply_frame(call_id, "query", body))
+        finally:
+            if self._held:
+                self._room.leave(call_id)
+
+    def _keeps(self, call_id: int, request: Request, body: bytes) -> bool:
+        """Learn an answer's size; False when there is no room for it. RouterError when there can be none."""
+        size = len(body)
+        if size > MAX_REPLY_BYTES:
+            raise reply_too_large(size)
+        self._room.learn(key_of(self._tenant, request), size)
+        return self._room.keeps(call_id, size, read=request.method is Method.QUERY)
 
     async def _serve(self, call_id: int, running: _Running) -> None:
         """Run one call and queue its reply; ends without one only when the stream is closing."""
@@ -237,15 +265,13 @@ class _Conversation:
         try:
             if running.cancelled:
                 raise _cancelled(Executed.NO)
-            body = await self._answer(running)
-            if len(body) > MAX_REPLY_BYTES:
-                raise reply_too_large(len(body))
+            body = await self._answer_with_room(call_id, running)
         except RouterError as error:
             self._reply_failure(call_id, error)
         except asyncio.CancelledError:
             if self._closing:
                 raise
-            self._reply_failure(call_id, _cancelled(_executed_when_cut_off(running.kind)))
+            self._reply_failure(call_id, _cancelled(_executed_when_cut_off(running)))
         except Exception as error:
             self._shared.events.emit(handler_failed(METHOD_NAME, error))
             self._reply_failure(call_id, unexpected_error())
@@ -253,6 +279,34 @@ class _Conversation:
             self._outbox.add(reply_frame(call_id, running.kind, body))
         finally:
             del self._running[call_id]
+            if self._held:
+                self._room.leave(call_id)
+
+    async def _answer_with_room(self, call_id: int, running: _Running) -> bytes:
+        """Begin the call when there is room for its answer; a read whose answer had none after all is done again."""
+        request = running.request
+        while True:
+            if self._outbox.full or self._room.learned or running.least:
+                await self._wait_for_room(call_id, running)
+            body = await self._answer(running)
+            if not (len(body) > LARGE_BYTES or self._held) or self._keeps(call_id, request, body):
+                return body
+            running.least = len(body)
+            del body  # not to be held while it waits
+            if running.kind != "query":
+                raise not_kept(self._outbox.bytes, running.least)
+            self._room.leave(call_id)
+
+    async def _wait_for_room(self, call_id: int, running: _Running) -> None:
+        request = running.request
+        remaining_s = request.deadline - self._shared.clock.now()
+        running.waiting = True
+        try:
+            await self._room.enter(call_id, key_of(self._tenant, request), running.least, remaining_s)
+        except RouterError as error:
+            self._shared.answering.executor.refused(self._tenant.name, request.method, error)
+            raise
+        running.waiting = False
 
     async def _answer(self, running: _Running) -> bytes:
         answering = self._shared.answering
@@ -305,8 +359,8 @@ def _stream_full(in_use: int, limit: int) -> RouterError:
     )
 
 
-def _executed_when_cut_off(kind: str) -> Executed:
-    return Executed.NO if kind == "query" else Executed.MAYBE
+def _executed_when_cut_off(running: _Running) -> Executed:
+    return Executed.NO if running.kind == "query" or running.waiting else Executed.MAYBE
 
 
 def _cancelled(executed: Executed) -> RouterError:

@@ -13,7 +13,7 @@ from pointsman.wire import varint
 MESSAGE_BYTES = 1 << 20
 """A message is closed at this size, so that a large reply does not hold up small ones; a larger one travels alone."""
 BACKLOG_BYTES = 8 << 20
-"""With this much unread by the caller, its stream is not read either."""
+"""With this much unread by the caller, its stream is not read either, and nothing of it begins."""
 
 _DRAINING = b"\x10\x01"
 _REPLY_TAGS = {"query": b"\x12", "execute": b"\x1a", "batch": b"\x22", "failure": b"\x2a"}
@@ -30,11 +30,14 @@ class Outbox:
     """Filled by calls that end, emptied by the stream's writer. One task waits to write, one to read."""
 
     # Of small things: an idle stream keeps one, and a deque or an Event takes 600 bytes where a list takes 56.
-    __slots__ = ("_announce_drain", "_bytes", "_filled", "_frames", "_reader", "_writer")
+    __slots__ = ("_announce_drain", "_filled", "_frames", "_reader", "_writer", "bytes", "full")
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
-        self._bytes = 0
+        self.bytes = 0
+        """Unread by the caller."""
+        self.full = False
+        """More than BACKLOG_BYTES are."""
         self._announce_drain = False
         self._filled = False
         self._writer: asyncio.Future[None] | None = None
@@ -46,7 +49,9 @@ class Outbox:
     def add(self, frame: bytes) -> None:
         """Queue a reply."""
         self._frames.append(frame)
-        self._bytes += len(frame)
+        self.bytes += len(frame)
+        if self.bytes > BACKLOG_BYTES:
+            self.full = True
         self.wake()
 
     def announce_drain(self) -> None:
@@ -63,10 +68,11 @@ class Outbox:
     def take(self) -> bytes:
         """The next message, empty when nothing is ready."""
         parts, self._frames = self._frames, []
-        if self._bytes > MESSAGE_BYTES:
+        if self.bytes > MESSAGE_BYTES:
             self._frames = _cut(parts)
-        self._bytes = sum(map(len, self._frames)) if self._frames else 0
-        if self._reader is not None and self._bytes <= BACKLOG_BYTES and not self._reader.done():
+        self.bytes = sum(map(len, self._frames)) if self._frames else 0
+        self.full = self.bytes > BACKLOG_BYTES
+        if self._reader is not None and not self.full and not self._reader.done():
             self._reader.set_result(None)
         if self._announce_drain:
             self._announce_drain = False
@@ -85,7 +91,7 @@ class Outbox:
 
     async def wait_below(self) -> None:
         """Wait while the caller reads too slowly."""
-        while self._bytes > BACKLOG_BYTES:
+        while self.full:
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader

@@ -8,7 +8,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import status_pb2
 from pointsman.v1 import query_service_pb2 as pb
 from pointsman.v1 import types_pb2
 
@@ -21,61 +20,8 @@ from router.model.result import Answer
 from router.model.topology import Tenant
 from tests.api.conftest import AUTH, World, eventually
 from tests.api.fake_engine import answer_of
-from tests.api.reading import info_of, reason_of
-
-
-def query(call_id: int, sql: str = "q", **fields: Any) -> pb.MultiplexCall:
-    return pb.MultiplexCall(id=call_id, query=pb.QueryRequest(statement=types_pb2.Statement(sql=sql)), **fields)
-
-
-def execute(call_id: int, sql: str = "e") -> pb.MultiplexCall:
-    return pb.MultiplexCall(id=call_id, execute=pb.ExecuteRequest(statement=types_pb2.Statement(sql=sql)))
-
-
-def cancel(call_id: int) -> pb.MultiplexCall:
-    return pb.MultiplexCall(id=call_id, cancel=pb.MultiplexCancel())
-
-
-class Stream:
-    """The caller's side: sends calls, collects replies by id."""
-
-    def __init__(self, world: World) -> None:
-        self.call: Any = world.query.Multiplex(metadata=AUTH)
-        self.replies: dict[int, pb.MultiplexReply] = {}
-        self.messages: list[pb.MultiplexResponse] = []
-
-    async def send(self, *calls: pb.MultiplexCall) -> None:
-        await self.call.write(pb.MultiplexRequest(calls=calls))
-
-    async def read_one(self) -> pb.MultiplexResponse:
-        async with asyncio.timeout(3):
-            message = await self.call.read()
-        assert isinstance(message, pb.MultiplexResponse), "the stream has ended"
-        self.messages.append(message)
-        self.replies.update({reply.id: reply for reply in message.replies})
-        return message
-
-    async def read_until(self, *ids: int) -> None:
-        while not set(ids) <= set(self.replies):
-            await self.read_one()
-
-    def text(self, call_id: int) -> str:
-        reply = self.replies[call_id]
-        answer = getattr(reply, reply.WhichOneof("reply"))
-        return str(answer.result.batch.columns[0].texts[0])
-
-    def failure(self, call_id: int) -> tuple[int, str, str]:
-        failure = self.replies[call_id].failure
-        info = info_of(status_pb2.Status.FromString(failure.SerializeToString()))
-        return failure.code, info.reason, info.metadata["executed"]
-
-    async def end(self) -> None:
-        """Half-close, and read to the end."""
-        await self.call.done_writing()
-        async with asyncio.timeout(3):
-            while (message := await self.call.read()) is not grpc.aio.EOF:
-                self.messages.append(message)
-                self.replies.update({reply.id: reply for reply in message.replies})
+from tests.api.multiplex_caller import Stream, cancel, execute, query
+from tests.api.reading import reason_of
 
 
 @pytest.fixture(params=["tasks", "callbacks"])
@@ -296,6 +242,7 @@ async def test_a_reply_beyond_any_message_is_an_error_that_does_not_deny_the_wri
     world: World, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.api.multiplex.MAX_REPLY_BYTES", 10)
+    monkeypatch.setattr("router.api.multiplex.LARGE_BYTES", 10)
     await stream.send(execute(1))
     await stream.read_until(1)
     assert stream.failure(1) == (Code.FAILED_PRECONDITION.value, "RESULT_TOO_LARGE", "yes")
