@@ -68,7 +68,7 @@ LANES: Sequence[Mutant] = (
     ),
     Mutant(
         "lose_a_permit_on_cancellation", "router/engine/connection_budget.py",
-        "            if place.done() and not place.cancelled() and place.result():\n",
+        "            if place.future.done() and not place.future.cancelled() and place.future.result():\n",
         "            if False:\n",
         tests=("tests/engine/test_connection_budget.py",),
     ),
