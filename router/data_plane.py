@@ -39,12 +39,14 @@ from router.model.topology import Tenant, TenantChanges
 from router.ports import Chance, Clock, EventSink
 from router.postgres.endpoint_pool import PsycopgPoolFactory
 from router.postgres.listening import PsycopgListeningFactory
+from router.postgres.permits import GONE_S
 from router.postgres.row_loader import PsycopgRowLoader
 from router.sql.inspector import PostgastInspector
 from router.telemetry.audit_log import AuditLog
 
 FIRST_LOOK_S = 3.0
 """The start waits this long for every cluster's first primary; a router without one serves all the same."""
+_LOOK_S = 0.01
 
 
 class DataPlane:
@@ -193,3 +195,10 @@ class DataPlane:
         await self.pools.close()
         self._runs.close()
         self.budgets.close()
+
+    async def let_go(self) -> None:
+        """Wait until the servers have let go of the connections that were closed: what runs a statement outlives its
+        client by up to a second. For as long at most as a permit would wait for it."""
+        end = self._clock.now() + GONE_S
+        while any(one.in_use for one in self.budgets) and self._clock.now() < end:
+            await self._clock.sleep(_LOOK_S)

@@ -236,7 +236,7 @@ class ControlProcess:
         self._retired_families = merge_families(
             {PARENT: self._retired_families, "": counted(member.look.samples)}
         )
-        if member.gone.result() == 0:
+        if member.gone.result() == 0:  # it has waited for the servers itself
             self._sharing.gone(member.identity)
         else:
             # It closed nothing itself: PostgreSQL has yet to see that the other end of its connections is gone.

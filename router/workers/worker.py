@@ -2,7 +2,8 @@
 
 It never runs without the control process: when the channel ends, whatever the reason, it drains and ends. Start: hello,
 configuration and states, servers, first look, health SERVING, "serving". Drain: health NOT_SERVING, no new work, GOAWAY
-so that callers go to the port's other processes, what runs ends within the grace, connections close, a last look.
+so that callers go to the port's other processes, what runs ends within the grace, connections close, servers let go of
+them, a last look.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class WorkerProcess:
         self._data.drain()
         await self._server.stop()
         await self._data.close()
+        await self._data.let_go()  # with the end of this process others are given its places under the caps
         if self._audit_log is not None:
             await asyncio.to_thread(self._audit_log.close)
         if self._reporting is not None:
