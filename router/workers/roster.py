@@ -127,7 +127,8 @@ class Roster:
             raise
 
     async def _fill(self, place: _Place) -> Member:
-        """A new worker that serves at the place."""
+        """A new worker that serves at the place. RouterError UNAVAILABLE when it does not, or the router ends."""
+        self._check_going_on()
         member = self._make(
             place.number,
             WorkerId(next(self._identities)),
@@ -161,6 +162,8 @@ class Roster:
         """Fill a place again, as often as it takes."""
         while not self._stopping:
             await self._clock.sleep(pause_s(place.young))
+            if self._stopping:
+                return
             began = self._clock.now()
             try:
                 await self._fill(place)
@@ -173,8 +176,8 @@ class Roster:
     async def replace_all(self, grace_s: float) -> AsyncIterator[RestartProgress]:
         """Replace one after the other: the new one serves before the old one drains.
 
-        RouterError UNAVAILABLE when a new one does not serve: the old one and all after it go on. RouterError
-        FAILED_PRECONDITION while another replacement is under way.
+        RouterError UNAVAILABLE when a new one does not serve: the old one and all after it go on; or when the router
+        ends, and all with it. RouterError FAILED_PRECONDITION while another replacement is under way.
         """
         if self._rolling or self._stopping:
             raise RouterError(
@@ -184,6 +187,7 @@ class Roster:
         began = self._clock.now()
         try:
             for place in self._places:
+                self._check_going_on()
                 old = place.current
                 if old is None:
                     continue  # it has just died: whoever comes is new
@@ -210,6 +214,11 @@ class Roster:
             place.replacing = False
             if place.current is None and not self._stopping:
                 self._spawn(self._refill(place))  # the old one died in the meantime
+
+    def _check_going_on(self) -> None:
+        """RouterError UNAVAILABLE once stop() has begun: it drains whom it finds, and kills who comes later."""
+        if self._stopping:
+            raise RouterError(Code.UNAVAILABLE, RefuseReason.DRAINING, "the router ends, and starts no worker any more")
 
     async def stop(self, grace_s: float) -> None:
         """Drain all, for the grace at most, and wait until the last process was reaped."""

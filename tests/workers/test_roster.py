@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from router.model.errors import RouterError
-from router.model.views import Load, WorkerState, WorkerView
+from router.model.views import Load, RestartProgress, WorkerState, WorkerView
 from router.system import SystemClock
 from router.workers.messages import Look, Sent
 from router.workers.roster import Roster
@@ -31,6 +31,8 @@ class FakeMember:
         self.look = Look(Load(), 0)
         self.applied = 0
         self.obeys = True
+        self.takes_s = 0.0
+        """To drain."""
         self.said: list[object] = []
         self.told = False
         self.on_begun = told[-1]
@@ -63,7 +65,7 @@ class FakeMember:
     async def drain(self, grace_s: float, slack_s: float) -> int:
         self.state = WorkerState.DRAINING
         self.graces.append(grace_s)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.takes_s)
         self.die(0)
         return await asyncio.shield(self.gone)
 
@@ -243,3 +245,37 @@ async def test_whoever_has_not_taken_an_order_is_named_and_the_dead_are_excepted
     world.made[1].die()
     assert await waiting == []
     await world.roster.stop(0)
+
+
+async def test_a_router_that_ends_stops_a_restart_under_way_and_starts_nobody() -> None:
+    """New workers were started, and killed while they served."""
+    world = World(3)
+    await world.roster.start()
+    replacing = world.roster.replace_all(1.0)
+    await anext(replacing)
+    task = asyncio.create_task(_all(replacing))
+    await asyncio.gather(world.roster.stop(1.5), asyncio.wait({task}))
+    with pytest.raises(RouterError, match="the router ends"):
+        await task
+    assert len(world.made) == 4, "only the one that served already"
+    assert all(one.gone.result() == 0 for one in world.made)
+    assert not world.roster.members
+
+
+async def test_a_place_that_is_to_be_filled_again_stays_empty_once_the_router_ends() -> None:
+    world = World(2)
+    await world.roster.start()
+    victim = world.made[0]
+    world.made[1].takes_s = 0.5
+    FakeMember.fails = 1
+    victim.die()
+    await world.settle(0.05)  # one start has failed, the next one is after a pause
+    assert len(world.made) == 3
+    await world.roster.stop(1.5)
+    assert len(world.made) == 3
+    assert not world.roster.members
+
+
+async def _all(steps: AsyncIterator[RestartProgress]) -> None:
+    async for _ in steps:
+        pass
