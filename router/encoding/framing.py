@@ -7,6 +7,7 @@ encoding is https://protobuf.dev/programming-guides/encoding/. Every function re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from struct import Struct
 
@@ -72,9 +73,20 @@ def blob(cell: bytes) -> bytes:
     return _prefix(_BLOB, len(cell)) + cell
 
 
-def hex_blob(cell: bytes) -> bytes:
-    """A bytea in PostgreSQL's hex form."""
-    return blob(bytes.fromhex(cell[2:].decode("ascii")))
+HEX = b"\\x"
+"""How a bytea begins in hex form, and none in escape form, where a backslash stands twice or before three digits."""
+_ESCAPED = re.compile(rb"\\(\\|[0-3][0-7]{2})")
+
+
+def bytea(cell: bytes) -> bytes:
+    """A bytea in PostgreSQL's hex form, or escaped, where its statement or transaction has set bytea_output."""
+    value = bytes.fromhex(cell[2:].decode("ascii")) if cell[:2] == HEX else unescaped(cell)
+    return _prefix(_BLOB, len(value)) + value
+
+
+def unescaped(cell: bytes) -> bytes:
+    """What a bytea in escape form stands for."""
+    return _ESCAPED.sub(lambda found: HEX[:1] if found[1] == HEX[:1] else bytes((int(found[1], 8),)), cell)
 
 
 def _integer(number: int) -> bytes:

@@ -1,6 +1,6 @@
 """Typed columns: one array a column, its kind chosen once from the type's OID, so that no cell is judged by itself.
 
-PostgreSQL's text form is read as int2/4/8 and oid → integers, float4/8 → reals, bool → booleans, bytea (hex) → blobs;
+PostgreSQL's text form is read as int2/4/8 and oid → integers, float4/8 → reals, bool → booleans, bytea → blobs;
 every other type travels as the text it is. A NULL has a placeholder in its array and its row in null_rows.
 """
 
@@ -76,8 +76,12 @@ def _write_texts(column: ColumnData, values: _Values) -> None:
         texts.extend([value.decode("utf-8", "replace") for value in values])
 
 
-def _write_hex(column: ColumnData, values: _Values) -> None:
-    column.blobs.extend([bytes.fromhex(value[2:].decode("ascii")) for value in values])
+def _write_bytea(column: ColumnData, values: _Values) -> None:
+    hexadecimal, unescaped = framing.HEX, framing.unescaped
+    column.blobs.extend([
+        bytes.fromhex(value[2:].decode("ascii")) if value.startswith(hexadecimal) else unescaped(value)
+        for value in values
+    ])
 
 
 def _write_blobs(column: ColumnData, values: _Values) -> None:
@@ -89,7 +93,7 @@ _WRITERS: Mapping[ColumnKind.ValueType, tuple[_Writer, bytes]] = {
     COLUMN_KIND_REAL: (_write_reals, b"0"),
     COLUMN_KIND_BOOLEAN: (_write_booleans, b"f"),
     COLUMN_KIND_TEXT: (_write_texts, b""),
-    COLUMN_KIND_BLOB: (_write_hex, b"\\x"),
+    COLUMN_KIND_BLOB: (_write_bytea, framing.HEX),
 }
 """How a column of text cells is written, and the cell that stands for NULL."""
 _RAW: tuple[_Writer, bytes] = (_write_blobs, b"")
@@ -114,7 +118,7 @@ _FRAMERS: Mapping[ColumnKind.ValueType, CellFramer] = {
     COLUMN_KIND_REAL: framing.real,
     COLUMN_KIND_BOOLEAN: framing.boolean,
     COLUMN_KIND_TEXT: framing.text,
-    COLUMN_KIND_BLOB: framing.hex_blob,
+    COLUMN_KIND_BLOB: framing.bytea,
 }
 """The same for one row's cell, straight to wire bytes."""
 
@@ -235,9 +239,11 @@ class TypedColumns:
             if width is not None:
                 total += width * len(rows)
                 continue
-            size = sum([len(get(row, column) or b"") for row in rows])
+            values = [get(row, column) or b"" for row in rows]
+            size = sum(map(len, values))
             if oid == _BYTEA and cells.fformat(column) != _BINARY:
-                size //= 2  # two hexadecimal digits a byte
+                # Two hexadecimal digits a byte; an escaped one may stand for itself.
+                size -= sum([len(value) // 2 for value in values if value.startswith(framing.HEX)])
             total += size + 3 * len(rows)  # a tag and a length before each
         return total + 8 * cells.nfields
 

@@ -39,6 +39,9 @@ _CALLS_SESSION_FUNCTION = re.compile(
     rb"(?:set_config|setseed|pg_(?:try_)?advisory_(?:un)?lock|dblink_(?:dis)?connect)\w*\"?\s*\(", re.IGNORECASE
 )
 
+_PUNCTUATION = re.compile(r"[^a-z0-9]")
+"""PostgreSQL ignores it in the name of an encoding."""
+
 _NAMES = """
     abs age any_value array_agg array_append array_cat array_length array_position array_positions array_prepend
     array_remove array_replace array_to_json array_to_string array_upper avg bit_length bool_and bool_or btrim
@@ -80,6 +83,24 @@ def residue_of_calls(tree: Any) -> Residue:
     return max((_residue_of(names, call) for names, call in _calls(tree)), default=Residue.NONE)
 
 
+def sets_encoding(tree: Any) -> bool:
+    """Whether it calls set_config for client_encoding, with a value that is not plainly UTF-8."""
+    return any(
+        names[-1] == "set_config" and len(call.args) > 1 and _lower(call.args[0]) == "client_encoding"
+        and not is_utf8(constant(call.args[1]))
+        for names, call in _calls(tree)
+    )
+
+
+def is_utf8(value: object) -> bool:
+    """Whether it is one of PostgreSQL's names for UTF-8."""
+    return isinstance(value, str) and _PUNCTUATION.sub("", value.lower()) in ("utf8", "unicode")
+
+
+def _lower(node: Any) -> str:
+    return str(constant(node)).lower()
+
+
 def sequences_read(tree: Any) -> bool:
     """Whether it asks what its session drew from a sequence, and draws nothing by itself that could be meant."""
     names = {called[-1] for called, _ in _calls(tree)}
@@ -102,9 +123,9 @@ def _residue_of(names: list[str], call: Any) -> Residue:
     if name != "set_config":
         return SESSION_FUNCTIONS.get(name, Residue.NONE)
     # set_config(name, value, true) is SET LOCAL; any other third argument may be false.
-    if len(call.args) == 3 and _constant(call.args[2]) is True:
+    if len(call.args) == 3 and constant(call.args[2]) is True:
         return Residue.NONE
-    setting = _constant(call.args[0]) if call.args else None
+    setting = constant(call.args[0]) if call.args else None
     # The name of a setting of one's own stays known, as an empty text; one that is computed may be any.
     plain = isinstance(setting, str) and "." not in setting and setting.lower() not in _NOT_RESET
     return Residue.DISCARD if plain else Residue.DESTROY
@@ -113,7 +134,7 @@ def _residue_of(names: list[str], call: Any) -> Residue:
 _NOT_RESET = frozenset({"role", "session_authorization", "seed"})
 
 
-def _constant(node: Any) -> str | bool | None:
+def constant(node: Any) -> str | bool | None:
     """A text or truth value that stands there as such."""
     if node.WhichOneof("node") != "a_const":
         return None

@@ -13,7 +13,15 @@ from typing import Any
 
 from router.model.reasons import RefuseReason
 from router.model.request import Residue, StatementTraits
-from router.sql.residue import SESSION_WORDS, calls_by_text, residue_of_calls, sequences_read
+from router.sql.residue import (
+    SESSION_WORDS,
+    calls_by_text,
+    constant,
+    is_utf8,
+    residue_of_calls,
+    sequences_read,
+    sets_encoding,
+)
 
 UNKNOWN = StatementTraits("unknown")
 EMPTY = StatementTraits(
@@ -71,6 +79,12 @@ COPY = StatementTraits(
     RefuseReason.COPY_NOT_HERE,
     RefuseReason.COPY_NOT_HERE,
     "COPY FROM STDIN and COPY TO STDOUT are RPCs of their own: use CopyIn and CopyOut",
+)
+ENCODING = StatementTraits(
+    "set",
+    RefuseReason.NOT_SUPPORTED,
+    RefuseReason.NOT_SUPPORTED,
+    "texts travel as UTF-8: client_encoding cannot be set to another encoding; use convert_to for bytes of one",
 )
 SETTING = _session("SET", "set")
 FINAL_SETTING = replace(SETTING, residue=Residue.DESTROY)
@@ -162,6 +176,8 @@ def _with_calls(traits: StatementTraits, tree: Any, name: str, sql: bytes) -> St
     """The same, with what the functions do that it calls."""
     if name == "do_stmt":  # its body is a literal to the grammar
         return FINAL_FUNCTION if calls_by_text(sql) else traits
+    if sets_encoding(tree):
+        return ENCODING
     residue = residue_of_calls(tree)
     if traits.refuse is not None:
         return replace(traits, residue=max(traits.residue, residue))
@@ -222,6 +238,8 @@ def _transaction(tree: Any) -> StatementTraits:
 def _setting(tree: Any) -> StatementTraits:
     if tree.name in ("TRANSACTION", "TRANSACTION SNAPSHOT"):
         return SET_TRANSACTION
+    if tree.name.lower() == "client_encoding" and tree.args and not is_utf8(constant(tree.args[0])):
+        return ENCODING
     # SET LOCAL ends with its transaction; alone it does nothing, and PostgreSQL says so.
     if tree.is_local:
         return _SET

@@ -14,7 +14,7 @@ from router.encoding.typed_columns import KINDS
 from router.model.result import Cells, Row, RowRun
 from router.postgres.row_loader import PsycopgRowLoader
 from tests.encoding.test_real_cells import EXPRESSIONS, run
-from tests.encoding.test_typed_columns import BYTEA, TEXT, Column, FakeCells, tables
+from tests.encoding.test_typed_columns import BYTEA, TEXT, Column, FakeCells, read_bytea, tables
 
 _READERS = {1: int, 2: float, 3: b"t".__eq__, 4: bytes.decode}
 
@@ -31,7 +31,7 @@ class FakeLoader:
         if cell is None or cells.fformat(column):
             return cell
         if cells.ftype(column) == BYTEA:
-            return bytes.fromhex(cell[2:].decode())
+            return read_bytea(cell)
         read = _READERS[KINDS.get(cells.ftype(column), 4)]
         return read(cell)  # type: ignore[operator,no-any-return]
 

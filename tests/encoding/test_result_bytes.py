@@ -12,7 +12,18 @@ from router.encoding import TypedColumns
 from router.encoding.typed_columns import MAX_SMALL_BYTES, MAX_SMALL_ROWS
 from router.model.result import Cells
 from tests.encoding.test_real_cells import EXPRESSIONS, run
-from tests.encoding.test_typed_columns import BOOL, BYTEA, FLOAT8, GOLDEN, INT8, TEXT, Column, FakeCells, tables
+from tests.encoding.test_typed_columns import (
+    BOOL,
+    BYTEA,
+    FLOAT8,
+    GOLDEN,
+    INT8,
+    TEXT,
+    Column,
+    FakeCells,
+    byteas,
+    tables,
+)
 
 
 def by_messages(cells: Cells) -> types_pb2.ResultSet:
@@ -35,7 +46,7 @@ CELLS = {
     INT8: st.integers(-(2**63), 2**63 - 1).map(lambda n: str(n).encode()),
     FLOAT8: st.floats().map(lambda x: repr(x).encode()),
     BOOL: st.sampled_from([b"t", b"f"]),
-    BYTEA: st.binary(max_size=9000).map(lambda b: b"\\x" + b.hex().encode()),
+    BYTEA: byteas(9000),
     TEXT: st.text(st.characters(codec="utf-8"), max_size=200).map(str.encode) | st.binary(max_size=200),
 }
 

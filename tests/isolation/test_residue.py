@@ -45,7 +45,7 @@ KINDS = (
     _kind("a time-out", _setting("statement_timeout"), "SET statement_timeout = 12345"),
     _kind("a lock time-out", _setting("lock_timeout"), "SET lock_timeout = 12345"),
     _kind("a style of dates", _setting("DateStyle"), "SET DateStyle = 'German'"),
-    _kind("an encoding", _setting("client_encoding"), "SET client_encoding = 'LATIN1'"),
+    _kind("an encoding", _setting("client_encoding"), "DO $$ BEGIN SET client_encoding = 'LATIN1'; END $$"),
     _kind("durability", _setting("synchronous_commit"), "SET synchronous_commit = off"),
     _kind("an isolation level", _setting("default_transaction_isolation"),
           "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE"),

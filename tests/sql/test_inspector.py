@@ -182,6 +182,31 @@ def inspect(sql: str) -> StatementTraits:
     return inspector.inspect(sql.encode())
 
 
+@pytest.mark.parametrize("sql", [
+    "set client_encoding = 'LATIN1'",
+    "set local client_encoding to sql_ascii",
+    'set "Client_Encoding" = latin1',
+    "set names 'win1252'",
+    "select set_config('client_encoding', 'latin1', true), t from u",
+    "select set_config('CLIENT_ENCODING', $1, false)",
+])
+def test_an_encoding_that_texts_do_not_travel_in_is_refused_everywhere(sql: str) -> None:
+    for traits in (PostgastInspector().inspect(sql.encode()), PostgastInspector().inspect_in_session(sql.encode())):
+        assert (traits.refuse, traits.refuse_in_transaction) == (RefuseReason.NOT_SUPPORTED,) * 2
+        assert "UTF-8" in traits.message
+
+
+@pytest.mark.parametrize("sql", [
+    "set client_encoding = 'utf-8'",
+    "set names 'UNICODE'",
+    "set client_encoding to default",
+    "reset client_encoding",
+    "select set_config('client_encoding', 'UTF8', true)",
+])
+def test_the_encoding_that_they_travel_in_may_be_set(sql: str) -> None:
+    assert PostgastInspector().inspect_in_session(sql.encode()).refuse_in_transaction is None
+
+
 @pytest.mark.parametrize("sql", [*COMMIT_INSIDE, *WHOLE], ids=lambda sql: sql[:40])
 def test_what_may_commit_on_its_way_is_known(sql: str) -> None:
     traits = PostgastInspector().inspect(sql.encode())

@@ -99,6 +99,19 @@ async def test_isolation_and_read_only(db: Client, eventual_db: Client) -> None:
         assert await tx.query_value("select pg_is_in_recovery()") is True
 
 
+@pytest.mark.parametrize("value", [b"abcd", b"wxyz", b"\\x61", b"", bytes(range(256))])
+async def test_bytes_arrive_whatever_the_transaction_has_set(db: Client, value: bytes) -> None:
+    for rows in (1, 3):
+        ask = f"select $1::bytea from generate_series(1, {rows})"
+        async with db.transaction() as tx:
+            await tx.execute("set local bytea_output = 'escape'")
+            assert [one[0] for one in await tx.query(ask, value)] == [value] * rows
+        results = await db.batch(["set local bytea_output = 'escape'", Step(ask, [value], want_rows=True)])
+        assert [one[0] for one in results[1].rows] == [value] * rows
+    switched = "select $1::bytea from set_config('bytea_output', 'escape', true)"
+    assert await db.query_value(switched, value) == value
+
+
 async def test_a_serialization_failure_is_told_and_the_repetition_works(db: Client) -> None:
     async def add(tx: pointsman.Transaction, seen: asyncio.Event, go: asyncio.Event) -> None:
         total = await tx.query_value("select sum(n)::int from counters where id in (4, 5)")
