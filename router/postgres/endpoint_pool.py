@@ -28,6 +28,7 @@ from router.model.topology import Cluster, Endpoint, Tenant
 from router.ports import Chance, EventSink, PoolStatistics
 from router.ports.budgets import ConnectionBudget
 from router.postgres.connect_gate import ConnectGate
+from router.postgres.handshakes import Handshakes
 from router.postgres.lane import PipelineLane
 from router.postgres.liveness import has_ended, shut_socket
 from router.postgres.opening import Born, Opener
@@ -77,6 +78,7 @@ class PsycopgEndpointPool:
         gate: ConnectGate,
         budget: ConnectionBudget,
         passwords: Passwords,
+        handshakes: Handshakes,
         chance: Chance,
         events: EventSink,
     ) -> None:
@@ -93,8 +95,9 @@ class PsycopgEndpointPool:
         )
         self._lent = self._permits.lanes
         self._opener = Opener(
-            tenant, cluster, endpoint, access, generation, gate, self._permits, self._waiters, passwords, chance, events
-        )
+            tenant, cluster, endpoint, access, generation, gate, self._permits, self._waiters, passwords, handshakes,
+            chance, events,
+        )  # fmt: skip
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -347,6 +350,7 @@ class PsycopgPoolFactory:
         """passwords: None: no login has a command."""
         self.budget_of = budget_of
         self.passwords = passwords or KnownPasswords()
+        self.handshakes = Handshakes()
         self._chance = chance
         self._events = events
         self._gates: dict[EndpointName, ConnectGate] = {}
@@ -357,8 +361,9 @@ class PsycopgPoolFactory:
         """ports.PoolFactory.make."""
         gate, budget = self.gate_of(cluster, endpoint), self.budget_of(endpoint)
         return PsycopgEndpointPool(
-            tenant, cluster, endpoint, access, generation, gate, budget, self.passwords, self._chance, self._events
-        )
+            tenant, cluster, endpoint, access, generation, gate, budget, self.passwords, self.handshakes, self._chance,
+            self._events,
+        )  # fmt: skip
 
     def gate_of(self, cluster: Cluster, endpoint: Endpoint) -> ConnectGate:
         """What bounds the connects to an endpoint."""

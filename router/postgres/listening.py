@@ -174,8 +174,8 @@ class PsycopgListeningFactory:
         permits = PoolPermits[PqListeningConnection](budget, tenant.name, tenant.pool, waiters, _nothing_idle)
         opener = Opener(
             replace(tenant, login=self._login_of(tenant, endpoint.name)),
-            cluster, endpoint, ACCESS, generation, gate, permits, waiters, self._pools.passwords, self._chance,
-            self._events,
+            cluster, endpoint, ACCESS, generation, gate, permits, waiters, self._pools.passwords,
+            self._pools.handshakes, self._chance, self._events,
         )  # fmt: skip
         try:
             connection = await _connected(opener, permits, told, endpoint, deadline)

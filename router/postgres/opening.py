@@ -8,12 +8,14 @@ without a permit fails, by which psycopg_pool learns that it has one place less.
 from __future__ import annotations
 
 import asyncio
+import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import generators
 
 from router.model.events import ConnectFailed, ConnectionClosed, ConnectionMisplaced
 from router.model.identity import Generation
@@ -26,11 +28,17 @@ from router.ports import Chance, EventSink
 from router.postgres import conninfo, faults
 from router.postgres.connect_gate import ConnectGate
 from router.postgres.greeting import ask_at_the_door
+from router.postgres.handshakes import TOO_LONG, Handshakes, NeverProven
 from router.postgres.liveness import shut_socket
 from router.postgres.passwords import Passwords
 from router.postgres.permits import Permit, PoolPermits
 from router.postgres.prepared import PreparedStatements
 from router.postgres.proving import Misplaced, prove
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from psycopg.abc import PQGenConn
 
 _LIFETIME_JITTER = 0.1
 _DOOR_S = 0.2
@@ -77,6 +85,7 @@ class Opener:
         permits: PoolPermits[Any],
         waiters: Waiters,
         passwords: Passwords,
+        handshakes: Handshakes,
         chance: Chance,
         events: EventSink,
     ) -> None:
@@ -93,6 +102,8 @@ class Opener:
         self._access = access
         self._kwargs = conninfo.for_tenant(tenant, cluster, endpoint, access)
         self._passwords = passwords
+        self._handshakes = handshakes
+        self._who = (tenant.name, tenant.login.user)
         self._permits = permits
         self._waiters = waiters
         self._chance = chance
@@ -134,6 +145,11 @@ class Opener:
             async def connect(cls, *args: Any, **kwargs: Any) -> Any:
                 return await opener._permitted(number, super().connect, *args, **kwargs)
 
+            @classmethod
+            def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+                polling = generators.connect(conninfo)
+                return cls((yield from opener._handshakes.driven(opener._who, polling)))
+
             async def close(self) -> None:
                 await super().close()
                 opener.forget(self)
@@ -171,7 +187,7 @@ class Opener:
         except Misplaced as misplaced:
             self._tell_misplaced(misplaced)
             raise
-        except NoPassword as missing:
+        except (NoPassword, NeverProven) as missing:
             self._tell_misfit(str(missing))
             raise
         except faults.CLIENT_ERRORS as error:
@@ -202,7 +218,7 @@ class Opener:
         async def with_password(password: Secret | None) -> Any:
             async with self.gate.place(self._tenant.name):
                 kwargs["connect_timeout"] = conninfo.connect_timeout(self.gate.timeout_s)
-                connection = await connect(*args, **conninfo.with_password(kwargs, password))
+                connection = await self._shake_hands(connect, *args, **conninfo.with_password(kwargs, password))
                 permit.attach(connection)
                 await self._prove(connection)
             return connection
@@ -219,6 +235,15 @@ class Opener:
                     raise
                 password = newer
         return await with_password(password)
+
+    async def _shake_hands(self, connect: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await connect(*args, **kwargs)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # psycopg's generator among them, so what computes is given up
+            if isinstance(error, psycopg.errors.ConnectionTimeout) and self._handshakes.computes(self._who):
+                raise NeverProven(TOO_LONG.format(self._tenant.login.user)) from None
+            raise
 
     async def _have_password(self) -> None:
         try:
