@@ -12,6 +12,7 @@ from dataclasses import replace
 from router.model.request import StatementTraits
 from router.sql.residue import calls_by_text
 from router.sql.rules import (
+    BODY_COMMITS,
     CONTROL,
     COPY,
     CURSOR,
@@ -63,7 +64,7 @@ _FIRST: Mapping[str, StatementTraits] = {
     "alter": StatementTraits("ddl"),
     "drop": StatementTraits("ddl"),
 }
-_COMMIT_INSIDE = frozenset({"call", "do", "vacuum", "analyze", "analyse", "cluster", "reindex", "repack"})
+_COMMIT_INSIDE = frozenset({"call", "vacuum", "analyze", "analyse", "cluster", "reindex", "repack"})
 _CONCURRENTLY = re.compile(rb"\bconcurrently\b", re.IGNORECASE)
 
 
@@ -79,6 +80,8 @@ def _commits_inside(sql: bytes) -> bool:
     first, second, _ = (word.decode().lower() if word else "" for word in found.groups())
     if first in ("create", "alter", "drop"):
         return second in ("database", "tablespace", "subscription") or _CONCURRENTLY.search(sql) is not None
+    if first == "do":
+        return b"\\" in sql or BODY_COMMITS.search(sql) is not None  # an escape may hide a word
     return first in _COMMIT_INSIDE
 
 

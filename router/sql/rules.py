@@ -7,6 +7,7 @@ it needs from an earlier one would be missing. Inside Transact the connection is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -120,7 +121,7 @@ TREES: Mapping[str, StatementTraits] = {
     "delete_stmt": StatementTraits("delete"),
     "merge_stmt": StatementTraits("merge"),
     "call_stmt": StatementTraits("call", residue=Residue.DISCARD, commits_inside=True),
-    "do_stmt": StatementTraits("do", residue=Residue.DISCARD, commits_inside=True),
+    "do_stmt": StatementTraits("do", residue=Residue.DISCARD),
     "explain_stmt": StatementTraits("explain"),
     "variable_show_stmt": StatementTraits("show"),
     "constraints_set_stmt": _SET,
@@ -144,6 +145,8 @@ TREES: Mapping[str, StatementTraits] = {
 }
 """By the name of the statement's node; others are ddl when they create, alter or drop, else utility."""
 
+BODY_COMMITS = re.compile(rb"commit|call", re.IGNORECASE)
+"""What the body of a DO must say to commit, in any language: neither what it EXECUTEs nor a function may."""
 _COMMIT_INSIDE = frozenset({
     "vacuum_stmt", "cluster_stmt", "reindex_stmt", "createdb_stmt", "dropdb_stmt", "alter_database_stmt",
     "create_table_space_stmt", "drop_table_space_stmt", "create_subscription_stmt", "alter_subscription_stmt",
@@ -175,7 +178,7 @@ def judge_tree(node: Any, sql: bytes) -> StatementTraits:
 def _with_calls(traits: StatementTraits, tree: Any, name: str, sql: bytes) -> StatementTraits:
     """The same, with what the functions do that it calls."""
     if name == "do_stmt":  # its body is a literal to the grammar
-        return FINAL_FUNCTION if calls_by_text(sql) else traits
+        return replace(FINAL_FUNCTION, commits_inside=traits.commits_inside) if calls_by_text(sql) else traits
     if sets_encoding(tree):
         return ENCODING
     residue = residue_of_calls(tree)
@@ -219,6 +222,8 @@ def _judge_node(name: str, tree: Any) -> StatementTraits:
 
 def _commits_inside(name: str, tree: Any) -> bool:
     match name:
+        case "do_stmt":
+            return any(BODY_COMMITS.search(one.def_elem.arg.string.sval.encode()) for one in tree.args)
         case "index_stmt" | "drop_stmt":
             return bool(tree.concurrent)
         case "alter_table_stmt":

@@ -10,6 +10,7 @@ import pytest
 
 from router.devcluster import DevCluster
 from tests.cli.conftest import Command, Ended
+from tests.support.eventually import eventually
 from tests.support.running_router import ADMIN_TOKEN, running_router
 
 pytestmark = pytest.mark.pg
@@ -29,8 +30,11 @@ async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster, t
         assert "│   1 │ ∅       │" in told.out
         assert "(primary)" in told.out.splitlines()[-1]
 
-        replica = await run("sql", "select pg_is_in_recovery()", "--read", "replica", "--json", *caller)
-        assert json.loads(replica.out) == [{"pg_is_in_recovery": True}]
+        async def replica_reads() -> bool:
+            replica = await run("sql", "select pg_is_in_recovery()", "--read", "replica", "--json", *caller)
+            return bool(json.loads(replica.out) == [{"pg_is_in_recovery": True}])
+
+        await eventually(replica_reads, within_s=5, what="a replica is known to be up")
 
         written = "create table cli_demo (n int); insert into cli_demo values (1), (2); drop table cli_demo"
         tags = [line.split(" · ")[0] for line in (await run("sql", written, *caller)).out.splitlines()]

@@ -18,6 +18,9 @@ from router.sql.inspector import CACHED_TEXTS, PARSED_BYTES, PostgastInspector
 COMMIT_INSIDE = [
     "call p()",
     "do $$ begin commit; end $$",
+    "do language plpgsql E'begin \\x43ommit; end'",
+    "do $$ begin call p(); end $$",
+    "do $$ plpy.commit() $$ language plpython3u",
     "vacuum t",
     "analyze",
     "cluster",
@@ -37,7 +40,8 @@ COMMIT_INSIDE = [
     "  /* why */ Vacuum (newest 1) t, ;",
     "repack t",
     "create index concurrently i on t (a) newest",
-    "do $$ begin " + "perform 1; " * 1000 + "end $$",
+    "do $$ begin " + "perform 1; " * 1000 + "commit; end $$",
+    "do E'begin " + "perform 1; " * 1000 + "\\x43ommit; end'",
     "call p('" + "x" * PARSED_BYTES + "')",
     "create index concurrently i on t (a) where a in (" + "1, " * PARSED_BYTES + "1)",
 ]
@@ -53,6 +57,8 @@ WHOLE = [
     "refresh materialized view concurrently m",
     "explain analyze select 1",
     "truncate t",
+    "do $$ begin raise exception 'no more'; end $$",
+    "do $$ begin " + "perform 1; " * 1000 + "end $$",
     "nonsense",
     "create table t (a int) newest",
     "select '" + "x" * PARSED_BYTES + "'",
