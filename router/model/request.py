@@ -150,8 +150,8 @@ class StatementTraits:
     reads_sequences: bool = False
     """It asks what its session drew from a sequence (currval, lastval) and draws nothing itself."""
     commits_inside: bool = False
-    """Alone, it may commit on its way (CALL, a DO that says COMMIT, VACUUM, ... CONCURRENTLY): an error undoes only what
-    came after."""
+    """Alone, it may commit on its way (CALL, a DO that says COMMIT, VACUUM, ... CONCURRENTLY): an error undoes only
+    what came after."""
 
 
 @unique
