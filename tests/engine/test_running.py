@@ -48,18 +48,22 @@ def an_engine(pool: PoolPolicy = POOL) -> Engine:
 
 
 class Callers:
-    """Each writes again as soon as it is answered, until it is told to stop."""
+    """Each asks again as soon as it is answered, until it is told to stop."""
 
-    def __init__(self, engine: Engine, owner: Tenant, callers: int, sql: str, pause_s: float = 0.0) -> None:
+    def __init__(
+        self, engine: Engine, owner: Tenant, callers: int, sql: str, pause_s: float = 0.0,
+        method: Method = Method.EXECUTE,
+    ) -> None:
         self.took_s: list[float] = []
         self._pause_s = pause_s
+        self._method = method
         self.stopping = False
         self._tasks = [engine.start(self._call(engine, owner, sql)) for _ in range(callers)]
 
     async def _call(self, engine: Engine, owner: Tenant, sql: str) -> None:
         while not self.stopping:
             began = now()
-            await engine.executor.run(owner, request(Method.EXECUTE, sql, timeout=30))
+            await engine.executor.run(owner, request(self._method, sql, timeout=30))
             self.took_s.append(now() - began)
             if self._pause_s:
                 await asyncio.sleep(self._pause_s)
@@ -189,14 +193,8 @@ async def test_fast_reads_keep_no_write_of_their_tenant_waiting() -> None:
     script[b"update row"] = Reply(takes=0.2)
     others = [tenant(name, pool=POOL) for name in ("globex", "initech")]
     _slow_now(engine, 5)
-    stop: list[bool] = []
-
-    async def again(owner: Tenant, method: Method, sql: str) -> None:
-        while not stop:
-            await engine.executor.run(owner, request(method, sql, timeout=30))
-
-    reads = [engine.start(again(engine.tenant, Method.QUERY, "select point")) for _ in range(4)]
-    writes = [engine.start(again(one, Method.EXECUTE, "update row")) for one in others]
+    busy = [Callers(engine, engine.tenant, 4, "select point", method=Method.QUERY)]
+    busy += [Callers(engine, one, 1, "update row") for one in others]
     await asyncio.sleep(1)
     took_s = []
     for _ in range(10):
@@ -204,8 +202,7 @@ async def test_fast_reads_keep_no_write_of_their_tenant_waiting() -> None:
         await engine.run(Method.EXECUTE, "update row", timeout=20)
         took_s.append(now() - began)
     assert max(took_s) < 0.2 + 2 * TICK_S
-    stop.append(True)
-    await asyncio.gather(*reads, *writes)
+    await asyncio.gather(*(one.stop() for one in busy))
     await engine.quiet()
     engine.check_at_rest()
     await engine.close()
@@ -220,21 +217,14 @@ async def test_what_waited_behind_its_own_tenants_read_is_let_in_when_that_has_e
     script[b"update row"] = Reply(takes=0.2)
     others = [tenant(name, pool=POOL) for name in ("globex", "initech", "hooli")]
     _slow_now(engine, 2)
-    stop: list[bool] = []
-
-    async def again(owner: Tenant) -> None:
-        while not stop:
-            await engine.executor.run(owner, request(Method.EXECUTE, "update row", timeout=30))
-
-    busy = [engine.start(again(one)) for one in others for _ in range(2)]
+    busy = [Callers(engine, one, 2, "update row") for one in others]
     await asyncio.sleep(1)
     read = engine.start(engine.run(Method.QUERY, "select slowly", timeout=20))
     await asyncio.sleep(0.5)
     began = now()
     await engine.run(Method.EXECUTE, "update row", timeout=20)
     assert now() - began < 0.5 + 0.2 + 2 * TICK_S
-    stop.append(True)
-    await asyncio.gather(read, *busy)
+    await asyncio.gather(read, *(one.stop() for one in busy))
     await engine.quiet()
     engine.check_at_rest()
     await engine.close()
@@ -246,13 +236,7 @@ async def test_a_limit_that_goes_and_comes_back_finds_what_runs() -> None:
     engine.server().script[b"update row"] = Reply(takes=0.3)
     other = tenant("globex", pool=POOL)
     runs = _slow_now(engine, 4)
-    stop: list[bool] = []
-
-    async def again(owner: Tenant) -> None:
-        while not stop:
-            await engine.executor.run(owner, request(Method.EXECUTE, "update row", timeout=30))
-
-    busy = [engine.start(again(one)) for one in (engine.tenant, other) for _ in range(6)]
+    busy = [Callers(engine, one, 6, "update row") for one in (engine.tenant, other)]
     await asyncio.sleep(1)
     assert runs.running == 4
     runs.set_limit(Concurrency.FIXED, 1, CAP)
@@ -263,8 +247,7 @@ async def test_a_limit_that_goes_and_comes_back_finds_what_runs() -> None:
     await asyncio.sleep(1)
     assert runs.running == 4
     assert Counter(runs._of) == {"acme": 2, "globex": 2}
-    stop.append(True)
-    await asyncio.gather(*busy)
+    await asyncio.gather(*(one.stop() for one in busy))
     await engine.quiet()
     engine.check_at_rest()
     await engine.close()
