@@ -296,8 +296,7 @@ class Standing:
     """Of a pool that waits: what its tenant, and it itself, has running at the endpoint."""
 
     running: int
-    floor: int
-    weight: float
+    due: Due
     own: int
     """Of the tenant's, those of this pool."""
     turn: int
@@ -310,6 +309,6 @@ def next_to_run(waiting: Mapping[_K, Standing]) -> _K:
 
     def order(pool: _K) -> tuple[bool, float, int, int]:
         one = waiting[pool]
-        return one.running >= one.floor, one.running / one.weight, one.own, one.turn
+        return one.running >= one.due.floor, one.running / one.due.weight, one.own, one.turn
 
     return min(waiting, key=order)

@@ -137,10 +137,7 @@ class EndpointRuns:
         return [pool for pool in self._waiting if self._has_room(pool)]
 
     def _next(self, pools: Iterable[PoolRuns]) -> PoolRuns:
-        return next_to_run({
-            one: Standing(self._of[one.tenant], one.policy.floor, one.policy.weight, one.running, one.turn)
-            for one in pools
-        })
+        return next_to_run({one: Standing(self._of[one.tenant], one.due, one.running, one.turn) for one in pools})
 
     def began(self, pool: PoolRuns) -> None:
         """One connection more is at work."""
@@ -239,7 +236,6 @@ class PoolRuns:
     def __init__(self, runs: EndpointRuns, tenant: TenantName, policy: PoolPolicy) -> None:
         self.runs = runs
         self.tenant = tenant
-        self.policy = policy
         self.due = Due(policy.floor, policy.weight)
         self.running = 0
         """Connections at work."""

@@ -268,11 +268,11 @@ def test_what_is_divided_grows_until_the_smallest_part_is_the_cap() -> None:
 @pytest.mark.parametrize(
     ("waiting", "first"),
     [
-        ({"a": Standing(3, 0, 100, 3, 5), "b": Standing(1, 0, 100, 1, 9)}, "b"),
-        ({"a": Standing(3, 0, 400, 3, 5), "b": Standing(1, 0, 100, 1, 9)}, "a"),
-        ({"a": Standing(2, 3, 100, 2, 5), "b": Standing(1, 0, 100, 1, 1)}, "a"),
-        ({"a's reads": Standing(3, 0, 100, 2, 1), "a's writes": Standing(3, 0, 100, 1, 5)}, "a's writes"),
-        ({"a": Standing(2, 0, 100, 2, 5), "b": Standing(2, 0, 100, 2, 1)}, "b"),
+        ({"a": Standing(3, Due(0, 100), 3, 5), "b": Standing(1, Due(0, 100), 1, 9)}, "b"),
+        ({"a": Standing(3, Due(0, 400), 3, 5), "b": Standing(1, Due(0, 100), 1, 9)}, "a"),
+        ({"a": Standing(2, Due(3, 100), 2, 5), "b": Standing(1, Due(0, 100), 1, 1)}, "a"),
+        ({"a's reads": Standing(3, Due(0, 100), 2, 1), "a's writes": Standing(3, Due(0, 100), 1, 5)}, "a's writes"),
+        ({"a": Standing(2, Due(0, 100), 2, 5), "b": Standing(2, Due(0, 100), 2, 1)}, "b"),
     ],
 )
 def test_whose_turn_it_is(waiting: dict[str, Standing], first: str) -> None:
