@@ -6,7 +6,7 @@ A router is a control plane (control_plane.py: supervisors, operators, live conf
 
 Start: configuration, logs, supervisors, servers, first look at every cluster, health SERVING.
 Drain, on SIGTERM or SIGINT: health NOT_SERVING, no new work, what runs ends within the grace, holds end, servers stop,
-connections close.
+connections close, PostgreSQL lets go of them.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ class RouterProcess:
         if self._audit_log is not None:
             await asyncio.to_thread(self._audit_log.close)
         await self._metrics_server.close()
+        await self._data.let_go()  # last: whoever is killed here has lost nothing
 
     async def reload(self) -> ReloadResult:
         """Read the file again; with any mistake in it nothing changes."""

@@ -198,7 +198,7 @@ class DataPlane:
 
     async def let_go(self) -> None:
         """Wait until the servers have let go of the connections that were closed: what runs a statement outlives its
-        client by up to a second. For as long at most as a permit would wait for it."""
+        client by up to a second. Whoever comes next, another worker or another router, opens as many at once."""
         end = self._clock.now() + GONE_S
         while any(one.in_use for one in self.budgets) and self._clock.now() < end:
             await self._clock.sleep(_LOOK_S)

@@ -337,7 +337,7 @@ class ServerPolicy:
     metrics_listen: str = "127.0.0.1:7434"
     """Address of the Prometheus endpoint; empty turns it off."""
     grace_s: float = 10.0
-    """On SIGTERM, running work has this long to end (seconds)."""
+    """On SIGTERM, running work has this long to end (seconds); then connections close, which may take two more."""
     state_dir: str = ""
     """Directory for what must outlive the router: the highest timeline accepted, and a promotion under way. Relative
     to this file. Empty: $STATE_DIRECTORY (systemd sets it), else `state` beside this file. Must be writable in

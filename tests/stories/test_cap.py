@@ -9,7 +9,8 @@ import pointsman
 import pytest
 
 from router.devcluster import DevCluster
-from tests.support.backends import counted
+from tests.support.backends import OF_TENANTS, counted
+from tests.support.dev_cluster import TENANTS
 from tests.support.eventually import eventually
 from tests.support.running_router import Config, RunningRouter, running_router
 
@@ -17,6 +18,9 @@ pytestmark = pytest.mark.pg
 
 CAP = 5
 SECONDS = 1.5
+DEAF = """do $$ begin
+  loop begin perform pg_sleep(30); exception when query_canceled then null; end; end loop;
+end $$"""
 
 
 def capped(cap: int, config: Config) -> None:
@@ -81,6 +85,30 @@ async def test_a_cap_is_changed_by_a_reload_without_an_error(fresh_cluster: DevC
         async with counted(fresh_cluster.primary()) as seen:
             assert all(await working)
         assert max(seen) <= 2
+
+
+async def test_a_router_that_has_ended_has_no_connection_left_at_the_server(fresh_cluster: DevCluster) -> None:
+    """The next one, started at once, finds all of the cap free. A backend that cannot be cancelled outlives its client,
+    by up to a second."""
+    async with (
+        running_router(fresh_cluster, grace_s=0.2) as router,
+        router.connect("acme") as acme,
+    ):
+        running = [asyncio.create_task(acme.execute(DEAF)) for _ in range(2)]
+        await eventually(lambda: _backends(fresh_cluster, running="pg_sleep") == 2, within_s=5, what="both run")
+        began = time.monotonic()
+        assert await router.terminate() == 0
+        assert _backends(fresh_cluster) == 0
+        assert time.monotonic() - began < 4
+        assert all(isinstance(one, pointsman.Error) for one in await asyncio.gather(*running, return_exceptions=True))
+
+
+def _backends(cluster: DevCluster, running: str = "") -> int:
+    with cluster.primary().connect() as connection:
+        query = f"{OF_TENANTS} and query like '%%{running}%%'"
+        row = connection.execute(query, [list(TENANTS)]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def _at_most_two(router: RunningRouter, cluster: DevCluster) -> bool:
