@@ -8,6 +8,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from router.api.departures import CallerGone, met_by
 from router.model.errors import bad_request
 from router.model.reasons import RefuseReason
 
@@ -81,6 +82,8 @@ class MessageStream(Generic[M]):
         self.max_bytes = max_bytes
         self.last_bytes = 0
         """Size of the message read last; whoever reads compares it with max_bytes, to answer in-band."""
+        self._gone = False
+        """After a write that failed gRPC takes no other one, and calls that a mistake."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the RPC's own deadline; None without one."""
@@ -89,7 +92,10 @@ class MessageStream(Generic[M]):
     async def let_in(self, processes: int = 1) -> None:
         """Send the headers now and not with the first answer: the caller then knows that it was not refused."""
         headers = _OPEN if processes == 1 else (*_OPEN, (_PROCESSES, str(processes)))
-        await self._context.send_initial_metadata(headers)
+        try:
+            await self._context.send_initial_metadata(headers)
+        except grpc.aio.InternalError as error:
+            raise self._met_by(error) from None
 
     async def read(self) -> M | None:
         """The next message; None when the caller has ended its side. RouterError when it is no message at all."""
@@ -100,5 +106,13 @@ class MessageStream(Generic[M]):
         return _decoded(self._message_class, raw)
 
     async def write(self, raw: bytes) -> None:
-        """Send one message that is serialised already; waits while the caller does not read."""
-        await self._context.write(raw)
+        """Send one message that is serialised already; waits while the caller does not read. CallerGone."""
+        try:
+            await self._context.write(raw)
+        except grpc.aio.InternalError as error:
+            raise self._met_by(error) from None
+
+    def _met_by(self, error: grpc.aio.InternalError) -> BaseException:
+        met = CallerGone() if self._gone else met_by(error)
+        self._gone = isinstance(met, CallerGone)
+        return met

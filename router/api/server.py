@@ -22,6 +22,7 @@ from router.api.binding import bind
 from router.api.calls import Gate
 from router.api.certificates import Certificates, Port
 from router.api.copying import Copying
+from router.api.departures import keep_out_of_log
 from router.api.drain import Drain
 from router.api.hearing import Hearing
 from router.api.listening import stop_listening
@@ -333,6 +334,7 @@ def make_server(
     shared_port: bool = False,
 ) -> grpc.aio.Server:
     """A server with our limits, health and reflection."""
+    keep_out_of_log()
     server = grpc.aio.server(
         options=server_options(policy, shared_port=shared_port), maximum_concurrent_rpcs=policy.transport.max_rpcs
     )

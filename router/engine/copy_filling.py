@@ -26,7 +26,7 @@ async def fill(
     finally:
         await _ended(pumping)
     if not run.ended.done():
-        problem = asyncio.CancelledError() if pumping.cancelled() else pumping.exception()
+        problem = _problem_of(pumping)
         if problem is not None:
             await _undo(run, problem)
             raise problem
@@ -62,6 +62,13 @@ async def _pump(
             await asyncio.wait({run.ended})
             return
         call.copied_bytes += len(data)
+
+
+def _problem_of(pumping: asyncio.Task[None]) -> BaseException | None:
+    try:
+        return pumping.exception()
+    except asyncio.CancelledError as error:
+        return error  # the source's own, not another one: it may say more
 
 
 async def _undo(run: CopyRun, problem: BaseException) -> None:

@@ -239,6 +239,19 @@ async def test_in_a_source_that_fails_is_undone_before_anyone_is_told() -> None:
 
 
 @virtual
+async def test_in_a_source_that_says_it_was_cancelled_is_undone_and_has_its_own_word() -> None:
+    engine, gone = Engine(), asyncio.CancelledError("the caller has gone")
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await engine.copy_in(IN, data(b"a", b"b", then=gone))
+    assert raised.value is gone
+    assert engine.server().committed == []
+    (finished,) = engine.events.of(RequestFinished)
+    assert isinstance(finished, RequestFinished)
+    assert finished.outcome is Outcome.CANCELLED
+    await rest(engine)
+
+
+@virtual
 @pytest.mark.parametrize("silent", [False, True])
 async def test_in_past_its_deadline_is_undone(silent: bool) -> None:
     engine = Engine()
