@@ -36,13 +36,14 @@ from router.model.identity import ClusterName
 from router.model.policy import HoldPolicy
 from router.model.state import ClusterState
 from router.model.topology import Tenant, TenantChanges
-from router.ports import Chance, Clock, EventSink
+from router.ports import Chance, Clock
 from router.postgres.endpoint_pool import PsycopgPoolFactory
 from router.postgres.listening import PsycopgListeningFactory
 from router.postgres.permits import GONE_S
 from router.postgres.row_loader import PsycopgRowLoader
 from router.sql.inspector import PostgastInspector
 from router.telemetry.audit_log import AuditLog
+from router.telemetry.event_sink import TelemetrySink
 
 FIRST_LOOK_S = 3.0
 """The start waits this long for every cluster's first primary; a router without one serves all the same."""
@@ -57,7 +58,7 @@ class DataPlane:
         config: LoadedConfig,
         clock: Clock,
         chance: Chance,
-        events: EventSink,
+        events: TelemetrySink,
         budgets: Budgets | None = None,
         audit_log: AuditLog | None = None,
     ) -> None:
@@ -66,13 +67,14 @@ class DataPlane:
         self.budgets = budgets or Budgets()
         self.budgets.apply(one for cluster in config.topology.clusters.values() for one in cluster.endpoints)
         self._config = config
-        self._clock, self._chance, self._events = clock, chance, events
+        self._clock, self._chance, self._events, self._audit_log = clock, chance, events, audit_log
         self.clusters = Clusters()
         self._runs = Runs(clock, chance)
         self._runs.apply(config.topology.clusters.values())
         self._passwords = Passwords(CommandRunner(), clock, events)
         factory = self._factory = PsycopgPoolFactory(chance, events, self.budgets.of, self._passwords)
         self.directory = Directory(config.topology)
+        events.know_tenants(self.directory.has)
         ways = (events, self._runs, self.directory)
         self.pools = Pools(factory, clock, lambda name: self.clusters[name].supervisor.cluster, *ways)
         self.budgets.serve_lanes(self.pools)
@@ -93,7 +95,6 @@ class DataPlane:
         expiring = (self.clusters, self.pools, self.budgets.has_room, clock, chance)
         self._expiry = KeyExpiry(self._tenants, lambda: self._config.topology.tenants, *expiring)
         self._beside: list[asyncio.Task[None]] = []
-        self._audit_log = audit_log
 
     def public_parts(self, cancel_elsewhere: CancelElsewhere | None = None) -> PublicParts:
         """What stands behind the callers' port."""
@@ -161,6 +162,7 @@ class DataPlane:
         self._tenants.take(changes)
         self.listeners.take(changes)
         self._register.forget(changes.removed)
+        self._events.forget_tenants(changes.removed)
         self._passwords.configured(one.login for one in fresh.topology.tenants.values())
 
     def _pause_s(self, tenant: Tenant) -> float:

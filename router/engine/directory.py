@@ -92,6 +92,10 @@ class Directory:
         """A tenant by name."""
         return self._tenants.get(name)
 
+    def has(self, name: TenantName) -> bool:
+        """Whether a tenant is configured."""
+        return name in self._tenants
+
     def in_force(self, tenant: Tenant) -> Tenant:
         """What a tenant that was admitted before is by now. RouterError: it has been removed."""
         newest = self._tenants.get(tenant.name)

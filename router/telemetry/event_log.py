@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any
 
@@ -68,6 +68,13 @@ class EventLog:
         self.threshold = threshold
         """A level of the logging module."""
         self._repeats: dict[tuple[str, str], int] = {}
+        """How often the same was told, by whose it is and the endpoint."""
+
+    def forget_tenants(self, names: Collection[str]) -> None:
+        """Count no repetitions of tenants that were removed any more."""
+        if names and self._repeats:
+            gone = {*names, *map(_misplaced, names)}
+            self._repeats = {key: times for key, times in self._repeats.items() if key[0] not in gone}
 
     def _line(self, level: int, name: str, **fields: object) -> None:
         if level >= self.threshold:
@@ -237,7 +244,7 @@ class EventLog:
 
     def connection_misplaced(self, event: ConnectionMisplaced) -> None:
         """At error: the configuration points a tenant at what is not its own. Repetitions as with connect_failed."""
-        key = (f"{event.tenant} misplaced", event.endpoint)
+        key = (_misplaced(event.tenant), event.endpoint)
         times = self._repeats[key] = self._repeats.get(key, 0) + 1
         if times & (times - 1) == 0:
             self._line(
@@ -326,6 +333,10 @@ class EventLog:
     def handler_failed(self, event: HandlerFailed) -> None:
         """Our own mistake: always an error."""
         self._line(logging.ERROR, "handler failed", rpc=event.method, error=event.error, trace=event.trace)
+
+
+def _misplaced(tenant: str) -> str:
+    return f"{tenant} misplaced"
 
 
 def _plain(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from router.model import events
 from router.model.events import CredentialAlarm, Event, RequestAdmitted, RequestFinished
+from router.model.identity import TenantName
 from router.telemetry.audit_log import AuditLog, of_alarm
 from router.telemetry.event_log import EventLog, Write
 from router.telemetry.recorder import Recorder
@@ -50,6 +51,15 @@ class TelemetrySink:
         """Start the series of clusters and their endpoints at 0; call again after a reload."""
         for cluster, endpoints in clusters.items():
             self.recorder.know_cluster(cluster, endpoints)
+
+    def know_tenants(self, configured: Callable[[TenantName], bool]) -> None:
+        """Count only for tenants that are configured. Call once."""
+        self.recorder.know_tenants(configured)
+
+    def forget_tenants(self, names: Collection[TenantName]) -> None:
+        """Let go of what was counted for tenants that were removed, once they are configured no more."""
+        self.recorder.forget_tenants(names)
+        self._log.forget_tenants(names)
 
     def watch(self, read: Callable[[], RouterView], version: str) -> None:
         """Expose the gauges of what is now; read is called at each scrape, on the event loop's thread. Call once."""

@@ -1,6 +1,7 @@
 """Every metric once: name, kind, labels, meaning, and the equation it takes part in. Nothing else names a metric.
 
 Counters of an Enum's members exist from the start at 0, so that a rate of the first increment is seen.
+A tenant's go when it is removed, and begin at 0 should it come back; calls that it left are counted by phase alone.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ PHASES = Metric(
     Kind.HISTOGRAM,
     ("phase", "method"),
     "Time of a request's phases; a request that skipped a phase is not counted there, a refused one nowhere.",
-    "per method: count{total} = requests{served} + requests{failed} + requests{cancelled}",
+    "per method, until a tenant is removed: count{total} = requests{served} + requests{failed} + requests{cancelled}",
     PHASE_BUCKETS,
 )
 RETRIES = _counter("retries_total", ("method", "reason"), "Attempts made again.")

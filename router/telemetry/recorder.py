@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -40,6 +41,8 @@ from router.telemetry.metric_catalogue import FailoverCause, RequestPhase, Succe
 from router.telemetry.series import CounterCell, CounterSeries, HistogramCell, HistogramSeries
 
 UNKNOWN_TENANT = TenantName("(unknown)")
+NOBODY = frozenset({UNKNOWN_TENANT, TenantName("")})
+"""Names that no tenant can have."""
 _CLAIMED_ONLY = frozenset({RefuseReason.UNAUTHENTICATED.value, RefuseReason.TENANT_DENIED.value})
 
 
@@ -66,14 +69,14 @@ class Recorder:
     """Counts every event; one per router, on a registry of its own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(metric: catalogue.Metric) -> CounterSeries:
-            registry.register(series := CounterSeries(metric))
-            return series
+        counter = partial(self._counter, registry)
 
         def histogram(metric: catalogue.Metric) -> HistogramSeries:
             registry.register(series := HistogramSeries(metric))
             return series
 
+        self._of_tenants: list[CounterSeries] = []
+        self._configured: Callable[[TenantName], bool] = lambda _: True
         self.admitted = counter(catalogue.ADMITTED)
         self.requests = counter(catalogue.REQUESTS)
         self.rows = counter(catalogue.ROWS)
@@ -105,6 +108,13 @@ class Recorder:
         self._handler_failures = counter(catalogue.HANDLER_FAILURES)
         self._cells: dict[TenantName, dict[Method, _TenantMethodCells]] = {}
         self._start_at_0()
+
+    def _counter(self, registry: CollectorRegistry, metric: catalogue.Metric) -> CounterSeries:
+        of_tenants = metric.labels[:1] == ("tenant",)
+        registry.register(series := CounterSeries(metric, self._counts if of_tenants else None))
+        if of_tenants:
+            self._of_tenants.append(series)
+        return series
 
     def _start_at_0(self) -> None:
         for method in Method:
@@ -143,9 +153,24 @@ class Recorder:
                 for close in CloseReason:
                     self._closed.cell(endpoint, access.value, close.value)
 
+    def know_tenants(self, configured: Callable[[TenantName], bool]) -> None:
+        """Begin no series of tenants that are not configured: what outlasts its tenant would leave one for ever."""
+        self._configured = configured
+
+    def forget_tenants(self, names: Iterable[TenantName]) -> None:
+        """Let go of the series of tenants that were removed. Should one come back, they begin at 0 again."""
+        for name in names:
+            self._cells.pop(name, None)
+            for series in self._of_tenants:
+                series.forget(name)
+
+    def _counts(self, tenant: str) -> bool:
+        return tenant in NOBODY or self._configured(TenantName(tenant))
+
     def _cells_of(self, tenant: TenantName, method: Method) -> _TenantMethodCells:
         cells = _TenantMethodCells(self, tenant, method)
-        self._cells.setdefault(tenant, {})[method] = cells
+        if self._counts(tenant):
+            self._cells.setdefault(tenant, {})[method] = cells
         return cells
 
     def request_admitted(self, event: RequestAdmitted) -> None:

@@ -7,7 +7,7 @@ walk the buckets one by one, which on the request path costs three times as much
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
@@ -53,18 +53,31 @@ class HistogramCell:
 class CounterSeries(Collector):
     """All series of one counter."""
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: Metric, begins: Callable[[str], bool] | None = None) -> None:
+        """begins: whether a value of the first label may have series; None: all may."""
         assert metric.kind is Kind.COUNTER
         self._metric = metric
+        self._begins = begins
         self._cells: dict[tuple[str, ...], CounterCell] = {}
+        self._others: set[tuple[str, ...]] = set()
+        """Values of the other labels: few, where those of the first come and go."""
 
     def cell(self, *labels: str) -> CounterCell:
-        """The series of these label values, made at 0 when new. Keep it: looking it up costs more than counting."""
+        """The series of these label values, made at 0 when new; one that nobody sees when they may have none. Keep it:
+        looking it up costs more than counting."""
         cell = self._cells.get(labels)
         if cell is None:
             assert len(labels) == len(self._metric.labels), self._metric.name
-            cell = self._cells[labels] = CounterCell()
+            cell = CounterCell()
+            if self._begins is None or self._begins(labels[0]):
+                self._cells[labels] = cell
+                self._others.add(labels[1:])
         return cell
+
+    def forget(self, first: str) -> None:
+        """Let go of all series of a value of the first label."""
+        for others in self._others:
+            self._cells.pop((first, *others), None)
 
     def collect(self) -> Iterator[Family]:
         """For the registry."""

@@ -34,10 +34,11 @@ from router.telemetry.audit_log import AuditLog
 from router.telemetry.event_sink import TelemetrySink
 from router.telemetry.log_setup import process_log
 from router.telemetry.metrics_server import MetricsServer
+from router.telemetry.recorder import NOBODY
 from router.workers.channel import ChannelClosed
 from router.workers.emptying import Emptying
 from router.workers.member import Member
-from router.workers.merging import PARENT, counted, ended, merge_families, merge_loads
+from router.workers.merging import PARENT, merge_families, merge_loads
 from router.workers.messages import (
     Begin,
     CancelAsked,
@@ -51,6 +52,7 @@ from router.workers.messages import (
     WriteAsked,
 )
 from router.workers.port import ReservedPort, reserve
+from router.workers.retired import Retired
 from router.workers.roster import Roster
 from router.workers.sharing import Sharing
 
@@ -85,8 +87,7 @@ class ControlProcess:
         self._sharing = Sharing(self._grant, self._clock)
         self._sharing.apply(config.topology)
         self._emptying = Emptying()
-        self._retired = Load()
-        self._retired_families: list[Family] = []
+        self._retired = Retired()
         self._control = ControlPlane(
             config, self._clock, SystemChance(), self._events, self, self._load, self._everywhere, self._audit_log
         )
@@ -172,11 +173,13 @@ class ControlProcess:
         """A new configuration is in force: one that was judged here, so that no worker can think otherwise."""
         without = replace(fresh, topology=replace(fresh.topology, tenants={}))
         self._roster.tell(self._configuration(without, changes))
+        self._retired.forget(changes.removed)
         self._sharing.apply(fresh.topology)
 
     def change_tenants(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         """Only what has changed travels."""
         self._roster.tell(TenantsChanged(changes))
+        self._retired.forget(changes.removed)
 
     def _configuration(self, config: LoadedConfig, changes: TenantChanges) -> Configuration:
         clusters = config.topology.clusters
@@ -232,10 +235,7 @@ class ControlProcess:
 
     def _gone(self, member: Member) -> None:
         """Its process was reaped: what it counted stays."""
-        self._retired = merge_loads([self._retired, ended(member.look.load)])
-        self._retired_families = merge_families(
-            {PARENT: self._retired_families, "": counted(member.look.samples)}
-        )
+        self._retired.add(member.look.load, member.look.samples, self._is_removed)
         if member.gone.result() == 0:  # it has waited for the servers itself
             self._sharing.gone(member.identity)
         else:
@@ -243,6 +243,9 @@ class ControlProcess:
             asyncio.get_running_loop().call_later(LET_GO_S, self._sharing.gone, member.identity)
         for cluster in list(self._emptying.left(member.identity)):
             self._drained(cluster)
+
+    def _is_removed(self, tenant: str) -> bool:
+        return tenant not in NOBODY and tenant not in self._control.config.topology.tenants
 
     # --- api/surface.Workers --------------------------------------------------------------------------------------
 
@@ -269,7 +272,7 @@ class ControlProcess:
     # --- one view -------------------------------------------------------------------------------------------------
 
     def _load(self) -> Load:
-        return merge_loads([self._retired, *(one.look.load for one in self._roster.members)])
+        return merge_loads([self._retired.load, *(one.look.load for one in self._roster.members)])
 
     async def _look(self, *, samples: bool) -> None:
         await asyncio.gather(*(one.refresh(samples=samples) for one in self._roster.told))
@@ -284,7 +287,7 @@ class ControlProcess:
 
     def _families(self) -> Iterator[Family]:
         parts: dict[str, Sequence[Family]] = {PARENT: list(self._events.registry.collect())}
-        parts["ended"] = self._retired_families
+        parts["ended"] = self._retired.families
         for one in self._roster.members:
             # While one is replaced there are two of a place; the pid keeps their gauges apart.
             name = f"worker-{one.place}"

@@ -1,12 +1,12 @@
 """One view of many processes: loads added up, metrics' samples added up where a sum means something. Pure.
 
-What a process counted stays counted after its end (`Retired`): a sum that falls would look to Prometheus like a restart
-of the whole router, and its next rate() would count everything again.
+What a process counted stays counted after its end (`retired.py`): a sum that falls would look to Prometheus like a
+restart of the whole router, and its next rate() would count everything again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -22,6 +22,10 @@ PROCESS = "process"
 """Label of what is not added up: control, or worker-1, worker-2 and so on."""
 PARENT = "control"
 _OWN_PREFIX = "pointsman_"
+_TENANT = "tenant"
+
+Gone = Callable[[str], bool]
+"""Whether a tenant was removed; asked also of names that no tenant has (telemetry.recorder.NOBODY)."""
 
 
 def merge_loads(loads: Iterable[Load]) -> Load:
@@ -69,10 +73,11 @@ def _added(one: _Numbers, other: _Numbers) -> _Numbers:
     return replace(one, **sums)
 
 
-def ended(load: Load) -> Load:
-    """What stays of a process that has ended: how its requests ended, and nothing of what it had open."""
+def ended(load: Load, gone: Gone) -> Load:
+    """What stays of a process that has ended: how its requests ended, and nothing of what it had open, nor of tenants
+    that were removed."""
     zero = {"in_flight": 0, "held": 0, "queued": 0, "listeners": 0, "channels": 0}
-    return Load({name: replace(one, **zero) for name, one in load.tenants.items()})
+    return Load({name: replace(one, **zero) for name, one in load.tenants.items() if not gone(name)})
 
 
 def merge_families(parts: Mapping[str, Iterable[Family]]) -> list[Family]:
@@ -96,9 +101,15 @@ def merge_families(parts: Mapping[str, Iterable[Family]]) -> list[Family]:
     return list(merged.values())
 
 
-def counted(families: Iterable[Family]) -> list[Family]:
-    """Of the families of a process that has ended, those that stay."""
-    return [one for one in families if one.type in SUMMED and one.name.startswith(_OWN_PREFIX)]
+def counted(families: Iterable[Family], gone: Gone) -> list[Family]:
+    """Of the families of a process that has ended, those that stay, without samples of tenants that were removed."""
+    kept: list[Family] = []
+    for one in families:
+        if one.type in SUMMED and one.name.startswith(_OWN_PREFIX):
+            family = Family(one.name, one.documentation, one.type, one.unit)
+            family.samples = [sample for sample in one.samples if not gone(sample.labels.get(_TENANT, ""))]
+            kept.append(family)
+    return kept
 
 
 def _add_samples(total: Family, samples: Iterable[Sample]) -> None:

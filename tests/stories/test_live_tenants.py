@@ -165,6 +165,45 @@ def sessions(cluster: DevCluster) -> set[int]:
     return {row[0] for row in rows}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_removed_tenant_leaves_the_metrics_page(
+    pg_cluster: DevCluster, tmp_path: Path, workers: int
+) -> None:
+    async with running_router(pg_cluster, edit=in_files(tmp_path / "tenants", "acme", workers=workers)) as router:
+        orders = Orders(router)
+        admitted = 'pointsman_requests_admitted_total{method="query",tenant="%s"}'
+
+        async def read(calls: int) -> None:
+            for name in ("acme", "globex"):
+                async with router.connect(name) as db:
+                    for _ in range(calls):
+                        await db.query("select 1", timeout=5)
+
+        for _ in range(2):
+            await orders("CreateTenant", document=yaml.safe_dump(tenant("globex")))
+            await read(3)
+            if workers > 1:  # counted by some that have ended, and by some that have not
+                await asyncio.to_thread(restart_workers, router)
+                await read(2)
+            counted = 3 if workers == 1 else 5
+            found = await asyncio.to_thread(router.scrape)
+            assert found[admitted % "globex"] == counted
+            async with router.connect("globex") as db:
+                running = asyncio.create_task(db.query("select pg_sleep(0.5)", timeout=5))
+                await asyncio.sleep(0.2)
+                await orders("RemoveTenant")
+                await running
+            found = await asyncio.to_thread(router.scrape)
+            assert not [name for name in found if "globex" in name and "_total" in name]
+            assert found[admitted % "acme"] >= counted
+            await eventually(lambda: "globex" not in str(router.scrape()), within_s=5, what="the end of its pools")
+
+
+def restart_workers(router: RunningRouter) -> None:
+    with router.operator() as operator:
+        list(operator.stream("RestartWorkers", pb.RestartWorkersRequest(), 40))
+
+
 async def test_files_of_the_folder_are_watched_one_by_one(pg_cluster: DevCluster, tmp_path: Path) -> None:
     folder = tmp_path / "tenants"
     edit = in_files(folder, "acme", watch_s=0.1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -180,6 +181,69 @@ def test_a_name_that_was_only_claimed_becomes_no_series(reason: RefuseReason):
     samples = scrape(sink)
     assert total(samples, "requests_total", tenant="(unknown)", outcome="refused") == 1
     assert "../etc" not in str(samples)
+
+
+def test_a_removed_tenant_leaves_nothing_and_its_neighbour_keeps_all():
+    sink = TelemetrySink(write=lambda *_, **__: None)
+    configured = {"acme", "beta"}
+    sink.know_tenants(lambda name: name in configured)
+    told = [event for event in ALL_EVENTS if getattr(event, "tenant", None) == "acme"]
+    for event in told:
+        sink.emit(event)
+        sink.emit(dataclasses.replace(event, tenant="beta"))
+    before = scrape(sink)
+    configured.remove("acme")
+    sink.forget_tenants(["acme"])
+    assert ours(scrape(sink)) == {name: left for name, had in ours(before).items() if (left := without("acme", had))}
+
+    for event in told:  # what still ran, and what comes late
+        sink.emit(event)
+    sink.emit(finished("", Outcome.REFUSED, "bad_request"))
+    late = scrape(sink)
+    assert "acme" not in str(late)
+    assert total(late, "requests_total", tenant="", outcome="refused") == 1
+    served = total(before, "request_phase_seconds_count", phase="total")
+    assert total(late, "request_phase_seconds_count", phase="total") == served + 2
+
+    configured.add("acme")
+    sink.emit(finished("acme", Outcome.SERVED))
+    again = scrape(sink)
+    assert total(again, "requests_total", tenant="acme", outcome="served") == 1
+    assert total(again, "requests_total", tenant="acme") == 1
+
+
+def ours(samples: dict[str, list[tuple[Labels, float]]]) -> dict[str, list[tuple[Labels, float]]]:
+    return {name: found for name, found in samples.items() if name.startswith("pointsman_")}
+
+
+def without(tenant: str, samples: list[tuple[Labels, float]]) -> list[tuple[Labels, float]]:
+    return [one for one in samples if one[0].get("tenant") != tenant]
+
+
+def test_tenants_that_come_and_go_leave_no_memory_behind():
+    sink = TelemetrySink(write=lambda *_, **__: None)
+    configured: set[str] = set()
+    sink.know_tenants(configured.__contains__)
+
+    def lives(first: int, last: int) -> None:
+        for number in range(first, last):
+            name = f"tenant-{number}"
+            configured.add(name)
+            sink.emit(ev.RequestAdmitted(name, Method.QUERY))
+            sink.emit(finished(name, Outcome.FAILED, "bad_sql"))
+            sink.emit(ev.ConnectFailed(name, "pg1", "refused"))
+            sink.emit(ev.ConnectionMisplaced(name, "pg1", "x"))
+            configured.remove(name)
+            sink.forget_tenants([name])
+            sink.emit(finished(name, Outcome.FAILED, "bad_sql"))
+
+    lives(0, 10)
+    tracemalloc.start()
+    try:
+        lives(10, 2000)
+        assert tracemalloc.get_traced_memory()[0] < 20_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_routers_in_one_process_share_nothing():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 
@@ -10,6 +12,7 @@ from router.model.state import ClusterState
 from router.model.views import CredentialTrouble, EndpointLoad, Load, PoolView, TenantLoad, WaiterView, WaitPhase
 from router.workers.emptying import Emptying
 from router.workers.merging import PARENT, counted, ended, merge_families, merge_loads
+from router.workers.retired import Retired
 
 ACME, GLOBEX = TenantName("acme"), TenantName("globex")
 N1 = EndpointName("n1")
@@ -53,7 +56,7 @@ def test_nothing_is_nothing() -> None:
 
 
 def test_of_a_process_that_ended_stays_how_requests_ended_only() -> None:
-    left = ended(_load(9, in_flight=4, held=2))
+    left = ended(_load(9, in_flight=4, held=2), lambda _: False)
     assert left == Load({ACME: TenantLoad(served=9)})
 
 
@@ -115,8 +118,43 @@ def test_merging_changes_none_of_its_parts() -> None:
 
 
 def test_of_a_process_that_ended_our_counts_stay() -> None:
-    kept = counted([_counter(3), _gauge("process_resident_memory_bytes", 20), _gauge("pointsman_x", 1)])
+    families = [_counter(3), _gauge("process_resident_memory_bytes", 20), _gauge("pointsman_x", 1)]
+    kept = counted(families, lambda _: False)
     assert [one.name for one in kept] == ["pointsman_requests"]
+
+
+def _per_tenant(**values: float) -> Family:
+    family = CounterMetricFamily("pointsman_requests", "", labels=["tenant"])
+    for tenant, value in values.items():
+        family.add_metric([tenant.replace("nobody", "")], value)
+    return family
+
+
+def test_what_a_process_counted_of_removed_tenants_goes_with_them() -> None:
+    retired = Retired()
+    load = Load({name: TenantLoad(served=4) for name in (ACME, GLOBEX)})
+    parts = [_per_tenant(acme=4, globex=4, nobody=1), _histogram(8, 0.5)]
+    retired.add(load, parts, lambda _: False)
+    retired.add(load, parts, lambda name: name == GLOBEX)  # it had not heard yet
+    assert retired.load.tenants == {ACME: TenantLoad(served=8), GLOBEX: TenantLoad(served=4)}
+    retired.forget([GLOBEX])
+    assert retired.load.tenants == {ACME: TenantLoad(served=8)}
+    kept = _samples(retired.families)
+    per_tenant = {key[1]: value for key, value in kept.items() if key[0] == "pointsman_requests_total"}
+    assert per_tenant == {("tenant", "acme"): 8, ("tenant", ""): 2}
+    assert kept["pointsman_request_seconds_count", ("phase", "total")] == 16
+    retired.add(load, parts, lambda _: False)  # it came back
+    assert retired.load.tenants == {ACME: TenantLoad(served=12), GLOBEX: TenantLoad(served=4)}
+    assert parts[0].samples == _per_tenant(acme=4, globex=4, nobody=1).samples
+
+
+def test_removals_that_nobody_looks_at_are_not_remembered_for_ever() -> None:
+    retired = Retired()
+    retired.add(Load({ACME: TenantLoad(served=4)}), [_per_tenant(acme=4)], lambda _: False)
+    for number in range(10_000):
+        retired.forget([TenantName(f"tenant-{number}")])
+    assert len(pickle.dumps(retired)) < 20_000
+    assert retired.load.tenants == {ACME: TenantLoad(served=4)}
 
 
 # --- rooms that empty ------------------------------------------------------------------------------------------
