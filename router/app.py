@@ -171,6 +171,7 @@ async def run(
     workers: instead of the configuration's server.workers. RouterError when it cannot start.
     """
     count = workers or config.server.workers
+    _place(config.server.cpus, count)
     process: Running = RouterProcess(config) if count == 1 else ControlProcess(config, count)
     log = process_log()
     loop = asyncio.get_running_loop()
@@ -195,6 +196,17 @@ async def run(
         log.info("router drains", running=process.running, grace_s=config.server.grace_s)
         await process.stop()
         log.info("router stopped")
+
+
+def _place(cpus: Sequence[int], workers: int) -> None:
+    """Onto its processor, where this process serves callers itself."""
+    try:
+        if workers == 1:
+            interpreter.stay_on(cpus)
+        else:
+            interpreter.check_cpus(cpus)
+    except ValueError as error:
+        raise RouterError(Code.FAILED_PRECONDITION, RefuseReason.CONFIG_INVALID, str(error)) from error
 
 
 async def _restart_workers(process: Running) -> None:

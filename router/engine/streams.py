@@ -18,7 +18,7 @@ from router.model.request import Access, Request
 from router.model.result import Cells, RowRun, StatementResult
 from router.ports import Unit
 
-CHUNK_ROWS = 64
+CHUNK_ROWS = 256
 """Rows that libpq collects into one result, at most."""
 RUN_BYTES = 112 << 10
 """A run of rows is about this long as text, once the stream is under way; its message is a little shorter."""

@@ -203,7 +203,6 @@ class WorkerProcess:
             return CancelOutcome.NOT_FOUND
         return answer if isinstance(answer, CancelOutcome) else CancelOutcome.NOT_FOUND
 
-
     async def _write_elsewhere(self, tenant: TenantName, key: str, request_id: str) -> WriteOutcome:
         try:
             answer = await self._channel.ask(WriteAsked(tenant, key, request_id), OTHERS_S)
@@ -260,6 +259,7 @@ class _Life:
                 # At once: what is published from now on is taken by it.
                 log = message.configuration.config.log
                 set_up(log.level.value, log.format.value, worker=message.place)
+                _stay_on(message)
                 self._worker = WorkerProcess(message, self._channel)
                 self._begun.set_result(self._worker)
             case Drain(grace_s):
@@ -288,6 +288,14 @@ class _Life:
         """None: the configuration's grace."""
         if not self._ending.done():
             self._ending.set_result(grace_s)
+
+
+def _stay_on(begin: Begin) -> None:
+    """On its place's processor; on any, where that was taken away meanwhile: a slower worker is better than none."""
+    try:
+        interpreter.stay_on(begin.configuration.config.server.cpus, begin.place)
+    except ValueError as error:
+        process_log().warning("worker runs on any processor", message=str(error))
 
 
 def run_worker(descriptor: int) -> int:

@@ -1,10 +1,10 @@
-"""Microseconds of CPU that a read costs the router's own Python: from a Multiplex message to its reply's bytes.
+"""Microseconds of CPU that a call costs the router's own Python: from a Multiplex message to its reply's bytes.
 
-    python -m tests.api.measure_request_path [--profile] [--calls 64]
+    python -m tests.api.measure_request_path [--profile] [--calls 64] [--batch]
 
 Everything between gRPC and libpq is real (parsing, admission, routing, lanes, encoding, framing, telemetry); the lane
 answers in the next turn of the loop with a row that libpq could have read. Compare before and after in one run each,
-several times: the machine's speed drifts.
+several times: the machine's speed drifts. --batch: transactions of five steps, as pgbench's TPC-B has, not point reads.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from collections import deque
 from typing import Any, cast
 
 from pointsman.v1 import query_service_pb2 as pb
+from pointsman.v1 import types_pb2
 
 from router.api.answering import Answering
 from router.api.calls import Call
 from router.api.drain import Drain
 from router.api.multiplex import Multiplexing
+from router.decisions.keys import COMMIT
 from router.encoding import TypedColumns
 from router.engine.attempts import Attempts
 from router.engine.calls import Register
@@ -33,12 +35,13 @@ from router.engine.endpoints import Pools
 from router.engine.executor import Executor
 from router.engine.holding import HoldingRoom
 from router.engine.placement import Placement
-from router.engine.positions import Positions
+from router.engine.positions import POSITION, Positions
 from router.engine.running import Runs
 from router.engine.tenants import Tenants
 from router.model.callers import Admission, CallerId, CallerRole
 from router.model.identity import Generation
 from router.model.policy import RetryPolicy
+from router.model.request import Statement
 from router.model.result import StatementResult
 from router.model.topology import Tenant, Topology
 from router.ports import PoolStatistics, Unit
@@ -48,6 +51,26 @@ from router.telemetry.event_sink import TelemetrySink
 from tests.api.fake_engine import FakeCells
 from tests.support.builders import tenant
 from tests.support.fake_cluster import MAIN, FakeSupervisor, make_cluster
+
+_SELECT = "select name from accounts where id=$1"
+_STEPS = (
+    ("update accounts set balance = balance + $1 where id = $2", 5, 7),
+    (_SELECT, 7),
+    ("update tellers set balance = balance + $1 where id = $2", 5, 7),
+    ("update branches set balance = balance + $1 where id = $2", 5, 7),
+    ("insert into history (teller, branch, account, delta, at) values ($1, $2, $3, $4, now())", 7, 7, 7, 5),
+)
+
+
+def _statement(sql: str, *values: int) -> types_pb2.Statement:
+    return types_pb2.Statement(sql=sql, params=[types_pb2.Param(integer=value) for value in values])
+
+
+def _batch() -> pb.ExecuteBatchRequest:
+    request = pb.ExecuteBatchRequest()
+    for sql, *values in _STEPS:
+        request.steps.add(statement=_statement(sql, *values), want_rows=sql is _SELECT)
+    return request
 
 
 class InstantLane:
@@ -61,28 +84,41 @@ class InstantLane:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._units: deque[Unit] = deque()
-        self._row = FakeCells(["name"], [[b"account 7"]])
+        self._row = StatementResult(FakeCells(["name"], [[b"account 7"]]), "SELECT 1", 1)
+        position = [b"0/16B3748", b"000000010000000000000001", b"t"]
+        self._position = StatementResult(FakeCells(["lsn", "file", "confirms"], [position]), "SELECT 1", 1)
 
     @property
     def in_flight(self) -> int:
         return len(self._units)
 
     def submit(self, unit: Unit) -> None:
+        self.submit_now(unit)
+
+    def submit_now(self, *units: Unit) -> None:
         if not self._units:
             self._loop.call_soon(self._answer)
-        unit.sent = True
-        unit.sent_at = self._loop.time()
-        self._units.append(unit)
+        for unit in units:
+            unit.sent = True
+            unit.sent_at = self._loop.time()
+            self._units.append(unit)
 
     def _answer(self) -> None:
         now = self._loop.time()
         for _ in range(len(self._units)):
             unit = self._units.popleft()
-            unit.results.append(StatementResult(self._row, "SELECT 1", 1))
+            unit.results.extend([self._result(statement) for statement in unit.statements])
             unit.done_at = now
             unit.done(unit)
         if self._units:
             self._loop.call_soon(self._answer)
+
+    def _result(self, statement: Statement) -> StatementResult:
+        if statement is POSITION:
+            return self._position
+        if statement.sql[:6] == b"select":
+            return self._row
+        return StatementResult(None, "COMMIT" if statement is COMMIT else "UPDATE 1", 1)
 
     def forget_prepared(self) -> None: ...
 
@@ -120,11 +156,8 @@ class Caller:
     max_bytes = 4 << 20
     last_bytes = 0
 
-    def __init__(self, at_once: int, total: int) -> None:
-        query = pb.QueryRequest()
-        query.statement.sql = "select name from accounts where id=$1"
-        query.statement.params.add(integer=7)
-        self._query = query
+    def __init__(self, at_once: int, total: int, *, batch: bool) -> None:
+        self._call = {"batch": _batch()} if batch else {"query": pb.QueryRequest(statement=_statement(_SELECT, 7))}
         self._id = 0
         self._due: asyncio.Queue[int] = asyncio.Queue()
         self._due.put_nowait(at_once)
@@ -140,7 +173,7 @@ class Caller:
         count = await self._due.get()
         if count == 0:
             return None
-        calls = [pb.MultiplexCall(id=self._id + n, timeout_ms=5000, query=self._query) for n in range(count)]
+        calls = [pb.MultiplexCall(id=self._id + n, timeout_ms=5000, **self._call) for n in range(count)]
         self._id += count
         return pb.MultiplexRequest.FromString(pb.MultiplexRequest(calls=calls).SerializeToString())
 
@@ -188,14 +221,14 @@ class Proved:
         return math.inf
 
 
-async def measure(at_once: int, total: int) -> tuple[float, float]:
-    """CPU µs a read, and reads a message."""
+async def measure(at_once: int, total: int, *, batch: bool) -> tuple[float, float]:
+    """CPU µs a call, and calls a message."""
     clock, chance, events = SystemClock(), SystemChance(), TelemetrySink()
     owner = tenant()
     answering = Answering(engine(owner, clock, chance, events), TypedColumns(), chance)
     shared = Multiplexing(answering, Drain(clock), clock, events, 4096)
     for rounds in (at_once * 4, total):
-        caller = Caller(at_once, rounds)
+        caller = Caller(at_once, rounds, batch=batch)
         call = Call(Proved(owner), "Multiplex", clock.now(), None)
         before = time.process_time()
         await shared.serve(cast("Any", call), cast("Any", caller))
@@ -207,18 +240,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--calls", type=int, default=64, help="in flight")
+    parser.add_argument("--batch", action="store_true", help="transactions of five steps")
     parser.add_argument("--total", type=int, default=20_000)
     options = parser.parse_args()
     if options.profile:
         profile = cProfile.Profile()
         profile.enable()
-        asyncio.run(measure(options.calls, options.total))
+        asyncio.run(measure(options.calls, options.total, batch=options.batch))
         profile.disable()
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
         return
     for _ in range(5):
-        cost, batch = asyncio.run(measure(options.calls, options.total))
-        print(f"{cost:.1f} µs a read, {batch:.1f} reads a message")
+        cost, together = asyncio.run(measure(options.calls, options.total, batch=options.batch))
+        print(f"{cost:.1f} µs a call, {together:.1f} calls a message")
 
 
 if __name__ == "__main__":

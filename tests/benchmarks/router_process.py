@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,7 @@ def configuration(database: Database, connections: int, port: int, roles: Roles)
             "admin_listen": f"127.0.0.1:{free_port()}",
             "metrics_listen": f"127.0.0.1:{free_port()}",
             "grace_s": 2,
+            "cpus": sorted(os.sched_getaffinity(0)),
         },
         "admin": {"tokens": ["file:admin.token"]},
         "log": {"level": "info", "format": "json"},

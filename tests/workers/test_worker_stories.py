@@ -79,6 +79,18 @@ async def test_both_serve_one_port_and_are_one_router_to_operators(shared: Runni
         assert len(set(keys)) == len(keys), "one pool, however many processes it is in"
 
 
+async def test_each_worker_stays_on_its_processor_also_a_new_one(pg_cluster: DevCluster) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    cpus = [allowed[-1], allowed[0]]
+    async with two_workers(pg_cluster, edit=lambda config: config["server"].update(cpus=cpus)) as router:
+        assert os.sched_getaffinity(router.process.pid) == set(allowed), "it serves nobody"
+        first, second = await all_serve(router)
+        assert [os.sched_getaffinity(one.pid) for one in (first, second)] == [{allowed[-1]}, {allowed[0]}]
+        os.kill(first.pid, signal.SIGKILL)
+        fresh, _ = await all_serve(router, restarts=1)
+        assert os.sched_getaffinity(fresh.pid) == {allowed[-1]}
+
+
 async def test_a_killed_worker_is_replaced_and_only_its_unkeyed_writes_are_in_doubt(
     shared: RunningRouter, pg_cluster: DevCluster
 ) -> None:

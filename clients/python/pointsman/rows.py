@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import grpc
@@ -208,7 +207,7 @@ class Plan:
                 gc.enable()
 
     def _built(self, columns: list[list[Any]]) -> list[Record]:
-        return list(map(tuple.__new__, repeat(self.record), zip(*columns, strict=True)))
+        return list(map(self.record, zip(*columns, strict=True)))
 
     def column_batch(self, batch: pb.RowBatch) -> ColumnBatch:
         """The same rows, column by column, without a record each."""
