@@ -32,7 +32,7 @@ from pointsman.v1 import transaction_service_pb2 as pb
 METHOD = "/pointsman.v1.TransactionService/Transact"
 
 WIND_UP_S = 2.0
-"""How long a finished stream may take to end by itself, in the background."""
+"""How long a finished stream may take to end by itself, in the background; and a savepoint to be undone by a cancel."""
 
 Rpc = Any  # aio.StreamStreamCall[pb.TransactRequest, pb.TransactResponse]
 
@@ -90,7 +90,8 @@ class Transaction:
         return result_of(answer.done, answer.receipt.SerializeToString())
 
     def savepoint(self) -> Savepoint:
-        """`async with tx.savepoint()`: what is inside is undone alone when it raises."""
+        """`async with tx.savepoint()`: what is inside is undone alone when it raises or is cancelled. Where it cannot
+        be, the transaction is lost, and its exit says so."""
         self._savepoints += 1
         return Savepoint(self, f"pointsman_{self._savepoints}")
 
@@ -305,8 +306,20 @@ class Savepoint:
             return
         if error is None:
             await self._transaction._act("release", self._name)
-        elif isinstance(error, Exception):
-            await self._transaction._act("rollback_to", self._name)
+            return
+        undone = False
+        try:
+            if not isinstance(error, GeneratorExit):  # nothing can be awaited under one
+                # Who is cancelled or interrupted shall not be held up by a router that does not answer.
+                async with asyncio.timeout(None if isinstance(error, Exception) else WIND_UP_S):
+                    await self._transaction._act("rollback_to", self._name)
+                undone = True
+        except (Error, TimeoutError):
+            if isinstance(error, Exception):
+                raise
+        finally:
+            if not undone:  # else its work would be committed with the rest
+                self._transaction._break("lost")
 
 
 def _worth_another_router(error: Error) -> bool:
