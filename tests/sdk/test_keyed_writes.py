@@ -15,7 +15,7 @@ from pointsman.calls import Call, after_break, closed, overdue, unexpected
 from pointsman.loop_thread import loop_thread
 from pointsman.v1 import query_service_pb2 as pb
 
-from tests.sdk.fake_router import FakeRouter, MuxStream, never, status, until
+from tests.sdk.fake_router import FakeRouter, MuxStream, never, one_row, status, until
 from tests.sdk.test_multiplex import lost
 
 LOST = status(grpc.StatusCode.UNAVAILABLE, "bye")
@@ -107,8 +107,13 @@ async def test_the_next_router_refuses_the_stream(router: FakeRouter, db: points
         (status(grpc.StatusCode.RESOURCE_EXHAUSTED, reason="QUOTA", executed="no"), pointsman.Executed.MAYBE),
         (status(grpc.StatusCode.PERMISSION_DENIED, reason="X", executed="no"), pointsman.Executed.MAYBE),
         (status(grpc.StatusCode.DEADLINE_EXCEEDED, reason="X", executed="rolled_back"), pointsman.Executed.MAYBE),
+        *(
+            (status(grpc.StatusCode.INVALID_ARGUMENT, reason=reason, executed="no"), pointsman.Executed.MAYBE)
+            for reason in ("STATEMENT_MISSING", "BAD_REQUEST", "NOT_REGISTERED")
+        ),
         # After: had the first been done, this would be its answer
         (status(grpc.StatusCode.ALREADY_EXISTS, reason="X", executed="rolled_back"), pointsman.Executed.ROLLED_BACK),
+        (status(grpc.StatusCode.INVALID_ARGUMENT, reason="KEY_REUSED", executed="no"), pointsman.Executed.NO),
     ],
 )
 async def test_the_next_router_refuses_the_write(
@@ -141,6 +146,22 @@ async def test_the_doubt_outlives_an_attempt_that_the_router_answered(
     router.on_call = maybe
     write = asyncio.create_task(db.execute("insert", idempotency_key="k"))
     assert await executed(write, pointsman.InvalidRequest) is pointsman.Executed.MAYBE
+
+
+async def test_a_batch_from_an_iterator_is_sent_again_whole(router: FakeRouter, db: pointsman.Client) -> None:
+    async def maybe_first(call: pb.MultiplexCall) -> pb.MultiplexReply | None:
+        if len(router.calls) > 1:
+            return await one_row(call)
+        return pb.MultiplexReply(
+            failure=status(grpc.StatusCode.UNAVAILABLE, reason="OUTCOME_UNKNOWN", executed="maybe")
+        )
+
+    router.on_call = maybe_first
+    steps: Any = ((f"insert {number}", [number]) for number in range(2))
+    assert len(await db.batch(steps, idempotent=True)) == 2
+    first, second = (call.batch for call in router.calls)
+    assert len(first.steps) == 2
+    assert first == second
 
 
 class Told:

@@ -84,6 +84,10 @@ class Call:
         self.id: int
         self.deadline: float
 
+    def again(self, timeout_s: float) -> Call:
+        """The same as a call of its own."""
+        return Call(self.body, timeout_s, self.writes, self.replayable, self.seen)
+
     def fail(self, error: Error) -> None:
         """Ends the call, unless it has ended. None of these errors is the router's word about this very call, so none
         ends a doubt."""

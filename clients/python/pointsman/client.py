@@ -138,10 +138,12 @@ class Client:
         options: dict[str, Any],
         read: Callable[[Call, Reply], Done],
     ) -> Done:
-        """A write with a key: sent until it is answered, or its deadline."""
-        attempts = Repetition(self._requests.timeout_s(options))
+        """A write with a key: sent until it is answered, or its deadline. It is made once: what it is made of may be
+        an iterator, or change meanwhile."""
+        made = make(*content, options)
+        attempts = Repetition(made.timeout_s)
         while True:
-            call = make(*content, {**options, "timeout": attempts.left_s()})
+            call = made.again(attempts.left_s())
             call.doubt = attempts.in_doubt
             try:
                 return read(call, await self._bound().roundtrip(call))

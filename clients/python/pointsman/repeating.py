@@ -86,5 +86,8 @@ def after_doubt(error: Error) -> Error:
 
 
 def _proves(error: Error) -> bool:
-    """The refusal came after the key's row was written, or read: so no attempt before was done."""
-    return error.code in _DEFINITE and error.reason != "IDEMPOTENCY_NOT_CONFIGURED"
+    """The refusal came after the key's row was written, or read: so no attempt before was done. What a router refuses
+    by itself, such as a statement that its configuration does not allow any more, it refuses before."""
+    if error.reason == "KEY_REUSED":
+        return True
+    return error.code in _DEFINITE and error.executed is Executed.ROLLED_BACK
