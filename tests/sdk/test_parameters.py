@@ -12,6 +12,7 @@ from uuid import UUID
 import pointsman
 import pytest
 from pointsman import Interval, Json, MultiRange, Range
+from pointsman.copy_data import row_line
 from pointsman.parameters import put_all
 from pointsman.v1 import types_pb2 as pb
 
@@ -25,7 +26,33 @@ class Number(enum.IntEnum):
 
 
 class Words(str):
+    """Shows itself as something else, as enums and lazy translations do."""
+
     __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"<{super().__str__()}>"
+
+    __repr__ = __str__
+
+
+class Float(float):
+    """Shows itself as numpy's does."""
+
+    def __str__(self) -> str:
+        return f"np.float64({super().__repr__()})"
+
+    __repr__ = __str__
+
+
+class Price(Decimal):
+    def __str__(self) -> str:
+        return f"{super().__str__()} EUR"
+
+
+class Name(UUID):
+    def __str__(self) -> str:
+        return f"id-{super().__str__()}"
 
 
 def param(value: Any) -> pb.Param:
@@ -47,6 +74,14 @@ def param(value: Any) -> pb.Param:
         (1.5, "real", 1.5),
         ("é", "text", "é"),
         (Words("w"), "text", "w"),
+        ([Words("w")], "text", '{"w"}'),
+        (Range(Words("a"), Words("b")), "text", '["a","b")'),
+        (Float(1.5), "real", 1.5),
+        ([Float(1.5), Float("inf")], "text", "{1.5,inf}"),
+        (Range(Float(1.5), None), "text", '["1.5",)'),
+        (Price("1.50"), "text", "1.50"),
+        ([Price("1.50")], "text", "{1.50}"),
+        (Name(int=7), "text", "00000000-0000-0000-0000-000000000007"),
         (Color.RED, "text", "red"),
         (Number.TWO, "integer", 2),
         (Decimal("1.50"), "text", "1.50"),
@@ -90,6 +125,10 @@ def test_each_type_has_its_form_and_leaves_the_type_to_postgresql(value: Any, fi
     assert found.WhichOneof("value") == field
     assert getattr(found, field) == sent
     assert found.type_oid == 0
+
+
+def test_subclasses_in_rows_to_copy() -> None:
+    assert row_line([Words("w\t"), Float(1.5), Price("1.50"), True, 2]) == b"w\\t\t1.5\t1.50\tt\t2\n"
 
 
 @pytest.mark.parametrize("value", [b"\0\xff", bytearray(b"\0\xff"), memoryview(b"\0\xff")])

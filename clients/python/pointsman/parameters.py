@@ -39,10 +39,6 @@ class ParamSink(Protocol):
 TextForm = Callable[[Any], str]
 
 
-def _numeric_text(value: Decimal) -> str:
-    return str(value)
-
-
 def _datetime_text(value: datetime) -> str:
     # The decoder gives datetime.max for "infinity"; sending it back must mean the same.
     bare = value.replace(tzinfo=None)
@@ -58,8 +54,8 @@ def _date_text(value: date) -> str:
 
 
 def _float_text(value: float) -> str:
-    # repr gives "inf" and "nan", which float8in reads as well.
-    return repr(value)
+    # repr gives "inf" and "nan", which float8in reads as well. Not a subclass's own: numpy's is no number.
+    return float.__repr__(value)
 
 
 def _bytes_text(value: bytes | bytearray | memoryview) -> str:
@@ -109,14 +105,14 @@ def _quoted(text: str, special: str) -> str:
 
 
 TEXT_FORMS: dict[type, TextForm] = {
-    str: str,
-    Decimal: _numeric_text,
+    str: str.__str__,
+    Decimal: Decimal.__str__,
     datetime: _datetime_text,
     date: _date_text,
     time: time.isoformat,
     timedelta: lambda value: str(Interval.of(value)),
-    Interval: str,
-    UUID: str,
+    Interval: Interval.__str__,
+    UUID: UUID.__str__,
     dict: _json_text,
     Json: _json_text,
     list: array_text,
@@ -130,7 +126,8 @@ TEXT_FORMS: dict[type, TextForm] = {
     ipaddress.IPv4Network: str,
     ipaddress.IPv6Network: str,
 }
-"""Types that travel as text, also inside arrays and ranges."""
+"""Types that travel as text, also inside arrays and ranges. A subclass may show itself as it likes: what counts is the
+value, so the form is the type's own."""
 
 ELEMENT_FORMS: dict[type, TextForm] = {
     **TEXT_FORMS,
