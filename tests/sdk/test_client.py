@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -83,6 +84,24 @@ async def test_reading_options_on_a_write_are_told_here(db: pointsman.Client) ->
         await db.execute("insert", read="replica")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="sql must be a str"):
         await db.query(b"select 1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["max_rows", "max_bytes"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda db, **options: db.stream("select 1", **options),
+        lambda db, **options: db.copy_out("t", **options),
+        lambda db, **options: db.copy_in("t", b"", **options),
+        lambda db, **options: db.copy_rows("t", [], **options),
+    ],
+    ids=["stream", "copy_out", "copy_in", "copy_rows"],
+)
+async def test_bounds_of_an_answer_where_there_is_none_are_told_here(
+    db: pointsman.Client, start: Callable[..., Any], option: str
+) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        await start(db, **{option: 1})
 
 
 async def test_query_one_and_query_value(router: FakeRouter, db: pointsman.Client) -> None:

@@ -192,6 +192,17 @@ async def test_a_lost_connection_before_the_first_rows_is_opened_again(
     assert [row.n async for row in db.stream("select")] == [1, 2, 3, 4]
 
 
+async def test_a_token_function_that_fails_keeps_no_place_on_the_connection(router: FakeRouter) -> None:
+    def token() -> str:
+        raise LookupError("the vault is sealed")
+
+    async with pointsman.connect(router.address, token=token) as db:
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                await anext(db.stream("select"))
+        assert [link.users for link in db._connections._links] in ([], [0])
+
+
 async def test_no_router_is_unavailable(unused_tcp_port: int) -> None:
     async with pointsman.connect(f"127.0.0.1:{unused_tcp_port}") as db:
         with pytest.raises(pointsman.Unavailable, match="was not reached"):

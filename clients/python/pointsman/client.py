@@ -6,7 +6,6 @@ import asyncio
 import copy
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from threading import get_ident
-from types import TracebackType
 from typing import Any, Literal, TypeVar, Unpack
 
 import grpc
@@ -21,6 +20,7 @@ from pointsman.copy_requests import (
     CopyInOptions,
     CopyOutOptions,
     CopyResult,
+    CopyRowsOptions,
     Progress,
     TableName,
     in_start,
@@ -39,6 +39,7 @@ from pointsman.options import (
     Isolation,
     ReadOptions,
     ReadPreference,
+    StreamOptions,
     WriteOptions,
     put_options,
     seconds,
@@ -150,7 +151,7 @@ class Client:
             except Error as error:
                 await asyncio.sleep(attempts.failed(error))
 
-    def stream(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> RowStream:
+    def stream(self, sql: str, *args: Any, **options: Unpack[StreamOptions]) -> RowStream:
         """Runs a read-only statement whose rows come in chunks: `async for row in db.stream(…)`.
 
         With a timeout the whole stream must end in time; without one, each chunk must come within the default.
@@ -217,7 +218,7 @@ class Client:
         columns: Sequence[str] | None = None,
         *,
         progress: Progress | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[CopyRowsOptions],
     ) -> CopyResult:
         """The same with rows of Python values: far quicker than inserts."""
         return await self._fill(table, progress, {**options, "columns": columns}, rows, lambda: lines(rows))
@@ -332,9 +333,7 @@ class Client:
         self._bound()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

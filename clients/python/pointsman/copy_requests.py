@@ -10,7 +10,7 @@ import grpc
 
 from pointsman.connection import Link
 from pointsman.errors import DeadlineExceeded, Error, Executed
-from pointsman.options import WRITE_ONLY, ReadOptions, WriteOptions, put_options, seconds
+from pointsman.options import ANSWERS_ONLY, WRITE_ONLY, KeyedOptions, StreamOptions, put_options, seconds
 from pointsman.results import Notice, Receipt
 from pointsman.status import drained
 from pointsman.v1 import query_service_pb2 as pb
@@ -28,7 +28,7 @@ _FORMATS: dict[str, pb.CopyFormat.ValueType] = {
 }
 
 
-class CopyOutOptions(ReadOptions, total=False):
+class CopyOutOptions(StreamOptions, total=False):
     """What copy_out takes besides: the data's format. None means PostgreSQL's default for the format.
 
     columns    all of the table's, in its order, unless given
@@ -47,7 +47,7 @@ class CopyOutOptions(ReadOptions, total=False):
     quote: str | None
 
 
-class CopyInOptions(WriteOptions, total=False):
+class CopyInOptions(KeyedOptions, total=False):
     """What copy_in takes besides; see CopyOutOptions."""
 
     columns: Sequence[str] | None
@@ -58,10 +58,8 @@ class CopyInOptions(WriteOptions, total=False):
     quote: str | None
 
 
-class CopyRowsOptions(WriteOptions, total=False):
-    """What copy_rows takes besides."""
-
-    columns: Sequence[str] | None
+class CopyRowsOptions(KeyedOptions, total=False):
+    """What copy_rows takes."""
 
 
 _ENCODING = frozenset({"columns", "format", "header", "delimiter", "null", "quote"})
@@ -111,7 +109,7 @@ def put_encoding(message: pb.CopyEncoding, options: Any) -> None:
 
 def out_request(
     table: TableName | None, query: str | None, options: Mapping[str, Any]
-) -> tuple[pb.CopyOutRequest, ReadOptions]:
+) -> tuple[pb.CopyOutRequest, StreamOptions]:
     """The request, and the options that every read takes. ValueError, TypeError for what makes no sense."""
     if (table is None) == (query is None):
         raise ValueError("copy_out() takes a table or query=, one of them")
@@ -124,7 +122,7 @@ def out_request(
         put_table(request.table, table, options.get("columns"))
     put_encoding(request.encoding, options)
     read_options = {name: value for name, value in options.items() if name not in _ENCODING}
-    return request, cast("ReadOptions", read_options)
+    return request, cast("StreamOptions", read_options)
 
 
 def in_start(table: TableName, options: Mapping[str, Any]) -> pb.CopyInStart:
@@ -133,7 +131,7 @@ def in_start(table: TableName, options: Mapping[str, Any]) -> pb.CopyInStart:
     put_table(start.table, table, options.get("columns"))
     put_encoding(start.encoding, options)
     rest = {name: value for name, value in options.items() if name not in _ENCODING}
-    put_options(start.options, rest, "copy_in", WRITE_ONLY)
+    put_options(start.options, rest, "copy_in", WRITE_ONLY, without=ANSWERS_ONLY)
     start.request_id = options.get("request_id") or ""
     start.idempotency_key = options.get("idempotency_key") or ""
     return start

@@ -24,8 +24,6 @@ class CallOptions(TypedDict, total=False):
 
     timeout      seconds for the whole call; None means the client's default
     on_failover  "wait" (default) or "fail": whether the call may wait for a failover to end
-    max_rows     more rows are refused for a read, cut off for a write
-    max_bytes    the same in bytes
     priority     "low", "medium" (default), "high"
     tag          at most 64 printable characters, shown in the router's logs
     request_id   16 to 64 characters, names the call for `cancel()`
@@ -33,20 +31,30 @@ class CallOptions(TypedDict, total=False):
 
     timeout: float | None
     on_failover: Literal["wait", "fail"] | None
-    max_rows: int | None
-    max_bytes: int | None
     priority: Literal["low", "medium", "high"] | None
     tag: str | None
     request_id: str | None
 
 
-class ReadOptions(CallOptions, total=False):
-    """What reads take besides.
+class AnswerOptions(TypedDict, total=False):
+    """What calls take besides whose answer comes as a whole. Streams and copies have no use for it.
 
-    read           "primary", "replica", "any"; None means the tenant's default
+    max_rows   more rows are refused for a read, cut off for a write
+    max_bytes  the same in bytes
+    """
+
+    max_rows: int | None
+    max_bytes: int | None
+
+
+class StreamOptions(CallOptions, total=False):
+    """What reads take besides, also those that come in pieces.
+
+    read           "primary" (default), "replica", "any"
     max_staleness  seconds a replica may be behind
     fallback       "primary" (default) or "fail": what a replica read does without an eligible replica
-    hedge          True: what takes longer than usual is asked of a second endpoint, too; the first answer counts
+    hedge          True: a query that takes longer than usual is asked of a second endpoint, too; the first answer
+                   counts. It changes nothing for streams and copies
     """
 
     read: ReadPreference | None
@@ -55,8 +63,12 @@ class ReadOptions(CallOptions, total=False):
     hedge: bool | None
 
 
-class WriteOptions(CallOptions, total=False):
-    """What writes take besides.
+class ReadOptions(StreamOptions, AnswerOptions, total=False):
+    """What queries take."""
+
+
+class KeyedOptions(CallOptions, total=False):
+    """What writes take besides, also copies.
 
     idempotency_key  makes the write exactly-once, best a UUID of your own that outlives this process: whoever sends the
                      same write with the same key gets the first answer (receipt.replayed). It is repeated until its
@@ -66,6 +78,10 @@ class WriteOptions(CallOptions, total=False):
 
     idempotency_key: str | None
     idempotent: bool
+
+
+class WriteOptions(KeyedOptions, AnswerOptions, total=False):
+    """What writes take whose answer may hold rows."""
 
 
 class BatchOptions(WriteOptions, total=False):
@@ -132,20 +148,27 @@ _ELSEWHERE = frozenset({"timeout", "request_id"})
 
 WRITE_ONLY = frozenset({"idempotency_key", "idempotent"})
 READ_ONLY = frozenset({"read", "max_staleness", "fallback", "hedge"})
+ANSWERS_ONLY = frozenset({"max_rows", "max_bytes"})
 MAY_BE_BEHIND = ("replica", "any")
 """Read preferences under which a consistency token matters."""
 BATCH_ONLY = frozenset({"isolation", "read_only", "deferrable"})
 
 
 def put_options(
-    message: pb.QueryOptions, options: Mapping[str, Any], method: str, elsewhere: frozenset[str] = frozenset()
+    message: pb.QueryOptions,
+    options: Mapping[str, Any],
+    method: str,
+    elsewhere: frozenset[str] = frozenset(),
+    *,
+    without: frozenset[str] = frozenset(),
 ) -> None:
-    """Writes the options that are given; those in `elsewhere` are written by the caller. TypeError for strangers."""
+    """Writes the options that are given; those in `elsewhere` are written by the caller. TypeError for strangers, and
+    for those in `without`."""
     for name, value in options.items():
         if name in _ELSEWHERE or name in elsewhere:
             continue
         putter = PUTTERS.get(name)
-        if putter is None or (name in READ_ONLY and elsewhere):
+        if putter is None or name in without or (name in READ_ONLY and elsewhere):
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
         if value is not None:
             putter(message, value)

@@ -9,10 +9,12 @@ from pointsman.batches import StepLike, batch_bytes
 from pointsman.calls import Call, error_of
 from pointsman.errors import Error
 from pointsman.options import (
+    ANSWERS_ONLY,
     MAY_BE_BEHIND,
     WRITE_ONLY,
     BatchOptions,
     ReadOptions,
+    StreamOptions,
     WriteOptions,
     put_options,
     seconds,
@@ -101,11 +103,14 @@ class Requests:
         return self._timeout_s if timeout is None else seconds("timeout", timeout)
 
     def put_read_options(
-        self, request: pb.QueryRequest | pb.StreamQueryRequest | pb.CopyOutRequest, options: ReadOptions, method: str
+        self,
+        request: pb.QueryRequest | pb.StreamQueryRequest | pb.CopyOutRequest,
+        options: ReadOptions | StreamOptions,
+        method: str,
     ) -> None:
         """Writes the options of a read, and the newest token where a replica might be behind it."""
         if options:
-            put_options(request.options, options, method)
+            put_options(request.options, options, method, without=frozenset() if method == "query" else ANSWERS_ONLY)
             request.request_id = options.get("request_id") or ""
         if self._tokens.enabled and self._tokens.value and options.get("read") in MAY_BE_BEHIND:
             request.options.after_token = self._tokens.value

@@ -197,13 +197,14 @@ class RowStream:
                 await asyncio.sleep(pause_s)
 
     async def _open(self) -> tuple[aio.UnaryStreamCall[pb.StreamQueryRequest, pb.StreamQueryResponse], Link]:
+        metadata = self._connections.metadata()  # which is the caller's own function, and may raise
         link = self._connections.acquire()
         start: aio.UnaryStreamMultiCallable[pb.StreamQueryRequest, pb.StreamQueryResponse] = link.channel.unary_stream(
             METHOD,
             request_serializer=pb.StreamQueryRequest.SerializeToString,
             response_deserializer=pb.StreamQueryResponse.FromString,
         )
-        return start(self._request, metadata=self._connections.metadata()), link
+        return start(self._request, metadata=metadata), link
 
     async def _read(self, rpc: Any) -> pb.StreamQueryResponse:
         try:

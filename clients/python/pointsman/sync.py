@@ -10,9 +10,9 @@ from pointsman import client as asynchronous
 from pointsman.batches import StepLike
 from pointsman.copies import CopyStream
 from pointsman.copy_data import Row, SyncSource, Target, lines
-from pointsman.copy_requests import CopyInOptions, CopyOutOptions, CopyResult, Progress, TableName
+from pointsman.copy_requests import CopyInOptions, CopyOutOptions, CopyResult, CopyRowsOptions, Progress, TableName
 from pointsman.loop_thread import LoopThread, loop_thread
-from pointsman.options import TLS, BatchOptions, Isolation, ReadOptions, ReadPreference, WriteOptions
+from pointsman.options import TLS, BatchOptions, Isolation, ReadOptions, ReadPreference, StreamOptions, WriteOptions
 from pointsman.outcomes import Outcome
 from pointsman.repeating import keyed
 from pointsman.results import BatchResults, Receipt, Result, Rows, single_row, single_value
@@ -63,7 +63,7 @@ class Client:
         call = self._requests.batch(steps, options)
         return self._requests.results(call, self._thread.roundtrip(self._inner._bound, call))
 
-    def stream(self, sql: str, *args: Any, **options: Unpack[ReadOptions]) -> SyncRowStream:
+    def stream(self, sql: str, *args: Any, **options: Unpack[StreamOptions]) -> SyncRowStream:
         """Runs a read-only statement whose rows come in chunks: `for row in db.stream(…)`."""
         made = self._thread.run(_call(lambda: self._inner.stream(sql, *args, **options)))
         return SyncRowStream(made, self._thread)
@@ -129,7 +129,7 @@ class Client:
         columns: Sequence[str] | None = None,
         *,
         progress: Progress | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[CopyRowsOptions],
     ) -> CopyResult:
         """The same with rows of Python values."""
         chosen = {**options, "columns": columns}
