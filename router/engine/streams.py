@@ -18,7 +18,7 @@ from router.model.request import Access, Request
 from router.model.result import Cells, RowRun, StatementResult
 from router.ports import Unit
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 128
 """Rows that libpq collects into one result, at most."""
 RUN_BYTES = 112 << 10
 """A run of rows is about this long as text, once the stream is under way; its message is a little shorter."""
@@ -34,8 +34,10 @@ _ROW_BYTES = 16
 """Added to a row's cells: a row of NULLs takes memory too."""
 
 
+_LOOK_EVERY = 64
+"""Of so many rows of a chunk one is looked at, for how long they are."""
 _STRIDE = 7
-"""From chunk to chunk another row is looked at: of rows that are long now and then, the right share is seen."""
+"""From chunk to chunk it is another row: of rows that are long now and then, the right share is seen."""
 
 
 class RowStream:
@@ -47,7 +49,7 @@ class RowStream:
         self._loop = asyncio.get_running_loop()
         self._chunks: list[Cells] = []
         self._sizes: list[int] = []
-        """Of each chunk, in bytes, from one of its rows."""
+        """Of each chunk, in bytes, from a few of its rows."""
         self._waiting = 0
         """Their sum."""
         self._looked_at = -_STRIDE
@@ -85,7 +87,8 @@ class RowStream:
         if self._dropping:
             return True
         self._looked_at += _STRIDE
-        size = _size_of(cells, self._looked_at % cells.ntuples)
+        count = cells.ntuples
+        size = _size_of(cells, range(self._looked_at % min(count, _LOOK_EVERY), count, _LOOK_EVERY))
         if not self._chunks:
             self._since = self._loop.time()
         self._chunks.append(cells)
@@ -218,12 +221,13 @@ class RowStream:
         self._pool.release(self._slot)
 
 
-def _size_of(chunk: Cells, row: int) -> int:
-    """Bytes of a chunk, as if all its rows were as long as this one: to look at all costs more than to carry them."""
+def _size_of(chunk: Cells, rows: range) -> int:
+    """Bytes of a chunk, as if all its rows were as long as these: to look at all costs more than to carry them."""
     get = chunk.get_value
-    size = _ROW_BYTES
-    for column in range(chunk.nfields):
-        cell = get(row, column)
-        if cell is not None:
-            size += len(cell)
-    return size * chunk.ntuples
+    size = 0
+    for row in rows:
+        for column in range(chunk.nfields):
+            cell = get(row, column)
+            if cell is not None:
+                size += len(cell)
+    return (size // len(rows) + _ROW_BYTES) * chunk.ntuples
