@@ -8,7 +8,7 @@ import inspect
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from pointsman.parameters import element_text
 
@@ -78,8 +78,10 @@ async def _raw(source: Source, in_thread: bool) -> AsyncGenerator[Any, None]:
         try:
             async for data in _read(file):
                 yield data
-        finally:
-            file.close()
+        except BaseException:
+            _close_beside(file)
+            raise
+        file.close()
     elif hasattr(source, "read"):
         async for data in _read(source):
             yield data
@@ -87,7 +89,7 @@ async def _raw(source: Source, in_thread: bool) -> AsyncGenerator[Any, None]:
         async for piece in source:
             yield piece
     else:
-        parts = iter(source)
+        parts = await _in_thread(iter, source) if in_thread else iter(source)
         while found := await _several(parts, in_thread):
             for piece in found:
                 yield piece
@@ -116,13 +118,37 @@ async def _several(parts: Iterator[T], in_thread: bool) -> list[T]:
                 break
         return found
 
-    return await asyncio.to_thread(take) if in_thread else take()
+    return await _in_thread(take) if in_thread else take()
 
 
 async def _beside(call: Callable[..., Any], *args: Any) -> Any:
     """Runs what may block in a thread; what an asynchronous file gives is awaited."""
-    result = await asyncio.to_thread(call, *args)
+    result = await _in_thread(call, *args)
     return await result if inspect.isawaitable(result) else result
+
+
+async def _in_thread(call: Callable[..., T], *args: Any) -> T:
+    """Runs what may block in a thread. What it raises comes back as a value and is raised here: asyncio would lose a
+    StopIteration on the way, and make its own cancel of the CancelledError of concurrent.futures."""
+
+    def carried() -> tuple[T, None] | tuple[None, BaseException]:
+        try:
+            return call(*args), None
+        except BaseException as error:
+            return None, error
+
+    result, error = await asyncio.to_thread(carried)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # its traceback would refer to itself
+    return cast("T", result)
+
+
+def _close_beside(file: Any) -> None:
+    """Closes a file that a thread may still be reading or writing: of a pipe, the close waits as long as that does."""
+    asyncio.get_running_loop().run_in_executor(None, file.close)
 
 
 class Sink:
@@ -176,8 +202,10 @@ class Sink:
                     os.replace(self._unfinished, self._path)
                     self._unfinished = ""
         finally:
-            self._file.close()
-            if self._unfinished:
+            if not self._unfinished and not self._file.closed:
+                _close_beside(self._file)
+            elif self._unfinished:
+                self._file.close()
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._unfinished)
 
@@ -208,7 +236,7 @@ async def lines(rows: Iterable[Row] | AsyncIterable[Row], *, in_thread: bool = F
                 number += 1
                 yield row_line(row)
             return
-        parts = iter(rows)
+        parts = await _in_thread(iter, rows) if in_thread else iter(rows)
         while found := await _several(parts, in_thread):
             held = []
             for row in found:

@@ -1,0 +1,115 @@
+"""Copies of the synchronous client: what their sources and targets may do, and the other clients of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import Any
+
+import pointsman
+import pytest
+from pointsman.loop_thread import LoopThread
+
+from tests.sdk.bounded import bounded
+from tests.sdk.copy_router import CopyRouter
+
+
+@pytest.fixture
+def router() -> Iterator[CopyRouter]:
+    thread, fake = LoopThread(), CopyRouter()
+    thread.run(fake.start())
+    yield fake
+    thread.run(fake.stop())
+    thread.stop()
+
+
+@pytest.fixture
+def db(router: CopyRouter) -> Iterator[pointsman.sync.Client]:
+    """A client in a thread of its own: what holds that up meets no other test."""
+    thread = LoopThread()
+    client = pointsman.sync.Client(pointsman.connect(router.address, timeout=5), thread)
+    yield client
+    bounded(client.close)
+    thread.stop()
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Path]:
+    """A named pipe that somebody holds open and nobody uses."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDWR)
+    yield path
+    os.close(held)
+
+
+def ended(router: CopyRouter) -> list[str]:
+    """How the copies ended, once one has."""
+    while not router.ends:
+        time.sleep(0.005)
+    return router.ends
+
+
+class Readable:
+    """A file whose reading is somebody else's function."""
+
+    def __init__(self, read: Any) -> None:
+        self._read = read
+
+    def read(self, size: int) -> Any:
+        return self._read()
+
+
+def test_a_source_that_raises_stop_iteration_ends_the_copy(router: CopyRouter, db: pointsman.sync.Client) -> None:
+    parts = iter([b"1\tone\n"])
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        bounded(lambda: db.copy_in("t", Readable(lambda: next(parts))))
+    assert bounded(lambda: ended(router)) == ["undone"]
+
+
+def test_a_source_that_meets_a_cancelled_future_ends_the_copy(router: CopyRouter, db: pointsman.sync.Client) -> None:
+    future: Future[bytes] = Future()
+    future.cancel()
+    with pytest.raises(CancelledError):
+        bounded(lambda: db.copy_in("t", Readable(future.result)))
+    assert bounded(lambda: ended(router)) == ["undone"]
+
+
+class Table:
+    """Rows that are asked for once they are wanted."""
+
+    def __init__(self, db: pointsman.sync.Client) -> None:
+        self._db = db
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._db.query("select n from t"))
+
+
+def test_an_iterable_may_ask_its_own_client(router: CopyRouter, db: pointsman.sync.Client) -> None:
+    assert bounded(lambda: db.copy_rows("t", Table(db))).rows == 1
+    assert router.taken == [b"1\n"]
+    assert bounded(lambda: db.copy_in("t", (b"%d\n" % row.n for row in Table(db)))).rows == 1
+
+
+def test_a_silent_pipe_holds_up_its_own_copy_only(db: pointsman.sync.Client, pipe: Path) -> None:
+    with pytest.raises(pointsman.DeadlineExceeded):
+        bounded(lambda: db.copy_in("t", pipe, timeout=0.2))
+    assert bounded(lambda: db.query_value("select 1")) == 1
+
+
+def test_a_full_pipe_holds_up_its_own_copy_only(
+    router: CopyRouter, db: pointsman.sync.Client, pipe: Path
+) -> None:
+    router.pieces = [b"x" * 100_000 + b"\n"] * 20
+
+    async def copy() -> None:
+        async with asyncio.timeout(0.2):
+            await db._inner.copy_out("t", to=pipe)
+
+    with pytest.raises(TimeoutError):
+        bounded(lambda: db._thread.run(copy()))
+    assert bounded(lambda: db.query_value("select 1")) == 1
