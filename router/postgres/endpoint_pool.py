@@ -30,7 +30,7 @@ from router.ports.budgets import ConnectionBudget
 from router.postgres.connect_gate import ConnectGate
 from router.postgres.handshakes import Handshakes
 from router.postgres.lane import PipelineLane
-from router.postgres.liveness import has_ended, shut_socket
+from router.postgres.liveness import hang_up, has_ended
 from router.postgres.opening import Born, Opener
 from router.postgres.passwords import KnownPasswords, Passwords
 from router.postgres.permits import PoolPermits
@@ -253,7 +253,7 @@ class PsycopgEndpointPool:
     async def _discard(self, connection: Any, inner: AsyncConnectionPool[Any], reason: CloseReason) -> None:
         self._events.emit(ConnectionClosed(self._tenant.name, self._endpoint.name, self._access, reason))
         if reason is not CloseReason.RECLAIMED:
-            shut_socket(connection.pgconn)
+            hang_up(connection.pgconn)
         connection.pgconn.finish()
         self._opener.forget(connection)
         if reason is CloseReason.CONNECTION_LOST:

@@ -20,7 +20,7 @@ from router.model.reasons import CloseReason
 from router.ports import Unit
 from router.postgres import faults
 from router.postgres.copy_channel import CopyHost, PqCopyChannel
-from router.postgres.liveness import shut_socket
+from router.postgres.liveness import hang_up
 from router.postgres.prepared import PreparedStatements
 from router.postgres.unit_pipeline import UnitPipeline
 
@@ -127,7 +127,7 @@ class PipelineLane(UnitPipeline):
             return
         self._closed = reason
         self._detach()
-        shut_socket(self._pgconn)
+        hang_up(self._pgconn)
         unsent, self._inbox = self._inbox, deque()
         lost = [*self._units]
         for unit in lost:

@@ -27,12 +27,23 @@ def has_ended(pgconn: PGconn) -> bool:
 
 def shut_socket(pgconn: PGconn) -> None:
     """End every wait on a connection at once, also on a frozen server: psycopg's own time-outs take 10 s there."""
+    _shut(pgconn, socket.SHUT_RDWR)
+
+
+def hang_up(pgconn: PGconn) -> None:
+    """Tell the server that this is the end, of a connection on which nobody waits; libpq can send nothing more, so that
+    closing it never waits. What the server still sends is for the permit to take (permits.py): this machine would else
+    answer it with a reset, which looks like the server's own end."""
+    _shut(pgconn, socket.SHUT_WR)
+
+
+def _shut(pgconn: PGconn, how: int) -> None:
     try:
         duplicate = socket.socket(fileno=os.dup(pgconn.socket))
     except (OSError, psycopg.Error):
         return  # already closed
     try:
-        duplicate.shutdown(socket.SHUT_RDWR)
+        duplicate.shutdown(how)
     except OSError:
         return  # the peer was faster
     finally:

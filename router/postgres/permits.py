@@ -4,11 +4,15 @@ Closing a socket does not end a backend. PostgreSQL leaves its end of the socket
 (socket_close in src/backend/libpq/pqcomm.c: "so that the client can wait until the backend has exited"), so a second
 descriptor of the same socket, kept from birth, tells: the kernel's state of the connection leaves FIN_WAIT when the
 server closes. A backend that was working is asked to look at its socket each second (conninfo), so GONE_S bounds it.
+
+The socket stays open for what the server sends: an end that stands behind rows which nobody takes does not come, and a
+socket that takes no more answers them with a reset, after which nothing more is known of the server's end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -26,6 +30,10 @@ GONE_S = 1.5
 """A server that has not closed its end by then never will: frozen, or unreachable."""
 RUN_DRY_S = 0.25
 """A lane asked to run dry counts as on its way back this long; then it is taken to be busy for longer."""
+TAKE_AFTER_S = 1.05
+"""What the server still sends is taken from then on: a backend that meant to send much has seen the end by then."""
+_TAKE_BYTES = 1 << 20
+"""At a look."""
 _FIRST_LOOK_S = 0.001
 _LAST_PAUSE_S = 0.02
 _WAITS_FOR_PEER = frozenset({1, 4, 5})
@@ -79,6 +87,8 @@ class Permit:
             self._loop.call_soon_threadsafe(self.end)
 
     def _look(self) -> None:
+        if self._socket is not None and self._loop.time() >= self._until - GONE_S + TAKE_AFTER_S:
+            _take_unread(self._socket)
         if self._socket is None or self._loop.time() >= self._until or _closed_by_peer(self._socket):
             self._let_go()
             self._given_back(self)
@@ -209,6 +219,11 @@ class PoolPermits(Generic[_Used]):
                 lane.retire()
                 return True
         return False
+
+
+def _take_unread(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.recv(_TAKE_BYTES, socket.MSG_DONTWAIT | socket.MSG_TRUNC)  # Linux: thrown away, not copied
 
 
 def _closed_by_peer(sock: socket.socket) -> bool:
