@@ -12,6 +12,7 @@ from router.api.query_service import CancelElsewhere
 from router.api.server import PublicParts
 from router.config.loaded import LoadedConfig
 from router.config.secret_commands import CommandRunner
+from router.decisions.letting_go import GONE_S
 from router.encoding import ENCODERS, Encoding
 from router.engine.attempts import Attempts
 from router.engine.calls import Register
@@ -39,7 +40,6 @@ from router.model.topology import Tenant, TenantChanges
 from router.ports import Chance, Clock
 from router.postgres.endpoint_pool import PsycopgPoolFactory
 from router.postgres.listening import PsycopgListeningFactory
-from router.postgres.permits import GONE_S
 from router.postgres.row_loader import PsycopgRowLoader
 from router.sql.inspector import PostgastInspector
 from router.telemetry.audit_log import AuditLog
@@ -125,7 +125,7 @@ class DataPlane:
         room = HoldingRoom(source.state, policy, self._clock, self._events, source.report_drained)
         self.clusters.add(source.cluster.name, ClusterRuntime(source, room))
         # Pools first: what is fenced must be gone before the first held request is let go.
-        for reader in (self.pools.on_state, self.listeners.on_state, room.on_state, *readers):
+        for reader in (self.pools.on_state, self.listeners.on_state, self.budgets.on_state, room.on_state, *readers):
             source.subscribe(reader)
 
     def remove_cluster(self, name: ClusterName) -> None:

@@ -19,12 +19,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from router.decisions.letting_go import still_counts
 from router.engine.making_room import close_idle, level_within_ceilings, lower, patience, retire_lanes
 from router.engine.permit_line import PermitLine, Place, ServingOrder, Standing
 from router.engine.permit_survey import Survey, wanted
 from router.engine.tenant_claims import LanePools, NoLanePools, TenantClaims
+from router.model.events import Health
 from router.model.identity import EndpointName, TenantName
 from router.model.ledger import Demand, FloorWish, Grant
+from router.model.state import ClusterState
 from router.model.topology import Endpoint
 from router.ports.budgets import BudgetHolder
 
@@ -52,6 +55,8 @@ class EndpointBudget:
         """Of the last Grant obeyed."""
         self.lane_pools: LanePools = NoLanePools()
         self.claims = TenantClaims()
+        self.gone = False
+        """The server is known to be down or fenced, or has left the configuration."""
         self._lowered = False
         self._above: set[TenantName] = set()
         """Tenants that have more than their ceilings let them have since these were lowered."""
@@ -139,6 +144,10 @@ class EndpointBudget:
             self._changed()  # another worker may wait for it
         self._put_in_order(holder.tenant)
         self._serve()
+
+    def still_counts(self, closed_s: float, *, heard: bool) -> bool:
+        """ports.ConnectionBudget.still_counts."""
+        return still_counts(closed_s, heard=heard, gone=self.gone)
 
     def regrant(
         self,
@@ -297,6 +306,7 @@ class Budgets:
         """Called when a report should be made at once: somebody began to wait, or a lower grant has been met."""
         self._divided = divided
         self._caps: dict[EndpointName, int] = {}
+        self._gone: set[EndpointName] = set()
         self._budgets: dict[EndpointName, EndpointBudget] = {}
         self._lane_pools: LanePools = NoLanePools()
 
@@ -324,6 +334,7 @@ class Budgets:
             budget = self._budgets[name] = EndpointBudget(name, granted, lambda: self.changed())
             budget.claims.floors = budget.claims.ceilings = {} if self._divided else None
             budget.lane_pools = self._lane_pools
+            budget.gone = name in self._gone
         return budget
 
     def serve_lanes(self, lane_pools: LanePools) -> None:
@@ -340,9 +351,21 @@ class Budgets:
             if name not in self._caps and budget.unused:
                 budget.close()
                 del self._budgets[name]
+        self._gone &= self._caps.keys()
+        for name, budget in self._budgets.items():
+            budget.gone = name in self._gone or name not in self._caps
         for name, cap in self._caps.items():
             if not self._divided:
                 self._of(name).regrant(cap)
+
+    def on_state(self, state: ClusterState) -> None:
+        """Called after each publication of a cluster's state, synchronously."""
+        for name, one in state.endpoints.items():
+            gone = one.health in (Health.DOWN, Health.QUARANTINED)
+            (self._gone.add if gone else self._gone.discard)(name)
+            budget = self._budgets.get(name)
+            if budget is not None:
+                budget.gone = gone
 
     def on_grant(self, grant: Grant) -> None:
         """Obey a grant of the ledger. One that comes late, after a newer one, is ignored."""

@@ -22,12 +22,13 @@ class BudgetHolder(Protocol):
 
     @property
     def leaving(self) -> int:
-        """Permits that are on their way back: connections being closed, and lanes asked to run dry a moment ago."""
+        """Permits that are on their way back: connections being closed, or closed a moment ago, and lanes asked to run
+        dry a moment ago."""
         ...
 
     @property
     def keeps(self) -> int:
-        """Permits it holds and was not asked to give up."""
+        """Permits it holds and was not asked to give up; also of closed connections that the server holds on to."""
         ...
 
     @property
@@ -86,6 +87,11 @@ class ConnectionBudget(Protocol):
 
     def give_back(self, holder: BudgetHolder) -> None:
         """A permit is free again."""
+        ...
+
+    def still_counts(self, closed_s: float, *, heard: bool) -> bool:
+        """Whether a connection counts that was closed here so long ago (seconds) and that the server has not closed;
+        heard: the server's machine has answered on it since."""
         ...
 
     def look_again(self) -> None:

@@ -253,6 +253,41 @@ async def test_an_abandoned_connection_counts_until_its_backend_is_gone(world: W
         await one.give_back()
 
 
+async def test_a_backend_that_is_slow_to_end_counts_until_then(world: World) -> None:
+    """One that does not look at its socket, as in a COMMIT that waits for a standby which is away."""
+    acme, globex = world.pool("acme"), world.pool("globex")
+    lanes = [await acme.open_lane(soon()) for _ in range(CAP)]
+    for one in lanes:
+        assert (await run_on(one, "select set_config('client_connection_check_interval', '0', false)")).fault is None
+    running = [submit(one, "select pg_sleep(3)") for one in lanes[1:]]
+    await asyncio.sleep(0.05)
+    async with world.counted() as seen:
+        for one in lanes[1:]:
+            one.abandon(CloseReason.ABANDONED)
+        await asyncio.gather(*running)
+        with pytest.raises(AttemptFailed, match="5 of 5"):
+            await globex.open_lane(soon(2.0))
+        more = [await globex.open_lane(soon()) for _ in range(CAP - 1)]
+    assert max(seen) == CAP
+    for one in (lanes[0], *more):
+        await one.give_back()
+
+
+async def test_a_backend_that_is_slow_to_end_is_not_waited_for_once_the_server_is_gone(world: World) -> None:
+    acme = world.pool("acme")
+    lane = await acme.open_lane(soon())
+    assert (await run_on(lane, "select set_config('client_connection_check_interval', '0', false)")).fault is None
+    running = submit(lane, "select pg_sleep(5)")
+    await asyncio.sleep(0.05)
+    lane.abandon(CloseReason.ABANDONED)
+    await running
+    await acme.close(CloseReason.SHUTDOWN)
+    await asyncio.sleep(2)
+    assert world.budget.in_use == 1
+    world.budget.gone = True
+    await eventually(lambda: world.budget.in_use == 0, within_s=0.5, what="the permit")
+
+
 async def test_rows_that_come_after_the_end_are_no_end_of_the_server(world: World) -> None:
     """The router's own machine answered them with a reset, and the permit came back while the backend went on."""
     acme, globex = world.pool("acme"), world.pool("globex")
@@ -268,6 +303,22 @@ async def test_rows_that_come_after_the_end_are_no_end_of_the_server(world: Worl
     assert max(seen) == CAP
     for one in lanes:
         await one.give_back()
+
+
+async def test_an_end_behind_rows_that_nobody_takes_is_found(world: World) -> None:
+    """A backend whose rows have no room ends when it looks at its socket; its end stands behind them."""
+    acme = world.pool("acme")
+    lane = await acme.open_lane(soon())
+    lane._detach()  # nobody reads
+    pgconn = lane.connection.pgconn
+    pgconn.send_query_params(b"select repeat('x', 1000) from generate_series(1, 1000000)", None)
+    pgconn.pipeline_sync()
+    pgconn.flush()
+    await asyncio.sleep(0.5)
+    lane.abandon(CloseReason.ABANDONED)
+    await acme.close(CloseReason.SHUTDOWN)
+    await eventually(lambda: world.budget.in_use == 0, within_s=4, what="the permit")
+    assert world.backends() == 0
 
 
 async def test_connections_at_the_end_of_their_life_are_replaced_under_the_cap(world: World) -> None:
