@@ -25,6 +25,7 @@ from router.api.calls import (
     unexpected_error,
 )
 from router.api.drain import Drain
+from router.api.intake import SMALL_BYTES, Intake, is_large
 from router.api.message_stream import MessageStream, check_size
 from router.api.outbox import Outbox, reply_frame
 from router.api.room import LARGE_BYTES, Room, key_of, not_kept
@@ -97,6 +98,8 @@ class _Conversation:
         self._outbox = Outbox()
         self._room = Room(self._outbox)
         self._held = self._room.held
+        self._intake = Intake()
+        self._weights = self._intake.weights
         self._running: dict[int, _Running | ReadUnderWay] = {}
         self._closing = False
 
@@ -145,16 +148,28 @@ class _Conversation:
 
     async def _read(self) -> None:
         while (message := await self._stream.read()) is not None:
-            now = self._shared.clock.now()
-            remaining_s = self._stream.time_remaining()
-            self._prove_again()
-            for number, call in enumerate(message.calls, 1):
-                self._take(call, call.WhichOneof("call"), now, remaining_s)
-                if number % STARTS_PER_TURN == 0:
-                    await asyncio.sleep(0)
-                    if len(self._running) + len(self._outbox) >= self._shared.max_calls:
-                        await self._outbox.wait_below()  # what follows is refused, and refusals take room as well
+            await self._take_all(message)
+            del message  # not to be held until the next one comes, which may be never
             await self._outbox.wait_below()
+
+    async def _take_all(self, message: pb.MultiplexRequest) -> None:
+        now = self._shared.clock.now()
+        remaining_s = self._stream.time_remaining()
+        size = self._stream.last_bytes
+        large = size > SMALL_BYTES and is_large(size, len(message.calls))
+        self._prove_again()
+        for number, call in enumerate(message.calls, 1):
+            kind = call.WhichOneof("call")
+            if large and self._intake.full and kind != "cancel" and call.ByteSize() > SMALL_BYTES:
+                await self._intake.wait_below()
+                self._prove_again()
+            self._take(call, kind, now, remaining_s)
+            if large and (running := self._running.get(call.id)) is not None:
+                self._intake.take(call.id, running.request)
+            if number % STARTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+                if len(self._running) + len(self._outbox) >= self._shared.max_calls:
+                    await self._outbox.wait_below()  # what follows is refused, and refusals take room as well
 
     def _prove_again(self) -> None:
         """A reload may have changed the tenant, or taken its token away, since the stream was opened."""
@@ -250,6 +265,8 @@ class _Conversation:
         finally:
             if self._held:
                 self._room.leave(call_id)
+            if self._weights and call_id not in self._running:
+                self._intake.leave(call_id)
 
     def _keeps(self, call_id: int, request: Request, body: bytes) -> bool:
         """Learn an answer's size; False when there is no room for it. RouterError when there can be none."""
@@ -281,6 +298,8 @@ class _Conversation:
             del self._running[call_id]
             if self._held:
                 self._room.leave(call_id)
+            if self._weights:
+                self._intake.leave(call_id)
 
     async def _answer_with_room(self, call_id: int, running: _Running) -> bytes:
         """Begin the call when there is room for its answer; a read whose answer had none after all is done again."""

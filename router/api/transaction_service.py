@@ -95,6 +95,7 @@ class _Transaction:
             while not self._ended and (message := await self._stream.read()) is not None:
                 check_role(self._prove().role, CallerRole.WRITER, "Transact")  # it may have been taken away
                 await self._send(await self._perform(message))
+                del message  # it may be large, and the next one may not come for long
                 if self._fatal is not None:
                     raise self._fatal
         finally:
