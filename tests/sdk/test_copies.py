@@ -58,6 +58,26 @@ async def test_out_as_pieces(router: CopyRouter, db: pointsman.Client) -> None:
     assert asked.options.after_token == b"t1"
 
 
+@pytest.mark.parametrize(
+    ("then", "first", "again"),
+    [("wait", TimeoutError, pointsman.Cancelled), (LOST, pointsman.Unavailable, pointsman.Unavailable)],
+    ids=["cancelled", "failed"],
+)
+async def test_a_part_is_never_taken_for_the_whole(
+    router: CopyRouter, db: pointsman.Client, then: Any, first: type[Exception], again: type[Exception]
+) -> None:
+    router.then = asyncio.Event() if then == "wait" else then
+    stream = db.copy_out("t")
+    assert [await anext(stream) for _ in range(2)] == router.pieces
+    with pytest.raises(first):
+        await asyncio.wait_for(anext(stream), 0.1)
+    for _ in range(2):
+        with pytest.raises(again):
+            await anext(stream)
+    await stream.aclose()
+    assert [data async for data in stream] == []
+
+
 async def test_out_to_a_path_or_a_file(router: CopyRouter, db: pointsman.Client, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     result = await db.copy_out("t", to=path)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pointsman
 import pytest
+from pointsman.streams import RowStream
 from pointsman.v1 import query_service_pb2 as pb
 from pointsman.v1 import types_pb2 as types
 
@@ -105,7 +106,8 @@ async def test_a_batch_that_does_not_fit_its_schema_ends_the_stream(
     with pytest.raises(pointsman.InternalError, match="3 rows announced, 2 sent"):
         await anext(getattr(stream, way)())
     await asyncio.wait_for(source.ended.wait(), 5)
-    assert await stream.next_chunk() is None
+    with pytest.raises(pointsman.InternalError, match="3 rows announced, 2 sent"):
+        await stream.next_chunk()
 
 
 async def test_rows_in_the_last_message_are_not_lost(router: FakeRouter, db: pointsman.Client) -> None:
@@ -190,6 +192,34 @@ async def test_a_lost_connection_before_the_first_rows_is_opened_again(
 
     router.on_rows = rows
     assert [row.n async for row in db.stream("select")] == [1, 2, 3, 4]
+
+
+async def refuse(context: Any) -> None:
+    await abort_with(context, status(grpc.StatusCode.INTERNAL, "broken", reason="X"))
+
+
+@pytest.mark.parametrize("each", [aiter, RowStream.chunks, RowStream.batches], ids=["rows", "chunks", "batches"])
+@pytest.mark.parametrize(
+    ("then", "first", "again"),
+    [(forever, TimeoutError, pointsman.Cancelled), (refuse, pointsman.InternalError, pointsman.InternalError)],
+    ids=["cancelled", "failed"],
+)
+async def test_a_part_is_never_taken_for_the_whole(
+    router: FakeRouter, db: pointsman.Client, each: Any, then: Any, first: type[Exception], again: type[Exception]
+) -> None:
+    router.on_rows = Source(chunk([1], schema=True), then=then)
+    stream = db.stream("select")
+    pieces = each(stream)
+    await anext(pieces)
+    with pytest.raises(first):
+        await asyncio.wait_for(anext(pieces), 0.1)
+    for _ in range(2):
+        with pytest.raises(again):
+            await anext(pieces)
+    with pytest.raises(again):
+        await stream.next_chunk()
+    await stream.aclose()
+    assert [row async for row in stream] == [], "who closes it knows that it has ended"
 
 
 async def test_a_token_function_that_fails_keeps_no_place_on_the_connection(router: FakeRouter) -> None:

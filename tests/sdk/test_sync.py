@@ -15,7 +15,7 @@ from pointsman.streams import RowStream
 from pointsman.sync import SyncRowStream
 
 from tests.sdk.fake_router import FakeRouter, never, until
-from tests.sdk.test_streams import FOUR, Source, forever
+from tests.sdk.test_streams import FOUR, Source, forever, refuse
 from tests.sdk.test_transactions import Server, told
 
 
@@ -69,6 +69,25 @@ def test_a_stream_comes_in_chunks_and_column_by_column(sync_router: FakeRouter, 
     stream = db.stream("select")
     assert next(stream).n == 1
     assert [batch["n"] for batch in stream.batches()] == [[2], [3, 4]]
+
+
+@pytest.mark.parametrize("each", [iter, SyncRowStream.chunks, SyncRowStream.batches], ids=["rows", "chunks", "batches"])
+def test_a_part_of_a_stream_is_never_taken_for_the_whole(
+    sync_router: FakeRouter, db: pointsman.sync.Client, each: Any
+) -> None:
+    sync_router.on_rows = Source(FOUR[0], then=refuse)
+    pieces = each(db.stream("select"))
+    while not isinstance(got := first_of(pieces), pointsman.InternalError):
+        assert got is not None
+    assert isinstance(first_of(pieces), pointsman.InternalError)
+
+
+def first_of(pieces: Iterator[Any]) -> Any:
+    """The next one, the error, or None at the end."""
+    try:
+        return next(pieces, None)
+    except pointsman.Error as error:
+        return error
 
 
 def test_a_stream_has_all_that_its_twin_has() -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
-from pointsman.errors import ClientClosed, Error, Executed, Unavailable
+from pointsman.errors import Cancelled, ClientClosed, Error, Executed, Unavailable
 from pointsman.options import TLS
 from pointsman.status import error_from_rpc
 
@@ -100,6 +100,18 @@ def closed_error(executed: Executed) -> ClientClosed:
         code=grpc.StatusCode.CANCELLED,
         reason="CLIENT_CLOSED",
         executed=executed,
+    )
+
+
+def ended_error(by: BaseException) -> Error:
+    """What a stream says to whoever asks again after this has ended it: never that there is no more."""
+    if isinstance(by, Error):
+        return by
+    return Cancelled(
+        f"the stream was ended by an earlier {type(by).__name__}; begin another",
+        code=grpc.StatusCode.CANCELLED,
+        reason="STREAM_ENDED",
+        executed=Executed.NO,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from pointsman.connection import GRACE_S, Connections, Link, Pauses
+from pointsman.connection import GRACE_S, Connections, Link, Pauses, ended_error
 from pointsman.copy_data import Sink, Target
 from pointsman.copy_requests import CopyResult, Progress, abandon, copy_result, late, worth_another_try
 from pointsman.errors import Error, Executed
@@ -24,7 +24,8 @@ METHOD = "/pointsman.v1.QueryService/CopyOut"
 class CopyStream:
     """A copy_out under way: `async for data in db.copy_out(…)`, or `await db.copy_out(…, to=…)` for a CopyResult.
 
-    Leaving early ends it on the server; `async with` does so at a known place.
+    Leaving early ends it on the server; `async with` does so at a known place. An error or a cancel ends it, too, and
+    whoever asks again then is told so, until `aclose()`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class CopyStream:
         self._rpc: Any = None
         self._link: Link | None = None
         self._done = False
+        self._ended_by: Error | None = None
         self._bytes = 0
         self.result: CopyResult | None = None
         """Set once all has come."""
@@ -79,6 +81,8 @@ class CopyStream:
 
     async def next_piece(self) -> bytes | None:
         """The next data, at most 128 KiB; None at the end."""
+        if self._ended_by is not None:
+            raise self._ended_by
         try:
             while not self._done:
                 message = await self._next_message()
@@ -93,6 +97,7 @@ class CopyStream:
         except BaseException as error:
             self._leave()
             closed = self._connections.met_close(error, Executed.NO)
+            self._ended_by = closed or ended_error(error)
             if closed is not None:
                 raise closed from None
             raise
@@ -157,13 +162,14 @@ class CopyStream:
 
     async def aclose(self) -> None:
         """Ends it on the server, if it still runs. Closing again does nothing."""
+        self._ended_by = None
         self._leave()
 
     async def __aenter__(self) -> CopyStream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._leave()
+        await self.aclose()
 
     def __del__(self) -> None:
         # A plain `break` out of `async for` does not close the iterator.

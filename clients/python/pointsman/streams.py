@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 from grpc import aio
 
-from pointsman.connection import GRACE_S, Connections, Link, Pauses
+from pointsman.connection import GRACE_S, Connections, Link, Pauses, ended_error
 from pointsman.errors import DeadlineExceeded, Error, Executed
 from pointsman.options import milliseconds
 from pointsman.results import Receipt
@@ -26,7 +26,8 @@ METHOD = "/pointsman.v1.QueryService/StreamQuery"
 
 
 class RowStream:
-    """The rows of a stream, for `async for`. Leaving early ends the statement on the server.
+    """The rows of a stream, for `async for`. Leaving early ends the statement on the server; so does an error or a
+    cancel, and whoever asks again then is told so, until `aclose()`.
 
     Use `async with db.stream(…) as rows` where it must end at a known place; otherwise it ends when it is dropped.
     """
@@ -56,6 +57,7 @@ class RowStream:
         self._end: pb.StreamEnd | None = None
         self._rows: Iterator[Record] = iter(())
         self._done = False
+        self._ended_by: Error | None = None
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -84,21 +86,13 @@ class RowStream:
         self._rows = iter(records)
         return next(self._rows)
 
-    async def chunks(self) -> AsyncIterator[list[Record]]:
+    def chunks(self) -> AsyncIterator[list[Record]]:
         """The same rows, a list a chunk: quicker for many rows."""
-        left = list(self._rows)
-        if left:
-            yield left
-        while (records := await self.next_chunk()) is not None:
-            yield records
+        return _Pieces(self, list, self.next_chunk)
 
-    async def batches(self) -> AsyncIterator[ColumnBatch]:
+    def batches(self) -> AsyncIterator[ColumnBatch]:
         """The same rows, column by column: quickest, and what numpy and the like take."""
-        left = list(self._rows)
-        if left:
-            yield ColumnBatch.of(left)
-        while (batch := await self.next_columns()) is not None:
-            yield batch
+        return _Pieces(self, ColumnBatch.of, self.next_columns)
 
     async def next_columns(self) -> ColumnBatch | None:
         """The next chunk column by column, None after the last."""
@@ -107,6 +101,7 @@ class RowStream:
 
     async def aclose(self) -> None:
         """Ends the statement on the server, if it still runs. Closing again does nothing."""
+        self._ended_by = None
         self._finish()
 
     async def __aenter__(self) -> RowStream:
@@ -136,6 +131,8 @@ class RowStream:
 
     async def _next_batch(self) -> types_pb2.RowBatch | None:
         """The next batch that has rows; None at the end."""
+        if self._ended_by is not None:
+            raise self._ended_by
         try:
             while not self._done:
                 message = await self._next_message()
@@ -150,6 +147,7 @@ class RowStream:
         except BaseException as error:
             self._finish()
             closed = self._connections.met_close(error, Executed.NO)
+            self._ended_by = closed or ended_error(error)
             if closed is not None:
                 raise closed from None
             raise
@@ -159,8 +157,9 @@ class RowStream:
         assert self._plan is not None, "a batch is given out only when its plan is known"
         try:
             return decode(self._plan, batch)
-        except BaseException:
+        except BaseException as error:
             self._finish()
+            self._ended_by = ended_error(error)
             raise
 
     async def _next_message(self) -> pb.StreamQueryResponse:
@@ -219,6 +218,32 @@ class RowStream:
                 executed=Executed.NO,
             )
         return message
+
+
+class _Pieces(Generic[T]):
+    """What a stream gives, many rows at once. A generator would end with the first error: asked again, it would pass a
+    part for the whole."""
+
+    def __init__(
+        self, stream: RowStream, made_of: Callable[[list[Record]], T], following: Callable[[], Awaitable[T | None]]
+    ) -> None:
+        self._stream = stream
+        self._made_of = made_of
+        self._following = following
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        left = list(self._stream._rows)
+        piece = self._made_of(left) if left else await self._following()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Ends the stream."""
+        await self._stream.aclose()
 
 
 def _abandon(rpc: Any, link: Link | None) -> None:

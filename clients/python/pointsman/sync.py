@@ -272,19 +272,19 @@ class SyncRowStream:
 
     def chunks(self) -> Iterator[list[Record]]:
         """The same rows, a list a chunk: quicker for many rows."""
-        left = list(self._rows)
-        if left:
-            yield left
-        while (records := self._thread.run(self._inner.next_chunk())) is not None:
-            yield records
+        return iter(self._next_chunk, None)
 
     def batches(self) -> Iterator[ColumnBatch]:
         """The same rows, column by column: quickest, and what numpy and the like take."""
+        return iter(self._next_columns, None)
+
+    def _next_chunk(self) -> list[Record] | None:
         left = list(self._rows)
-        if left:
-            yield ColumnBatch.of(left)
-        while (batch := self._thread.run(self._inner.next_columns())) is not None:
-            yield batch
+        return left if left else self._thread.run(self._inner.next_chunk())
+
+    def _next_columns(self) -> ColumnBatch | None:
+        left = list(self._rows)
+        return ColumnBatch.of(left) if left else self._thread.run(self._inner.next_columns())
 
     def close(self) -> None:
         """Ends the statement on the server, if it still runs."""
