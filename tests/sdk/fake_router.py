@@ -140,6 +140,8 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
         self.cancel_requests: list[str] = []
         self.outcome = pb.GetOutcomeResponse()
         self.outcome_requests: list[pb.GetOutcomeRequest] = []
+        self.on_question: Callable[[Any], Awaitable[None]] | None = None
+        """Before GetOutcome and CancelQuery answer, with their context."""
         self.address = ""
         self._server: aio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -254,10 +256,14 @@ class FakeRouter(query_service_pb2_grpc.QueryServiceServicer, transaction_servic
 
     async def GetOutcome(self, request: pb.GetOutcomeRequest, context: Any) -> pb.GetOutcomeResponse:
         self.outcome_requests.append(request)
+        if self.on_question is not None:
+            await self.on_question(context)
         return self.outcome
 
     async def CancelQuery(self, request: pb.CancelQueryRequest, context: Any) -> pb.CancelQueryResponse:
         self.cancel_requests.append(request.request_id)
+        if self.on_question is not None:
+            await self.on_question(context)
         known = request.request_id == "a-known-request-id"
         return pb.CancelQueryResponse(result=pb.CANCEL_RESULT_CANCELLING if known else pb.CANCEL_RESULT_NOT_FOUND)
 

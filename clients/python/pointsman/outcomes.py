@@ -6,12 +6,10 @@ import datetime
 import enum
 from dataclasses import dataclass
 
-from grpc import aio
-
-from pointsman.connection import GRACE_S, Connections
+from pointsman.connection import Connections
 from pointsman.options import milliseconds
 from pointsman.results import Receipt
-from pointsman.status import error_from_rpc
+from pointsman.unary import ask_until
 from pointsman.v1 import query_service_pb2 as pb
 
 METHOD = "/pointsman.v1.QueryService/GetOutcome"
@@ -58,24 +56,16 @@ async def ask(connections: Connections, key: str, request_id: str, timeout_s: fl
     """One look. Error when the router, or the primary behind it, cannot be asked."""
     if bool(key) == bool(request_id):
         raise ValueError("outcome() takes an idempotency key or request_id=, one of them")
-    request = pb.GetOutcomeRequest(timeout_ms=milliseconds("timeout", timeout_s))
-    if key:
-        request.idempotency_key = key
-    else:
-        request.request_id = request_id
-    link = connections.acquire()
-    try:
-        call: aio.UnaryUnaryMultiCallable[pb.GetOutcomeRequest, pb.GetOutcomeResponse] = link.channel.unary_unary(
-            METHOD,
-            request_serializer=pb.GetOutcomeRequest.SerializeToString,
-            response_deserializer=pb.GetOutcomeResponse.FromString,
-        )
-        answer = await call(request, timeout=timeout_s + GRACE_S, metadata=connections.metadata())
-    except aio.AioRpcError as failure:
-        raise error_from_rpc(failure, writes=False) from None
-    finally:
-        link.release()
-    return _outcome(answer)
+
+    def question(left_s: float) -> pb.GetOutcomeRequest:
+        asked = pb.GetOutcomeRequest(timeout_ms=milliseconds("timeout", left_s))
+        if key:
+            asked.idempotency_key = key
+        else:
+            asked.request_id = request_id
+        return asked
+
+    return _outcome(await ask_until(connections, METHOD, question, pb.GetOutcomeResponse, timeout_s))
 
 
 def _outcome(answer: pb.GetOutcomeResponse) -> Outcome:
