@@ -35,9 +35,10 @@ from router.decisions.machine import (
     StartPromotion,
     SwitchoverOrdered,
     Tick,
+    Wanted,
 )
 from router.decisions.promotion import Obstacle, PromotionPlan, plan_promotion, plan_rescue
-from router.decisions.resuming import confirmed_before, recorded, with_switch
+from router.decisions.resuming import accepted, missed, recorded, with_switch
 from router.model.events import FailoverEnded, FailoverStep, Phase, PhaseChanged
 from router.model.identity import EndpointName, Generation, Term
 from router.model.observation import RoleClaim
@@ -119,10 +120,12 @@ def _starting(state: ClusterMachine, facts: Facts, now: float, policy: ClusterPo
         return state, ()
     if facts.verdict.reason is PhaseReason.TWO_PRIMARIES:
         return _enter(state, Phase.STUCK, PhaseReason.TWO_PRIMARIES, now, facts.verdict.detail)
-    known = state.primary is not None
+    known = state.primary is not None or state.wanted is not None
     successor = _successor(state, facts) if known else facts.verdict.primary
     if successor is not None:
         return _accept(state, successor, facts.verdict.term, facts.claim, PhaseReason.FIRST_PRIMARY, now)
+    if state.wanted is not None:
+        return state, ()
     if known:
         return _hold(state, now, facts.verdict.detail)  # the journal's is not there: as if it had just been lost
     if _may_rescue(state, facts, now):
@@ -178,6 +181,8 @@ def _without_primary(state: ClusterMachine, facts: Facts, now: float, policy: Cl
         return _enter(back, Phase.DRAINING, PhaseReason.PRIMARY_RETURNED, now)
     if successor is not None:
         return _accept(state, successor, verdict.term, facts.claim, PhaseReason.NEW_PRIMARY, now)
+    if state.wanted is not None:
+        return state, ()  # it becomes the primary, whatever has become of it, once the journal has it
     if state.pledged is not None:
         return _keep_pledge(state, facts, now, policy)
     if state.muted is not None and verdict.rivals == (state.muted,) and now >= state.retry_at:
@@ -194,8 +199,10 @@ def _successor(state: ClusterMachine, facts: Facts) -> EndpointName | None:
     """The believed primary, if writes may go there from here: never to a lower term, and on the same term only to
     another server when the one before says itself that it is primary no longer."""
     verdict = facts.verdict
-    if verdict.primary is None or verdict.term < state.term:
+    if verdict.primary is None or verdict.term < state.known_term:
         return None
+    if state.wanted is not None and verdict.term == state.wanted.term:
+        return verdict.primary if verdict.primary == state.wanted.primary else None
     if verdict.primary == state.primary:
         serves = facts.sign is Sign.SERVES and (state.pledged is None or verdict.term > state.term)
         return verdict.primary if serves else None
@@ -336,7 +343,12 @@ def _not_moved(state: ClusterMachine, event: MoveFailed, now: float) -> Step:
 
 
 def _recorded(state: ClusterMachine, term: Term, now: float, policy: ClusterPolicy) -> Step:
-    return _evaluate(recorded(state, term), now, policy)
+    after, effects = _evaluate(recorded(state, term), now, policy)
+    lost = missed(after, now)
+    if lost is None:
+        return after, effects
+    gone, probes = _hold(lost, now, f"{lost.primary} was seen on timeline {lost.term}, and is gone")
+    return gone, (*effects, *probes)
 
 
 def _accept(
@@ -345,27 +357,19 @@ def _accept(
     promoted = state.operation is not Operation.NONE  # a move of our own, as nothing else is decided meanwhile
     if not promoted and state.recorded is not None and term > state.recorded:
         # A move of our own is in the journal before it begins; what others did has to get there first.
-        waiting = replace(state, wanted=(primary, term), detail=f"noting {primary}, timeline {term}, in the journal")
+        told = f"noting {primary}, timeline {term}, in the journal"
+        waiting = replace(state, wanted=Wanted(primary, term, claim), detail=told)
         return _hold(waiting, now, waiting.detail) if state.phase in ROUTED else (waiting, ())
     began = state.doubted_at if state.doubted_at is not None else now
-    accepted = replace(
-        state,
-        primary=primary,
-        term=term,
-        generation=Generation(state.generation + 1),
+    following = replace(
+        accepted(state, primary, term, claim),
         operation=Operation.NONE,
         doubted_at=None,
         repoint_at=now + REPOINT_GAP_S if promoted else now,  # a move of our own attaches them itself
-        last_claim=claim,
-        confirmed_before=confirmed_before(state, term),
-        hearsay=False,
-        pledged=None,
-        muted=None,
-        wanted=None,
-        switches=state.switches if promoted else with_switch(state, primary, term),
-        facts=None,  # those at hand are about the primary before
     )
-    after, effects = _enter(accepted, Phase.DRAINING, reason, now)
+    if promoted:
+        following = replace(following, switches=state.switches)  # which know where the timeline begins
+    after, effects = _enter(following, Phase.DRAINING, reason, now)
     if state.phase is Phase.STARTING:
         return after, effects
     return after, (*effects, Emit(FailoverEnded(state.name, primary, term, now - began, promoted)), ProbeNow())

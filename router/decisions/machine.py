@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, unique
+from typing import NamedTuple
 
 from router.decisions.cluster_facts import Facts
 from router.decisions.health import NEVER
@@ -138,13 +139,22 @@ class AllowWrites:
 Effect = ProbeNow | StartPromotion | RepointStandbys | AllowWrites | Emit
 
 
+class Wanted(NamedTuple):
+    """A primary that others made, on its way into the journal."""
+
+    primary: EndpointName
+    term: Term
+    claim: RoleClaim | None = None
+    """What it said of itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterMachine:
     """One cluster's failover state.
 
     Invariants (checked in each step): term and generation never fall; whenever the primary or the term changes, the
     generation rises; in a phase that routes writes there is a primary and no operation; PROMOTING goes with a
-    promotion.
+    promotion; while a primary is wanted nothing is routed and nothing carried out.
     """
 
     name: ClusterName
@@ -183,10 +193,16 @@ class ClusterMachine:
     """Who else moves the primary, in words: then nothing is promoted here."""
     recorded: Term | None = None
     """The highest term in the journal; a higher one is recorded before it is accepted. None: no journal is kept."""
-    wanted: tuple[EndpointName, Term] | None = None
-    """A primary that is accepted once the journal has it."""
+    wanted: Wanted | None = None
+    """A primary that is accepted once the journal has it. What was seen stays known, also if it goes again."""
     switches: tuple[Switch, ...] = ()
     facts: Facts | None = None
+
+    @property
+    def known_term(self) -> Term:
+        """The highest ever seen, accepted or not yet: nobody below it is believed."""
+        noted = self.recorded if self.recorded is not None else NO_TERM
+        return Term(max(self.term, noted, self.wanted.term if self.wanted is not None else NO_TERM))
 
     @property
     def routed_primary(self) -> EndpointName | None:
@@ -196,12 +212,16 @@ class ClusterMachine:
     def check(self, before: ClusterMachine) -> None:
         """AssertionError when a transition broke an invariant: better no route than a wrong one."""
         assert self.term >= before.term, f"term fell from {before.term} to {self.term}"
+        assert self.known_term >= before.known_term, f"{before.known_term} was seen, and is forgotten"
         assert self.generation >= before.generation, "generation fell"
         if (self.primary, self.term) != (before.primary, before.term):
             assert self.generation > before.generation, "primary changed without a new generation"
         if self.phase in ROUTED:
             assert self.primary is not None, f"{self.phase} without a primary"
             assert self.operation is Operation.NONE, f"{self.phase} during a {self.operation}"
+        if self.wanted is not None:
+            assert self.phase not in ROUTED, f"{self.phase} while {self.wanted.primary} is wanted"
+            assert self.operation is Operation.NONE, f"a {self.operation} while {self.wanted.primary} is wanted"
         if self.phase in ROUTED and (self.primary, self.term) == (before.primary, before.term):
             assert self.pledged is None, f"{self.primary} is written to although {self.pledged} may be promoted"
         if self.phase is Phase.PROMOTING:

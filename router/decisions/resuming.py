@@ -53,18 +53,19 @@ def page(state: ClusterMachine) -> ClusterRecord | None:
     Includes the primary that is wanted: it is accepted once this is written.
     """
     assert state.operation is Operation.NONE, "a move writes for itself"
-    primary, term, switches = state.primary, state.term, state.switches
+    primary, term, claim, switches = state.primary, state.term, state.last_claim, state.switches
     if state.wanted is not None:
-        primary, term = state.wanted
+        primary, term = state.wanted.primary, state.wanted.term
+        claim = state.wanted.claim or claim
         switches = with_switch(state, primary, term)
-    if primary is None or (state.last_claim is None and state.wanted is None):
+    if primary is None or (claim is None and state.wanted is None):
         return None  # of a primary that was just accepted not all is known yet
     return ClusterRecord(
         state.name,
         state.system_id,
         term,
         primary,
-        state.last_claim.sync_names if state.last_claim is not None else "",
+        claim.sync_names if claim is not None else "",
         switches,
         _open_move(state) if state.wanted is None else None,
     )
@@ -105,6 +106,35 @@ def _open_move(state: ClusterMachine) -> MoveNote | None:
 
 def recorded(state: ClusterMachine, term: Term) -> ClusterMachine:
     """The machine once the journal holds a term."""
-    known = max(term, state.recorded if state.recorded is not None else NO_TERM)
-    wanted = state.wanted if state.wanted is not None and state.wanted[1] > known else None
-    return replace(state, recorded=Term(known), wanted=wanted)
+    return replace(state, recorded=Term(max(term, state.recorded if state.recorded is not None else NO_TERM)))
+
+
+def missed(state: ClusterMachine, now: float) -> ClusterMachine | None:
+    """The machine when the primary that was wanted is in the journal, and has gone while it was noted: as if it had
+    been accepted, and lost right after; a router that started now would take the same from its journal. None when it
+    is not in the journal yet, or nobody is wanted."""
+    wanted = state.wanted
+    if wanted is None or state.recorded is None or wanted.term > state.recorded:
+        return None
+    system_id = state.system_id or (wanted.claim.system_id if wanted.claim is not None else 0)
+    return replace(accepted(state, *wanted), system_id=system_id, doubted_at=now)
+
+
+def accepted(
+    state: ClusterMachine, primary: EndpointName, term: Term, claim: RoleClaim | None
+) -> ClusterMachine:
+    """The machine with this primary in place of the one before."""
+    return replace(
+        state,
+        primary=primary,
+        term=term,
+        generation=Generation(state.generation + 1),
+        last_claim=claim,
+        confirmed_before=confirmed_before(state, term),
+        hearsay=False,
+        pledged=None,
+        muted=None,
+        wanted=None,
+        switches=with_switch(state, primary, term),
+        facts=None,  # those at hand are about the primary before
+    )

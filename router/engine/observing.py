@@ -76,7 +76,7 @@ class Observations:
 
     def judge(self, machine: ClusterMachine, now: float) -> Facts:
         """Compare all claims; what that says about each server changes its health. Returns the facts then."""
-        verdict = gather(self._seen, machine.primary, machine.term, machine.system_id).verdict
+        verdict = gather(self._seen, machine.primary, machine.known_term, machine.system_id).verdict
         for name, seen in self._seen.items():
             if seen.claim is None or not may_claim(seen.health):
                 continue
@@ -84,7 +84,7 @@ class Observations:
             if place is not None:
                 after = health.step(seen.health, place, now, self._cluster.policy.probe)
                 self._seen[name] = replace(seen, health=after)
-        return gather(self._seen, machine.primary, machine.term, machine.system_id)
+        return gather(self._seen, machine.primary, machine.known_term, machine.system_id)
 
     def changes(self) -> list[HealthChanged]:
         """The changes of health since the last call."""

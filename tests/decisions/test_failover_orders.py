@@ -15,6 +15,7 @@ from router.decisions.machine import (
     MoveFailed,
     MoveFinished,
     Operation,
+    Recorded,
     RoleDoubted,
     StartPromotion,
     SwitchoverOrdered,
@@ -22,8 +23,10 @@ from router.decisions.machine import (
 )
 from router.decisions.primary import believe
 from router.decisions.promotion import Standby
+from router.decisions.resuming import page, page_of_move
 from router.model.events import Phase
 from router.model.identity import ClusterName, EndpointName, Term
+from router.model.journal import MoveKind, MoveNote, MoveStage
 from router.model.observation import RoleClaim
 from router.model.reasons import PhaseReason
 from router.model.topology import FailoverMode
@@ -60,6 +63,7 @@ events = st.one_of(
     st.sampled_from([Tick(), RoleDoubted(), HoldDrained(), SwitchoverOrdered(N2)]),
     st.builds(MoveFinished, st.sampled_from(ALL), st.integers(1, 5).map(Term)),
     st.builds(MoveFailed, st.just(PhaseReason.PROMOTION_FAILED), st.just("x"), st.booleans()),
+    st.just("the disk"),
 )
 pauses = st.sampled_from([0.0, 0.05, 0.31, 1.0, 3.1, 31.0, 61.0])
 
@@ -76,7 +80,7 @@ def consistent(machine: ClusterMachine, told: dict[EndpointName, RoleClaim | Non
     if sign not in (Sign.SERVES, Sign.DEMOTED) and accepted is not None:
         heard.pop(accepted, None)
     return Facts(
-        verdict=believe(heard, machine.term, SYSTEM),
+        verdict=believe(heard, machine.known_term, SYSTEM),
         sign=sign,
         answered_at=now,
         refused_since=now - 0.4 if sign is Sign.REFUSED else None,
@@ -92,9 +96,14 @@ class Watcher:
         self.run = Run(machine)
         self.now = T0
         self.last_promotion = float("-inf")
+        self.height = machine.recorded or 0
+        """Of the journal's page."""
 
     def feed(self, event: object, pause: float) -> None:
         self.now += pause
+        if event == "the disk":
+            self.write()
+            return
         before = self.run.machine
         known = len(self.run.effects)
         if isinstance(event, tuple):
@@ -114,12 +123,26 @@ class Watcher:
         if ended and not (isinstance(event, MoveFailed) and not event.promoted):
             self.last_promotion = self.now
 
+    def write(self) -> None:
+        """The page that is wanted gets written."""
+        machine = self.run.machine
+        wanted = page(machine) if machine.operation is Operation.NONE else None
+        if wanted is not None and machine.recorded is not None:
+            self.height = wanted.term
+            self.feed(Recorded(wanted.term), 0.002)
+
     def check(self, before: ClusterMachine, after: ClusterMachine, event: Event) -> None:
         assert (after.routed_primary is not None) == (after.phase in ROUTED)
+        assert after.known_term >= before.known_term
+        if after.operation is not Operation.NONE:
+            assert page_of_move(after, MoveNote(MoveKind.PROMOTION, MoveStage.FENCE)).term >= self.height
+        elif (wanted := page(after)) is not None:
+            assert wanted.term >= self.height, "the journal would fall"
+            assert after.recorded is None or wanted.term >= before.known_term, "what was seen is forgotten"
         if after.phase is not before.phase:
             assert after.since == self.now
         if after.primary != before.primary and after.term == before.term:
-            assert isinstance(event, FactsSeen)
+            assert isinstance(event, FactsSeen), "only what is seen changes the primary of a term"
             assert event.facts.sign in (Sign.DEMOTED, Sign.ABSENT), "two servers may be written to on one term"
         if after.phase in ROUTED and isinstance(event, FactsSeen) and after.facts is not None:
             assert event.facts.verdict.primary == after.primary
@@ -130,9 +153,11 @@ modes = st.sampled_from(FailoverMode)
 
 
 @settings(max_examples=300)
-@given(modes, st.lists(st.tuples(events, pauses), max_size=30))
-def test_nothing_unsafe_happens_in_any_order(mode: FailoverMode, fed: list[tuple[object, float]]):
-    watcher = Watcher(steady(mode))
+@given(modes, st.booleans(), st.lists(st.tuples(events, pauses), max_size=30))
+def test_nothing_unsafe_happens_in_any_order(
+    mode: FailoverMode, journal: bool, fed: list[tuple[object, float]]
+):
+    watcher = Watcher(replace(steady(mode), recorded=Term(1) if journal else None))
     for event, pause in fed:
         watcher.feed(event, pause)
 

@@ -6,7 +6,16 @@ import pytest
 
 from router.decisions.cluster_facts import Facts, Sign
 from router.decisions.failover import RETRY_S
-from router.decisions.machine import AllowWrites, ClusterMachine, MoveFailed, Operation, Recorded, StartPromotion, Tick
+from router.decisions.machine import (
+    AllowWrites,
+    ClusterMachine,
+    MoveFailed,
+    Operation,
+    Recorded,
+    StartPromotion,
+    Tick,
+    Wanted,
+)
 from router.decisions.resuming import page, page_of_move, restore
 from router.model.events import FailoverEnded, Phase
 from router.model.identity import NO_TERM, ClusterName, EndpointName, Lsn, Term
@@ -67,7 +76,7 @@ def test_whoever_was_promoted_meanwhile_is_followed(record: ClusterRecord, mode:
     for name in (N2, N3):
         run = started(record, mode)
         run.feed(led_by(name, 2))
-        assert run.machine.wanted == (name, 2)
+        assert run.machine.wanted == Wanted(name, Term(2), primary_claim(2))
         machine = run.feed(Recorded(Term(2)))
         assert (machine.routed_primary, machine.term, machine.pledged) == (name, 2, None)
 
@@ -191,7 +200,8 @@ def test_a_new_primary_is_written_down_before_it_is_used_and_only_once_waited_fo
     run = started(None)
     assert run.machine.recorded == NO_TERM
     machine = run.feed(healthy())
-    assert (machine.phase, machine.routed_primary, machine.wanted) == (Phase.STARTING, None, (N1, 1))
+    assert (machine.phase, machine.routed_primary) == (Phase.STARTING, None)
+    assert machine.wanted == Wanted(N1, Term(1), primary_claim())
     written = page(machine)
     assert written is not None
     assert (written.term, written.primary, written.switches) == (1, N1, (Switch(Term(1), N1),))
@@ -202,6 +212,62 @@ def test_a_new_primary_is_written_down_before_it_is_used_and_only_once_waited_fo
     assert run.machine.routed_primary is None, "the one before is gone"
     machine = run.feed(Recorded(Term(2)), T0 + 1.01)
     assert (machine.routed_primary, [one.term for one in machine.switches]) == (N3, [1, 2])
+
+
+@pytest.mark.parametrize("phase", [Phase.STEADY, Phase.SUSPECT, Phase.HOLDING])
+@pytest.mark.parametrize("mode", FailoverMode)
+def test_what_was_seen_is_known_before_the_journal_has_it_and_after(phase: Phase, mode: FailoverMode):
+    run = Run(replace(steady(mode), phase=phase, recorded=Term(1)))
+    run.feed(led_by(N2, 2))
+    assert run.machine.wanted is not None
+    back = {N1: primary_claim(), N3: standby_claim(receiver_alive=True)}
+    machine = run.feed(facts(Sign.SERVES, back, known=run.machine.known_term, now=T0 + 0.01), T0 + 0.01)
+    assert (machine.phase, machine.routed_primary, machine.known_term) == (Phase.HOLDING, None, 2)
+    assert _height(machine) == 2
+    machine = run.feed(Recorded(Term(2)), T0 + 0.02)
+    assert (machine.phase, machine.primary, machine.term, machine.generation) == (Phase.HOLDING, N2, 2, 2)
+    assert _height(machine) == 2
+    for second in range(1, 70):
+        seen = facts(Sign.SILENT, back, known=2, now=T0 + second, accepted=N2)
+        machine = run.feed(seen, T0 + second)
+        assert (machine.routed_primary, _height(machine)) == (None, 2)
+    assert not run.of(StartPromotion), "no standby of the old timeline begins the new one a second time"
+    again = {N1: primary_claim(), N2: primary_claim(2)}
+    run.feed(facts(Sign.SERVES, again, known=2, now=T0 + 71, accepted=N2), T0 + 71)
+    assert run.machine.routed_primary == N2
+
+
+def test_one_that_went_while_it_was_noted_is_replaced_like_any_other():
+    run = Run(replace(steady(PROMOTE), recorded=Term(1)))
+    run.feed(led_by(N2, 2))
+    told = primary_claim(2, sync_names="ANY 1 (n1, n3)")
+    run.feed(facts(Sign.REFUSED, {N2: told, N1: standby_claim(2), N3: standby_claim(2)}), T0)
+    run.feed(headless(now=T0 + 0.01), T0 + 0.01)
+    run.feed(Recorded(Term(2)), T0 + 0.02)
+    left_behind = {N1: standby_claim(2), N3: standby_claim(2)}
+    for tenth in range(1, 5):
+        seen = facts(Sign.REFUSED, left_behind, known=2, now=T0 + tenth / 10, accepted=N2)
+        run.feed(seen, T0 + tenth / 10)
+    [begun] = run.of(StartPromotion)
+    assert isinstance(begun, StartPromotion)
+    assert (begun.plan.old_primary, begun.plan.term, set(begun.plan.fence)) == (N2, 2, {N1, N3})
+
+
+def test_nobody_takes_the_place_of_one_that_is_being_noted_but_on_a_higher_timeline():
+    run = Run(replace(steady(), recorded=Term(1)))
+    run.feed(led_by(N2, 2))
+    run.feed(led_by(N3, 2), T0 + 0.01)
+    assert run.machine.wanted == Wanted(N2, Term(2), primary_claim(2))
+    run.feed(led_by(N3, 3), T0 + 0.02)
+    run.feed(Recorded(Term(2)), T0 + 0.03)
+    assert run.machine.routed_primary is None
+    assert run.feed(Recorded(Term(3)), T0 + 0.04).routed_primary == N3
+
+
+def _height(machine: ClusterMachine) -> int:
+    written = page(machine)
+    assert written is not None
+    return written.term
 
 
 def test_without_a_journal_nothing_waits():
