@@ -79,6 +79,12 @@ def page_of_move(state: ClusterMachine, note: MoveNote) -> ClusterRecord:
     )
 
 
+def may_note(state: ClusterMachine, note: MoveNote) -> bool:
+    """Whether a stage may be written now: HOLD comes before its operation, so not while another one is under way, which
+    has the page, nor when another primary is to get there."""
+    return note.stage is not MoveStage.HOLD or (state.operation is Operation.NONE and state.wanted is None)
+
+
 def with_switch(
     state: ClusterMachine, primary: EndpointName, term: Term, lsn: Lsn = NO_LSN
 ) -> tuple[Switch, ...]:

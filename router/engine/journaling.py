@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from router.decisions.machine import ClusterMachine, Operation, Recorded
-from router.decisions.resuming import page, page_of_move, restore
+from router.decisions.resuming import may_note, page, page_of_move, restore
 from router.model.events import JournalWriteFailed
 from router.model.journal import ClusterRecord, JournalFailed, MoveNote
 from router.model.topology import Cluster
@@ -50,7 +50,8 @@ class Journaling:
         self._retry_at = float("-inf")
         self._puts = 0
         self.ahead = False
-        """A stage is on disk, or on its way there, of a move that has not begun: follow() leaves the page alone."""
+        """A stage is on disk, or on its way there, of a move that has not begun: follow() leaves the page alone, unless
+        there is another primary, which ends that."""
 
     def machine(self) -> ClusterMachine:
         """The machine to start with: as the last router left it."""
@@ -61,7 +62,9 @@ class Journaling:
 
     def follow(self, machine: ClusterMachine) -> None:
         """Write what the page lacks. Cheap when it lacks nothing."""
-        if self._journal is None or self._writing or self.ahead or machine.operation is not Operation.NONE:
+        if self._journal is None or self._writing or machine.operation is not Operation.NONE:
+            return
+        if self.ahead and machine.wanted is None:
             return
         wanted = page(machine)
         if wanted is None or wanted == self._page or self._clock.now() < self._retry_at:
@@ -70,8 +73,10 @@ class Journaling:
         self._spawn(self._write(wanted))
 
     async def note(self, machine: ClusterMachine, note: MoveNote) -> None:
-        """Write a stage of a move. JournalFailed."""
+        """Write a stage of a move. JournalFailed, also when another move has begun, or found its end, meanwhile."""
         if self._journal is not None:
+            if not may_note(machine, note):
+                raise JournalFailed(f"cluster {machine.name} is {machine.phase.value}: {machine.detail}")
             await self._put(self._journal, page_of_move(machine, note))
 
     async def _write(self, wanted: ClusterRecord) -> None:

@@ -40,7 +40,7 @@ from router.engine.journaling import Journaling
 from router.engine.moving import Mover
 from router.engine.observing import Observations
 from router.engine.probing import Pace
-from router.engine.switchover import Switchover
+from router.engine.switchover import Switchover, refused
 from router.engine.watching import Watching
 from router.model.errors import Code, RouterError
 from router.model.events import FailoverStep, Health, Phase
@@ -185,6 +185,8 @@ class ClusterSupervisor:
         """
         if to is not None:
             self._known(to)
+        if self._successor is not None:
+            raise refused(f"cluster {self._cluster.name} is about to move its primary to {self._successor} already")
 
         def tell(step: FailoverStep) -> None:
             self._events.emit(step)
@@ -218,11 +220,8 @@ class ClusterSupervisor:
         old, self._cluster = self._cluster, cluster
         self._observed.apply(cluster)
         self._machine = replace(self._machine, mode=cluster.mode)
-        if (old.control, old.control_database, old.endpoints) != (
-            cluster.control,
-            cluster.control_database,
-            cluster.endpoints,
-        ):
+        same_login = (old.control, old.control_database) == (cluster.control, cluster.control_database)
+        if not same_login or old.endpoints != cluster.endpoints:
             former, self._surgeon = self._surgeon, self._edges.surgeon(cluster)
             self._spawn(former.close())
         self._watching.apply(cluster)

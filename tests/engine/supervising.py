@@ -11,6 +11,7 @@ from router.model.events import Phase
 from router.model.policy import ClusterPolicy
 from router.model.state import ClusterState
 from router.model.topology import FailoverMode
+from router.ports import Journal
 from tests.support.builders import Recorder
 from tests.support.fake_servers import FakeServers
 from tests.support.virtual_time import SeededChance, VirtualClock
@@ -24,11 +25,13 @@ async def supervised(
     *,
     drains: bool = True,
     steady: bool = True,
+    journal: Journal | None = None,
 ) -> AsyncIterator[tuple[ClusterSupervisor, Recorder]]:
     """A running supervisor whose waiting room is always empty, STEADY unless told otherwise."""
     kept = Recorder()
     cluster = servers.cluster(mode, policy)
-    supervisor = ClusterSupervisor(cluster, servers, VirtualClock(), SeededChance(7), kept, SnapshotNumbers())
+    clock, chance, numbers = VirtualClock(), SeededChance(7), SnapshotNumbers()
+    supervisor = ClusterSupervisor(cluster, servers, clock, chance, kept, numbers, journal=journal)
     if drains:
         supervisor.subscribe(lambda state: supervisor.report_drained() if state.phase is Phase.DRAINING else None)
     running = asyncio.create_task(supervisor.run())

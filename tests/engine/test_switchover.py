@@ -7,16 +7,20 @@ from typing import Any, cast
 
 import pytest
 
+from router.engine import switchover
 from router.engine.operator import Operator
 from router.engine.supervisor import ClusterSupervisor
 from router.engine.supervisors import Supervisors
 from router.model.errors import RouterError
 from router.model.events import FailoverEnded, FailoverStep, Health, Phase
 from router.model.identity import EndpointName
+from router.model.journal import MoveStage
+from router.model.observation import Fault, FaultKind, Stage
 from router.model.reasons import RefuseReason
 from router.model.topology import FailoverMode
 from router.model.views import Load
 from tests.engine.supervising import supervised, until
+from tests.support.fake_journal import FakeJournal
 from tests.support.fake_servers import FakeServers, Mood
 from tests.support.virtual_time import VirtualClock, virtual
 
@@ -192,9 +196,75 @@ async def test_one_at_a_time():
     async with supervised(servers) as (supervisor, _):
         first = asyncio.create_task(supervisor.switchover(N2, 5.0))
         await asyncio.sleep(0)
+        with pytest.raises(RouterError, match="about to move its primary to n2 already"):
+            await supervisor.switchover(N3, 5.0)
+        await until(supervisor, lambda state: state.phase is Phase.HOLDING)
         with pytest.raises(RouterError, match="not steady"):
             await supervisor.switchover(N3, 5.0)
         assert await first == N2
+
+
+@virtual
+async def test_one_that_could_not_be_prepared_is_in_nobodys_way():
+    servers = FakeServers.of(3)
+    servers.failing.add(("set_synchronous", N2))
+    async with supervised(servers) as (supervisor, _):
+        with pytest.raises(RouterError, match="set_synchronous"):
+            await supervisor.switchover(N2, 5.0)
+        assert await supervisor.switchover(N3, 5.0) == N3
+
+
+def stages(journal: FakeJournal) -> list[MoveStage]:
+    return [one.move.stage for one in journal.pages if one.move is not None]
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.1, 0.29, 0.31, 0.35])
+@virtual
+async def test_a_second_order_does_not_take_back_the_first_ones_stage(later_s: float):
+    servers, journal = FakeServers.of(3), FakeJournal()
+    servers.hanging.add(("promote", N2))
+    async with supervised(servers, journal=journal) as (supervisor, _):
+        first = asyncio.create_task(supervisor.switchover(N2, 50.0))
+        await asyncio.sleep(later_s)
+        with pytest.raises(RouterError) as refused:
+            await supervisor.switchover(N3, 50.0)
+        assert refused.value.reason is RefuseReason.SWITCHOVER_REFUSED
+        await asyncio.sleep(1)
+        assert stages(journal) == [MoveStage.HOLD, MoveStage.PROMOTE]
+        with pytest.raises(RouterError):
+            await first
+        assert MoveStage.HOLD not in stages(journal)[1:]
+
+
+@virtual
+async def test_a_promotion_that_begins_meanwhile_keeps_its_stage(monkeypatch: pytest.MonkeyPatch):
+    servers, journal = FakeServers.of(3), FakeJournal()
+    servers.hanging |= {("promote", N2), ("promote", N3)}
+    monkeypatch.setattr(switchover, "LANES_S", 0.6)
+    async with supervised(servers, journal=journal) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N2, 50.0))
+        await asyncio.sleep(0.01)
+        servers["n1"].mood = Mood.DEAD
+        supervisor.report_fault(Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, endpoint=N1))
+        await until(supervisor, lambda _: any(step == "promote" for step, _ in servers.journal), 0.59)
+        with pytest.raises(RouterError):
+            await call
+        assert stages(journal) == [MoveStage.FENCE, MoveStage.PROMOTE]
+
+
+@virtual
+async def test_another_primary_is_accepted_while_a_switchover_is_prepared():
+    servers, journal = FakeServers.of(3), FakeJournal()
+    async with supervised(servers, journal=journal) as (supervisor, _):
+        call = asyncio.create_task(supervisor.switchover(N3, 50.0))
+        await asyncio.sleep(0.01)
+        servers.promote("n2")
+        servers["n1"].mood = Mood.DEAD
+        supervisor.report_fault(Fault(FaultKind.CONNECTION_LOST, Stage.EXECUTE, endpoint=N1))
+        assert await until(supervisor, lambda state: state.primary == N2) < 0.2
+        assert not call.done()
+        with pytest.raises(RouterError):
+            await call
 
 
 @virtual
