@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from router.api.certificate_watch import CertificateWatch, Look
-from router.api.certificates import PortFiles
+from router.api.certificates import NotUsable, PortFiles
+from router.config.certificate_files import mistakes
 from router.model.events import AlarmChange, CertificatesChanged, CredentialAlarm
 from router.model.policy import ServerPolicy
 from router.model.port_policies import ListenerTls
@@ -101,6 +102,24 @@ async def test_each_new_mistake_is_told(policy: ServerPolicy, tmp_path: Path) ->
         first, second = world.events.of(CertificatesChanged)
         assert "cert.pem" in first.problem
         assert "key.pem" in second.problem
+
+
+@pytest.mark.parametrize("what", ["", *BAD])
+def test_who_starts_and_who_runs_judge_alike(tmp_path: Path, what: str) -> None:
+    """Each has the check in a room of its own, config/ and api/, which may not know each other."""
+    port = Port(tmp_path, mutual=True)
+    break_it, _, words = BAD[what] if what else (lambda _: None, "", "")
+    break_it(port)
+    at_start = [message for _, message in mistakes(port.tls)]
+    try:
+        PortFiles(port.tls).read()
+        running = []
+    except NotUsable as error:
+        running = [str(error)]
+    assert len(at_start) == len(running) == bool(what)
+    assert all(words in one for one in (*at_start, *running))
+    if "serve together" not in " ".join(running):
+        assert at_start == running
 
 
 @asynccontextmanager
