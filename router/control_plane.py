@@ -103,7 +103,7 @@ class ControlPlane:
         self.supervisors = Supervisors()
         self._audit_log = audit_log
         server = config.server
-        self._certificates = CertificateWatch({"callers": server.tls, "operators": server.admin_tls}, clock, events)
+        self.certificates = CertificateWatch({"callers": server.tls, "operators": server.admin_tls}, clock, events)
         self._operators = AdminIdentity(config.admin_tokens, config.admin_callers)
         self.overview = Overview(
             self._tenants, self.supervisors, load, clock, self._doctors.findings, self._credential_troubles
@@ -124,7 +124,7 @@ class ControlPlane:
             max((one.state.number for one in self.supervisors), default=TopologyNumber(0)),
             pq.version(),
             self.live.view(),
-            self._certificates.troubles(),
+            self.certificates.troubles(),
         )
 
     def gauges(self) -> RouterView:
@@ -134,7 +134,7 @@ class ControlPlane:
             self.overview.tenants(),
             self.overview.pools(None),
             self.live.view(),
-            self._certificates.troubles(),
+            self.certificates.troubles(),
         )
 
     def admin_parts(self, workers: Workers) -> AdminParts:
@@ -154,7 +154,7 @@ class ControlPlane:
         for supervisor in begun:
             self._begin(supervisor)
         self.live.start()
-        self._watching = asyncio.get_running_loop().create_task(self._certificates.run())
+        self._watching = asyncio.get_running_loop().create_task(self.certificates.run())
 
     async def stop(self) -> None:
         """End all supervisors; a promotion under way gets a few seconds to finish."""

@@ -2,23 +2,28 @@
 
 Nobody is told of a change: each new connection looks whether the files are the same, which costs three stats. What is
 no good (half-written files, a key of another certificate) is told once, and the old certificates go on; the files are
-looked at again with each connection until they are good. Connections that are open keep what they have proved.
+looked at again with each connection until they are good. Connections that are open keep what they have proved. Who
+starts while they are no good may begin with what served last, if somebody knows it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import grpc
 
+from router.model.certificates import PortCertificates
 from router.model.errors import Code, RouterError
 from router.model.events import CertificatesChanged
 from router.model.port_policies import ListenerTls, ssl_cause
 from router.model.reasons import RefuseReason
+from router.ports import EventSink
 
 Port = Literal["callers", "operators"]
 Signature = tuple[tuple[int, int, int, int], ...]
@@ -26,16 +31,6 @@ Signature = tuple[tuple[int, int, int, int], ...]
 
 class NotUsable(Exception):
     """The files cannot serve. str() has no secret."""
-
-
-class Contents(NamedTuple):
-    """Of files that can serve."""
-
-    cert: bytes
-    key: bytes
-    client_ca: bytes | None
-    fingerprint: str
-    """Of the port's certificate: SHA-256, shortened."""
 
 
 class PortFiles:
@@ -53,7 +48,7 @@ class PortFiles:
             raise _unreadable(error) from None
         return tuple((one.st_dev, one.st_ino, one.st_mtime_ns, one.st_size) for one in seen)
 
-    def read(self) -> Contents:
+    def read(self) -> PortCertificates:
         """What is in them. NotUsable, which names the file and says why. Blocking."""
         tls = self._tls
         cert, key = _content(tls.cert), _content(tls.key)
@@ -66,14 +61,21 @@ class PortFiles:
             raise NotUsable(f"files {tls.cert} and {tls.key} do not serve together: {ssl_cause(error)}") from None
         if roots is not None:
             _check_authorities(tls.client_ca, roots)
-        return Contents(cert, key, roots, hashlib.sha256(leaf).hexdigest()[:16])
+        return PortCertificates(cert, key, roots, hashlib.sha256(leaf).hexdigest()[:16])
 
 
 class Certificates:
     """The certificates of one port. Made where its server is made; the look at the files happens on gRPC's threads."""
 
-    def __init__(self, tls: ListenerTls, port: Port, told: Callable[[CertificatesChanged], None]) -> None:
-        """told: hears of changes, from any thread. RouterError CONFIG_INVALID when the files cannot serve."""
+    def __init__(
+        self,
+        tls: ListenerTls,
+        port: Port,
+        told: Callable[[CertificatesChanged], None],
+        known: PortCertificates | None = None,
+    ) -> None:
+        """told: hears of changes, from any thread. known: what to begin with while the files cannot serve; without it
+        that is a RouterError CONFIG_INVALID."""
         self._files = PortFiles(tls)
         self._asks = bool(tls.client_ca)
         self._port: Port = port
@@ -84,9 +86,12 @@ class Certificates:
             self._signature = self._files.look()
             self._now = _configuration(self._files.read())
         except NotUsable as error:
-            raise RouterError(
-                Code.FAILED_PRECONDITION, RefuseReason.CONFIG_INVALID, f"no TLS for {port}: {error}"
-            ) from None
+            if known is None:
+                raise RouterError(
+                    Code.FAILED_PRECONDITION, RefuseReason.CONFIG_INVALID, f"no TLS for {port}: {error}"
+                ) from None
+            self._signature, self._now = (), _configuration(known)
+            self._refuse(error)
 
     def credentials(self) -> grpc.ServerCredentials:
         """For add_secure_port; they follow the files."""
@@ -104,16 +109,35 @@ class Certificates:
             if self._files.look() != seen:
                 return None  # they change right now: the next connection sees the end of it
         except NotUsable as error:
-            if str(error) != self._refused:
-                self._refused = str(error)
-                self._told(CertificatesChanged(self._port, applied=False, problem=str(error)))
+            self._refuse(error)
             return None
         self._signature, self._refused = seen, ""
         self._told(CertificatesChanged(self._port, applied=True, fingerprint=fresh.fingerprint))
         return _configuration(fresh)
 
+    def _refuse(self, error: NotUsable) -> None:
+        if str(error) != self._refused:
+            self._refused = str(error)
+            self._told(CertificatesChanged(self._port, applied=False, problem=str(error)))
 
-def _configuration(contents: Contents) -> grpc.ServerCertificateConfiguration:
+
+def credentials(
+    tls: ListenerTls, port: Port, events: EventSink, known: PortCertificates | None = None
+) -> grpc.ServerCredentials | None:
+    """Those of a port that speaks TLS; known: see Certificates. RouterError when it cannot. To be called in the event
+    loop."""
+    if not tls.on:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def told(change: CertificatesChanged) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: so has the router
+            loop.call_soon_threadsafe(events.emit, change)
+
+    return Certificates(tls, port, told, known).credentials()
+
+
+def _configuration(contents: PortCertificates) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(contents.key, contents.cert)], contents.client_ca)
 
 

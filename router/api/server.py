@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from router.api.answering import Answering
 from router.api.auditing import Audit, AuditedCopies, AuditedExecutor, AuditedListeners, AuditedSessions
 from router.api.binding import bind
 from router.api.calls import Gate
-from router.api.certificates import Certificates, Port
+from router.api.certificates import credentials
 from router.api.copying import Copying
 from router.api.departures import keep_out_of_log
 from router.api.drain import Drain
@@ -45,8 +44,8 @@ from router.api.surface import (
 from router.api.tenant_orders import TenantOrders
 from router.api.transaction_service import TransactionService
 from router.api.transport import server_options
+from router.model.certificates import PortCertificates
 from router.model.errors import RouterError
-from router.model.events import CertificatesChanged
 from router.model.identity import TenantName
 from router.model.policy import ServerPolicy
 from router.model.port_policies import JwtPolicy, ListenerTls
@@ -131,12 +130,22 @@ class AdminParts:
 class PublicServer:
     """The callers' port. Start, set_serving, then drain and stop. To be made inside the running event loop."""
 
-    def __init__(self, policy: ServerPolicy, parts: PublicParts, drain: Drain, *, processes: int = 1) -> None:
-        """processes: how many of this router listen on the port; it is reserved by somebody when they are several."""
+    def __init__(
+        self,
+        policy: ServerPolicy,
+        parts: PublicParts,
+        drain: Drain,
+        *,
+        processes: int = 1,
+        certificates: PortCertificates | None = None,
+    ) -> None:
+        """processes: how many of this router listen on the port; it is reserved by somebody when they are several.
+        certificates: to begin with while the port's files cannot serve."""
         parts = _audited(parts)
         self._policy = policy
         self._drain = drain
         self._processes = processes
+        self._certificates = certificates
         self._events = parts.events
         self._shared_port = processes > 1
         self._health = health.aio.HealthServicer()
@@ -156,7 +165,7 @@ class PublicServer:
             self._policy.listen,
             "server.listen",
             shared=self._shared_port,
-            credentials=credentials(self._policy.tls, "callers", self._events),
+            credentials=credentials(self._policy.tls, "callers", self._events, self._certificates),
         )
         if self._jwt is not None:
             self._refreshing = asyncio.create_task(self._jwt.run())
@@ -374,19 +383,6 @@ def _asked_for(tls: ListenerTls) -> PeerCertificates | None:
     from router.api.peer_certificate import PeerCertificates
 
     return PeerCertificates()
-
-
-def credentials(tls: ListenerTls, port: Port, events: EventSink) -> grpc.ServerCredentials | None:
-    """Those of a port that speaks TLS. RouterError when its files cannot serve. To be called in the event loop."""
-    if not tls.on:
-        return None
-    loop = asyncio.get_running_loop()
-
-    def told(change: CertificatesChanged) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: so has the router
-            loop.call_soon_threadsafe(events.emit, change)
-
-    return Certificates(tls, port, told).credentials()
 
 
 async def set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:

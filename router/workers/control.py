@@ -124,6 +124,7 @@ class ControlProcess:
         if self._server.metrics_listen:
             await self._metrics_server.start(*parse_address(self._server.metrics_listen))
         await self._admin.start()
+        await self._control.certificates.keep("callers")
         await self._roster.start()
         await self._admin.set_serving(serving=True)
         self._spawn(self._look_now_and_then())
@@ -192,8 +193,12 @@ class ControlProcess:
                 member.tell(Grants(tuple(grants)))
 
     def _first_words(self, member: Member) -> Begin:
-        configuration = self._configuration(self._control.config, TenantChanges())
-        return Begin(member.place, self._count, self.public_address, configuration)
+        config = self._control.config
+        configuration = self._configuration(config, TenantChanges())
+        # Of the files that are watched: those of a reload that changed their names are not.
+        same = config.server.tls == self._server.tls
+        certificates = self._control.certificates.kept("callers") if same else None
+        return Begin(member.place, self._count, self.public_address, configuration, certificates)
 
     # --- what workers say ---------------------------------------------------------------------------------------
 

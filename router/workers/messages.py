@@ -18,6 +18,7 @@ from prometheus_client.core import Metric as Family
 from router.config import loaded
 from router.model import (
     callers,
+    certificates,
     errors,
     events,
     identity,
@@ -31,6 +32,7 @@ from router.model import (
     topology,
     views,
 )
+from router.model.certificates import PortCertificates
 from router.model.identity import ClusterName, TenantName, TopologyNumber
 from router.model.ledger import Demand, Grant
 from router.model.observation import Fault
@@ -160,6 +162,9 @@ class Begin:
     address: str
     """The callers' port, which the control process keeps reserved."""
     configuration: Configuration
+    certificates: PortCertificates | None = None
+    """What the port's files were when they could serve last: to begin with, should they not. None: not known, or no
+    TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +226,8 @@ Question = CancelAsked | WriteAsked | LookAsked
 Reply = CancelOutcome | WriteOutcome | Look
 
 _CLASSES = (
-    *(callers, errors, events, identity, ledger, observation, policy, port_policies, reasons, request, state, topology),
-    views,
+    *(callers, certificates, errors, events, identity, ledger, observation, policy, port_policies, reasons, request),
+    *(state, topology, views),
     loaded,
 )
 

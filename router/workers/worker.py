@@ -81,7 +81,9 @@ class WorkerProcess:
         self._data.outcomes.ask_elsewhere(self._write_elsewhere)
         parts = self._data.public_parts(self._cancel_elsewhere)
         policy = replace(config.server, listen=begin.address)
-        self._server = PublicServer(policy, parts, Draining(self._clock), processes=begin.workers)
+        self._server = PublicServer(
+            policy, parts, Draining(self._clock), processes=begin.workers, certificates=begin.certificates
+        )
 
     # --- life --------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ operators are told which file it is and why, also when nobody connects.
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,12 +20,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from router.api.certificate_watch import CertificateWatch, Look
-from router.api.certificates import NotUsable, PortFiles
+from router.api.certificates import Certificates, NotUsable, PortFiles
 from router.config.certificate_files import mistakes
+from router.model.errors import RouterError
 from router.model.events import AlarmChange, CertificatesChanged, CredentialAlarm
 from router.model.policy import ServerPolicy
 from router.model.port_policies import ListenerTls
 from router.system import SystemClock
+from router.workers.messages import Begin
 from tests.api.conftest import eventually
 from tests.api.test_tls import Port, serving
 from tests.support.builders import Recorder
@@ -120,6 +123,71 @@ def test_who_starts_and_who_runs_judge_alike(tmp_path: Path, what: str) -> None:
     assert all(words in one for one in (*at_start, *running))
     if "serve together" not in " ".join(running):
         assert at_start == running
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_who_knows_what_served_last_begins_with_it_and_then_follows_the_files(
+    policy: ServerPolicy, tmp_path: Path, what: str
+) -> None:
+    break_it, file, words = BAD[what]
+    port = Port(tmp_path, mutual=True)
+    known = PortFiles(port.tls).read()
+    good = {path: path.read_bytes() for path in (port.cert, port.key, port.ca)}
+    break_it(port)
+    told: list[CertificatesChanged] = []
+    with pytest.raises(RouterError, match=f"no TLS for callers: .*{file}"):
+        Certificates(port.tls, "callers", told.append)
+    assert not told
+    certificates = Certificates(port.tls, "callers", told.append, known)
+    assert certificates.renewed() is None
+    (problem,) = told
+    assert not problem.applied
+    assert f"{tmp_path}/{file}" in problem.problem
+    assert words in problem.problem
+    if port.ca.is_dir():
+        port.ca.rmdir()
+    for path, content in good.items():
+        path.write_bytes(content)
+    assert certificates.renewed() is not None
+    assert told[-1].applied
+    assert certificates.renewed() is None
+    assert len(told) == 2
+
+
+async def test_what_served_last_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    port = Port(tmp_path, mutual=True)
+    async with watching(port.tls) as (watch, _):
+        await asyncio.sleep(0.1)
+        assert watch.kept("callers") is None
+        await watch.keep("callers")
+        await watch.keep("operators")
+        first = watch.kept("callers")
+        assert first == PortFiles(port.tls).read()
+        assert watch.kept("operators") is None, "no TLS there"
+        port.authority.issue(dns=["localhost"]).write(port.cert, port.key)
+        await eventually(lambda: watch.kept("callers") != first)
+        second = watch.kept("callers")
+        assert second == PortFiles(port.tls).read()
+        port.key.write_bytes(OTHER.issue().key)
+        await eventually(watch.troubles)
+        assert watch.kept("callers") == second
+
+
+async def test_files_that_cannot_serve_are_not_kept(tmp_path: Path) -> None:
+    port = Port(tmp_path)
+    port.key.unlink()
+    watch = CertificateWatch({"callers": port.tls}, SystemClock(), Recorder())
+    await watch.keep("callers")
+    assert watch.kept("callers") is None
+
+
+def test_a_key_is_not_shown(tmp_path: Path) -> None:
+    found = PortFiles(Port(tmp_path).tls).read()
+    begin = Begin(1, 2, "127.0.0.1:0", None, found)  # type: ignore[arg-type]
+    secret = found.key.splitlines()[1].decode()
+    assert found.cert.splitlines()[1].decode() in repr(begin)
+    assert secret not in repr(begin)
+    assert pickle.loads(pickle.dumps(begin)) == begin
 
 
 @asynccontextmanager

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pointsman
 import pytest
+from pointsman.v1 import admin_service_pb2 as admin_pb
 
 from router.devcluster import DevCluster
 from tests.support.certificates import Authority
-from tests.support.running_router import running_router
+from tests.support.eventually import eventually
+from tests.support.running_router import RunningRouter, running_router
+from tests.workers.callers import all_serve, two_workers
 
 pytestmark = [pytest.mark.pg]
 
@@ -74,6 +80,66 @@ async def test_certificates_change_in_every_worker_without_a_failed_request(
     assert {one["who"] for one in lines if one["what"] == "execute"} == {WEB}
     assert any(one["outcome"] == "unauthenticated" for one in lines)
     assert "a-secret" not in text
+
+
+async def test_workers_come_back_with_the_last_good_certificate_while_the_files_are_bad(
+    pg_cluster: DevCluster, tmp_path: Path
+) -> None:
+    """After a death, and in a rolling restart; once the files are good these are taken, from then on."""
+    authority = Authority()
+    server, ca = (tmp_path / "server.pem", tmp_path / "server.key"), tmp_path / "ca.pem"
+    _issue(authority, server, dns=["localhost"])
+    ca.write_bytes(authority.pem)
+    key = server[1].read_text().splitlines()[1]
+
+    def edit(config: dict[str, Any]) -> None:
+        config["server"]["tls"] = {"cert": str(server[0]), "key": str(server[1])}
+
+    async with two_workers(pg_cluster, edit=edit, grace_s=1.0) as router:
+        address = router.address.replace("127.0.0.1", "localhost")
+
+        async def connect_anew(count: int = 8) -> None:
+            for _ in range(count):
+                async with pointsman.connect(address, ca=str(ca), token=router.tokens["acme"], timeout=20) as db:
+                    await db.query("select 1")
+
+        was = await asyncio.to_thread(_certificate_of, router.address)
+        _issue(authority, server, dns=["localhost"])  # renewed while it runs: not what it began with
+        await eventually(lambda: _shows_another(router.address, was), within_s=10, what="the renewed certificate")
+        await asyncio.sleep(3)  # the files are known to have looked the same twice
+        renewed = await asyncio.to_thread(_certificate_of, router.address)
+        server[1].write_bytes(Authority().issue().key)
+        before = await all_serve(router)
+        os.kill(before[0].pid, signal.SIGKILL)
+        await all_serve(router, restarts=1)
+        await connect_anew()
+        await asyncio.to_thread(_restart_workers, router)
+        after = await all_serve(router)
+        assert not {one.pid for one in before} & {one.pid for one in after}
+        await connect_anew()
+        assert await asyncio.to_thread(_certificate_of, router.address) == renewed
+        _issue(authority, server, dns=["localhost"])
+        await eventually(lambda: _shows_another(router.address, renewed), within_s=10, what="the newest certificate")
+        await connect_anew()
+        assert await router.terminate() == 0
+        logged = router.logged()
+    assert "certificates not renewed, the old ones go on" in logged
+    assert key not in logged
+
+
+def _certificate_of(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=10)
+
+
+async def _shows_another(address: str, than: str) -> bool:
+    """Whichever worker is asked."""
+    return than not in [await asyncio.to_thread(_certificate_of, address) for _ in range(6)]
+
+
+def _restart_workers(router: RunningRouter) -> None:
+    with router.operator() as operator:
+        assert [*operator.stream("RestartWorkers", admin_pb.RestartWorkersRequest(), 60)][-1].done
 
 
 def _issue(authority: Authority, paths: tuple[Path, Path], **names: Any) -> None:
