@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, unique
 from typing import Any, Protocol
 
 import grpc
@@ -53,6 +54,7 @@ class Call:
     writes      it may change something; replayable: it may be sent again all the same
     seen        the version of the client's token when it was made
     doubt       an attempt before the present one may have been done, and no router has said whether it was
+    renewed     it was sent again already because its stream's token or certificate held no longer
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class Call:
         "deadline",
         "doubt",
         "id",
+        "renewed",
         "replayable",
         "seen",
         "stream",
@@ -78,6 +81,7 @@ class Call:
         self.seen = seen
         self.written = False
         self.doubt = False
+        self.renewed = False
         self.crashes = 0
         self.stream: Any = None
         self.waiter: Waiter
@@ -147,13 +151,29 @@ def error_of(failure: bytes, *, writes: bool) -> Error:
     return error_from_status(errors_pb2.Status.FromString(failure), writes=writes)
 
 
-def refused_by_drain(failure: bytes) -> bool:
-    """True for a call that a draining router did not take: it belongs on another stream."""
+@unique
+class Refusal(Enum):
+    """Why a router did not take a call that may fare better on another stream."""
+
+    DRAINING = "draining"
+    UNPROVEN = "unproven"
+    """The stream's token or certificate holds no longer."""
+
+
+_REFUSALS = (grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.UNAUTHENTICATED.value[0])
+
+
+def refusal_of(failure: bytes) -> Refusal | None:
+    """Why it was not taken; None when it was, or belongs on no other stream."""
     # The code alone would do for most, but parsing is rare enough: failures only.
     status = errors_pb2.Status.FromString(failure)
-    if status.code != grpc.StatusCode.UNAVAILABLE.value[0]:
-        return False
-    return drained(error_from_status(status, writes=True))
+    if status.code not in _REFUSALS:
+        return None
+    error = error_from_status(status, writes=True)
+    if drained(error):
+        return Refusal.DRAINING
+    unproven = error.code is grpc.StatusCode.UNAUTHENTICATED and error.executed is Executed.NO
+    return Refusal.UNPROVEN if unproven else None
 
 
 def overdue(call: Call) -> DeadlineExceeded:

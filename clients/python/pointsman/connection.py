@@ -136,6 +136,11 @@ class Connections:
         """Of the calls that wait for a router: gRPC does not tell them when their channel is closed."""
         self._closed = False
 
+    @property
+    def renewable(self) -> bool:
+        """A new stream may prove what an old one does no longer: by a function's next token or a file's."""
+        return callable(self._token) or (self._tls is not None and self._tls.cert_file is not None)
+
     def metadata(self) -> aio.Metadata:
         """What proves the tenant; asked for each stream, so that a token may change."""
         found = aio.Metadata()

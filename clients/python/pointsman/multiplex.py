@@ -225,6 +225,11 @@ class Multiplexer:
 
     # What streams report.
 
+    @property
+    def renewable(self) -> bool:
+        """A new stream may prove what an old one does no longer."""
+        return self._connections.renewable
+
     def answered(self) -> None:
         """A stream delivered a reply: the router works."""
         self._pauses.succeeded()
@@ -245,6 +250,15 @@ class Multiplexer:
         self._pauses.failed()  # so that a router that only drains is not asked in a tight circle
         stream.link.retire()
         self.submit_again(stream.unsent())
+
+    def unproven(self) -> None:
+        """The router takes a stream's proof no longer, and those beside it have no newer one: the next stream has."""
+        self._pauses.failed()
+        streams, self._open = self._open, []
+        queued = [call for stream in streams for call in stream.unsent()]
+        for stream in streams:
+            stream.finish()
+        self.submit_again(queued)
 
     def submit_again(self, calls: list[Call]) -> None:
         """Calls that no router will work on."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from grpc import aio
 
-from pointsman.calls import Call, overdue, refused_by_drain
+from pointsman.calls import Call, Refusal, overdue, refusal_of
 from pointsman.connection import Connections, Link, connected
 from pointsman.replies import Response, parse_response
 from pointsman.status import drained, error_from_rpc
@@ -50,9 +50,12 @@ Rpc = aio.StreamStreamCall[bytes, Response]
 class Owner(Protocol):
     """Whom a stream reports to."""
 
+    @property
+    def renewable(self) -> bool: ...
     def answered(self) -> None: ...
     def crowded(self, stream: Stream) -> None: ...
     def draining(self, stream: Stream) -> None: ...
+    def unproven(self) -> None: ...
     def submit_again(self, calls: list[Call]) -> None: ...
     def ended(self, stream: Stream, failure: aio.AioRpcError | None) -> None: ...
 
@@ -75,6 +78,9 @@ class Stream:
         self._write_began = math.inf
         self._used = True
         self._draining = False
+        self._unproven = False
+        self._was_proven = False
+        """Answered something else before."""
         self._finished = False
         self._closing = False
         self._writer = self._loop.create_task(self._write())
@@ -226,22 +232,36 @@ class Stream:
             if call is None or call.waiter.done():
                 continue
             failure = reply.failure
-            if failure and refused_by_drain(failure):
+            if failure and self._turned_away(call, failure):
                 refused.append(call)
                 continue
             self.answered = True
             call.waiter.set_result(reply)
         if self.answered:
             self._owner.answered()
-        if (response.draining or refused) and not self._draining:
+        if (response.draining or refused or self._unproven) and not self._draining:
             self._draining = True
-            self._owner.draining(self)
+            if self._unproven:
+                self._owner.unproven()
+            else:
+                self._owner.draining(self)
         if refused:
             self._owner.submit_again(refused)
         if self._outbox:
             self._wake()  # there is room in the window again
         if self._draining:
             self._end_if_drained()
+
+    def _turned_away(self, call: Call, failure: bytes) -> bool:
+        """True for a call that the router did not take, to be sent on another stream."""
+        refusal = refusal_of(failure)
+        if refusal is not Refusal.UNPROVEN:
+            return refusal is Refusal.DRAINING
+        if not self._unproven:
+            self._unproven, self._was_proven = True, self.answered
+        again = self._was_proven and self._owner.renewable and not call.renewed
+        call.renewed = True
+        return again
 
     def _end_if_drained(self) -> None:
         if self._draining and not self._in_flight:
