@@ -10,6 +10,7 @@ from grpc import aio
 
 from pointsman.connection import MAX_REQUEST_BYTES, closed_error
 from pointsman.errors import (
+    Cancelled,
     ClientClosed,
     DeadlineExceeded,
     Error,
@@ -190,6 +191,17 @@ def overdue(call: Call) -> DeadlineExceeded:
 def closed(call: Call) -> ClientClosed:
     """The error of a call that the client's close has met."""
     return closed_error(Executed.MAYBE if call.unsure else Executed.NO)
+
+
+def cut_off(call: Call) -> Cancelled:
+    """The error of a call whose stream's own task was cancelled by somebody else."""
+    return Cancelled(
+        "the task that carries this client's calls was cancelled"
+        + ("; the write may have been done" if call.unsure else ""),
+        code=grpc.StatusCode.CANCELLED,
+        reason="CANCELLED",
+        executed=Executed.MAYBE if call.unsure else Executed.NO,
+    )
 
 
 def too_large(size: int) -> InvalidRequest:

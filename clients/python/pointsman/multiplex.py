@@ -19,7 +19,7 @@ from time import monotonic
 import grpc
 from grpc import aio
 
-from pointsman.calls import Call, after_break, closed, other_loop, overdue, stream_error, too_large, unexpected
+from pointsman.calls import Call, after_break, closed, cut_off, other_loop, overdue, stream_error, too_large, unexpected
 from pointsman.connection import GRACE_S, MAX_REQUEST_BYTES, Connections, Pauses
 from pointsman.errors import Error, Executed
 from pointsman.mux_stream import WINDOW, Stream, open_stream
@@ -170,6 +170,11 @@ class Multiplexer:
                 self._waiting = deque(call for call in self._waiting if not call.waiter.done())
                 if self._waiting and await self._try_connect():
                     break
+        except asyncio.CancelledError:
+            for call in self._waiting:
+                call.fail(cut_off(call))
+            self._waiting.clear()
+            raise
         except Exception as error:
             self._fail_waiting(unexpected(error))
         finally:
@@ -285,6 +290,15 @@ class Multiplexer:
             else:
                 call.fail(error)
         self.submit_again([*again, *stream.unsent()])
+
+    def cut_off(self, stream: Stream) -> None:
+        """Somebody has cancelled the stream's task, such as a program that ends all of its own: its calls fail, and the
+        next one opens another stream."""
+        self._streams.discard(stream)
+        if stream in self._open:
+            self._open.remove(stream)
+        for call in [*stream.sent(), *stream.unsent()]:
+            call.fail(cut_off(call))
 
     async def close(self) -> None:
         """Fails what runs and ends all streams."""

@@ -58,6 +58,7 @@ class Owner(Protocol):
     def unproven(self) -> None: ...
     def submit_again(self, calls: list[Call]) -> None: ...
     def ended(self, stream: Stream, failure: aio.AioRpcError | None) -> None: ...
+    def cut_off(self, stream: Stream) -> None: ...
 
 
 class Stream:
@@ -163,7 +164,7 @@ class Stream:
             await self._rpc.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the reader sees the same end, and knows what to do
-        except Exception:
+        except BaseException:  # a cancel, too: nobody would write any more
             self._rpc.cancel()
             raise
         finally:
@@ -199,6 +200,7 @@ class Stream:
 
     async def _read(self) -> None:
         failure: aio.AioRpcError | None = None
+        cut_off = False
         try:
             while True:
                 response: Any = await self._rpc.read()
@@ -212,16 +214,19 @@ class Stream:
             failure = error
         except asyncio.CancelledError:
             # grpc.aio also says so when the RPC was cancelled locally, which is an end like another. Who cancels the
-            # task itself (close, or a loop that shuts down) wants no reconnecting.
+            # task itself (close, or a program that ends all tasks) wants no reconnecting.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                self._closing = True
+                cut_off = True
                 raise
         finally:
             self._writer.cancel()
             self.link.release()
             if not self._closing:
-                self._owner.ended(self, failure)
+                if cut_off:
+                    self._owner.cut_off(self)
+                else:
+                    self._owner.ended(self, failure)
 
     def _deliver(self, response: Response) -> None:
         refused: list[Call] = []
