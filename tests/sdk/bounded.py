@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def bounded(work: Callable[[], T], *, within_s: float = 5.0) -> T:
-    """What the work returns or raises, done in a thread of its own; an AssertionError when it does not end in time."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+class Started(Generic[T]):
+    """Work under way in a daemon thread of its own."""
 
-    def run() -> None:
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._results: list[T] = []
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
         try:
-            results.append(work())
+            self._results.append(self._work())
         except BaseException as error:
-            errors.append(error)
+            self._errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(within_s)
-    assert not thread.is_alive(), f"had not ended after {within_s:g} s"
-    if errors:
-        raise errors[0]
-    return results[0]
+    def result(self, within_s: float = 5.0) -> T:
+        """What it returns or raises; an AssertionError when it does not end in time."""
+        self._thread.join(within_s)
+        assert not self._thread.is_alive(), f"had not ended after {within_s:g} s"
+        if self._errors:
+            raise self._errors[0]
+        return self._results[0]
+
+
+def bounded(work: Callable[[], T]) -> T:
+    """What the work returns or raises, within five seconds."""
+    return Started(work).result()

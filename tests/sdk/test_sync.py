@@ -152,7 +152,7 @@ def test_an_interrupted_call_is_cancelled(
     sync_router.on_call = never
     arrived = threading.Event()
 
-    def interrupt(self: object) -> None:
+    def interrupt(self: object, look: object) -> None:
         arrived.wait(5)
         raise KeyboardInterrupt
 

@@ -12,29 +12,19 @@ from typing import Any
 
 import pointsman
 import pytest
-from pointsman.loop_thread import LoopThread
 
 from tests.sdk.bounded import bounded
 from tests.sdk.copy_router import CopyRouter
 
 
 @pytest.fixture
-def router() -> Iterator[CopyRouter]:
-    thread, fake = LoopThread(), CopyRouter()
-    thread.run(fake.start())
-    yield fake
-    thread.run(fake.stop())
-    thread.stop()
+def router(copy_router: CopyRouter) -> CopyRouter:
+    return copy_router
 
 
 @pytest.fixture
-def db(router: CopyRouter) -> Iterator[pointsman.sync.Client]:
-    """A client in a thread of its own: what holds that up meets no other test."""
-    thread = LoopThread()
-    client = pointsman.sync.Client(pointsman.connect(router.address, timeout=5), thread)
-    yield client
-    bounded(client.close)
-    thread.stop()
+def db(own_db: pointsman.sync.Client) -> pointsman.sync.Client:
+    return own_db
 
 
 @pytest.fixture

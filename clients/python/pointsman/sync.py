@@ -190,7 +190,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the client; calls under way in other threads fail with ClientClosed."""
-        self._thread.run(self._inner.close())
+        self._thread.end(self._inner.close())
 
     def __enter__(self) -> Client:
         return self
@@ -224,7 +224,7 @@ class SyncCopyStream:
 
     def close(self) -> None:
         """Ends it on the server, if it still runs."""
-        self._thread.run(self._inner.aclose())
+        self._thread.end(self._inner.aclose())
 
     def __enter__(self) -> SyncCopyStream:
         return self
@@ -288,7 +288,7 @@ class SyncRowStream:
 
     def close(self) -> None:
         """Ends the statement on the server, if it still runs."""
-        self._thread.run(self._inner.aclose())
+        self._thread.end(self._inner.aclose())
 
     def __enter__(self) -> SyncRowStream:
         return self
@@ -345,7 +345,7 @@ class SyncTransaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.run(self._inner.__aexit__(kind, error, trace))
+        self._thread.leave(self._inner.__aexit__(kind, error, trace), error)
 
 
 class SyncSavepoint:
@@ -363,7 +363,7 @@ class SyncSavepoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.run(self._inner.__aexit__(kind, error, trace))
+        self._thread.leave(self._inner.__aexit__(kind, error, trace), error)
 
 
 def connect(

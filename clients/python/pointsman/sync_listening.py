@@ -41,7 +41,7 @@ class SyncListening:
 
     def close(self) -> None:
         """Ends it."""
-        self._thread.run(self._inner.aclose())
+        self._thread.end(self._inner.aclose())
 
     def __enter__(self) -> SyncListening:
         self._thread.run(self._inner.__aenter__())
