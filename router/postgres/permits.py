@@ -205,21 +205,26 @@ class PoolPermits(Generic[_Used]):
         """ports.BudgetHolder.leaving."""
         if not self._permits:
             return 0
-        now = asyncio.get_running_loop().time()
-        dry = sum(retired > now - RUN_DRY_S for retired in self.lanes.values())
-        return self.closing + dry + len(self._permits) - self.open - self._held_on_to(now)
+        recent = asyncio.get_running_loop().time() - RUN_DRY_S
+        dry = sum(retired > recent for retired in self.lanes.values())
+        closed = len(self._permits) - self.open
+        return self.closing + dry + closed - self._held_on_to(closed)
 
     @property
     def keeps(self) -> int:
         """ports.BudgetHolder.keeps."""
         if not self._permits:
             return 0
-        held = self._held_on_to(asyncio.get_running_loop().time())
-        return self.open - self.closing - sum(retired > 0 for retired in self.lanes.values()) + held
+        open_now = self.open
+        held = self._held_on_to(len(self._permits) - open_now)
+        return open_now - self.closing - sum(retired > 0 for retired in self.lanes.values()) + held
 
-    def _held_on_to(self, now: float) -> int:
-        """Closed connections that the server does not let go of."""
-        return sum(permit.ended and permit.ended_at <= now - LETS_GO_S for permit in self._permits)
+    def _held_on_to(self, closed: int) -> int:
+        """Of so many closed connections, those that the server does not let go of."""
+        if not closed:
+            return 0
+        before = asyncio.get_running_loop().time() - LETS_GO_S
+        return sum(permit.ended and permit.ended_at <= before for permit in self._permits)
 
     @property
     def idle(self) -> int:
