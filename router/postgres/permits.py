@@ -44,6 +44,8 @@ _TCP_INFO_BYTES = 60
 _LAST_ACK = struct.Struct("=I")
 _LAST_ACK_AT = 56
 """Where struct tcp_info (linux/tcp.h) says how long ago the other end confirmed something (ms)."""
+_COARSE_S = 0.05
+"""The kernel counts in ticks: what it heard in the moment of the end is not told from what came after."""
 _WAITS_FOR_PEER = frozenset({1, 4, 5})
 """TCP states in which the other end has not closed: ESTABLISHED, FIN_WAIT1, FIN_WAIT2 (Linux, net/tcp_states.h)."""
 
@@ -308,4 +310,5 @@ class _Twin:
 def was_heard(info: bytes, closed_s: float) -> bool:
     """Whether the other machine has answered since the end: it has confirmed it (and from then on is asked again and
     again by the kernel's keepalive), or else that it has no room for what stands before it."""
-    return info[0] == _FIN_WAIT2 or _LAST_ACK.unpack_from(info, _LAST_ACK_AT)[0] < closed_s * 1000
+    last_ack_s: float = _LAST_ACK.unpack_from(info, _LAST_ACK_AT)[0] / 1000
+    return info[0] == _FIN_WAIT2 or last_ack_s < closed_s - _COARSE_S
