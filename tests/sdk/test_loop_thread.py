@@ -174,7 +174,7 @@ def test_calls_at_the_end_of_a_program_are_refused_in_words(router: CopyRouter) 
 
 
 def run(router: CopyRouter, program: str) -> subprocess.CompletedProcess[str]:
-    """A program with a client `db` that has made a call. It ends within ten seconds, or this test fails."""
+    """A program with a client `db` that has made a call. It ends within 30 seconds, or this test fails."""
     begin = f"""
         import sys
         import pointsman
@@ -183,8 +183,38 @@ def run(router: CopyRouter, program: str) -> subprocess.CompletedProcess[str]:
     """
     lines = [line[8:] for line in (begin + program).splitlines()]
     return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=10, check=False
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=30, check=False
     )
+
+
+def test_a_program_that_is_interrupted_at_a_silent_pipe_ends(router: CopyRouter) -> None:
+    program = """
+        import os, signal
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        reading, writing = os.pipe()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            db.copy_in("t", open(reading, "rb"))
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    done = run(router, program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+def test_a_copy_goes_on_after_the_main_thread(router: CopyRouter) -> None:
+    program = """
+        import threading
+        def rows():
+            yield (1,)
+            threading.main_thread().join()
+            yield from ((number,) for number in range(1000))
+        threading.Thread(target=lambda: print(db.copy_rows("t", rows()).rows)).start()
+    """
+    done = run(router, program)
+    assert (done.stdout, done.stderr) == ("1001\n", "")
 
 
 def test_a_thread_that_a_fault_ends_is_missed_by_who_waits(

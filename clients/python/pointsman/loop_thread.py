@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import grpc
 
 from pointsman.calls import Call
+from pointsman.daemon_threads import DaemonThreads
 from pointsman.errors import ClientClosed, Error, Executed
 from pointsman.forking import forks, made_before_fork
 from pointsman.multiplex import Multiplexer
@@ -88,6 +89,7 @@ class LoopThread:
         self.fork = forks()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_on_loop_exception)
+        self._loop.set_default_executor(DaemonThreads())
         self._posted: deque[Callable[[], object]] = deque()
         self._waker = 0
         """The thread that has called for _do_posted, which has not begun yet; 0 for none."""
