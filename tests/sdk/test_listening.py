@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc
 import pointsman
 import pytest
 from pointsman import Gap, GapReason, Notification
+from pointsman.loop_thread import loop_thread
 from pointsman.v1 import query_service_pb2 as pb
 
 from tests.sdk.fake_router import FakeRouter, abort_with, status
@@ -39,6 +40,7 @@ def beat(*, listening: bool) -> pb.ListenResponse:
 
 
 DRAINING = pb.ListenResponse(draining=pb.ListenDraining())
+BROKEN = status(grpc.StatusCode.UNAVAILABLE)
 DRAINED = status(grpc.StatusCode.UNAVAILABLE, "going", reason="DRAINING", executed="no")
 
 
@@ -49,6 +51,8 @@ class Script:
         self.streams = list(streams)
         self.requests: list[pb.ListenRequest] = []
         self.ended = 0
+        self.broke: list[datetime] = []
+        """When streams were ended by their script."""
 
     async def __call__(self, request: pb.ListenRequest, context: Any) -> AsyncIterator[pb.ListenResponse]:
         self.requests.append(request)
@@ -60,6 +64,7 @@ class Script:
                 elif isinstance(line, float):
                     await asyncio.sleep(line)
                 else:
+                    self.broke.append(datetime.now(UTC))
                     await abort_with(context, line)
             await asyncio.Event().wait()
         finally:
@@ -119,6 +124,46 @@ async def test_a_stream_that_ends_is_a_gap(router: FakeRouter, db: pointsman.Cli
     assert heard[1].reason is GapReason.RECONNECT
     assert began <= heard[1].since <= datetime.now(UTC)
     assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize("pause", [lambda: asyncio.sleep(0.1), lambda: blocked(0.1)], ids=["waits", "computes"])
+def test_a_gap_begins_before_the_break_also_for_who_is_busy(pause: Callable[[], Awaitable[None]]) -> None:
+    """What came before the break is taken after it, and says nothing about when the router was last heard."""
+    thread, fake = loop_thread(), FakeRouter()  # on another loop, since this one is held up
+    script = fake.on_listen = Script([ready(), *map(note, "123"), BROKEN], [ready("two")])
+
+    async def use() -> Gap:
+        async with pointsman.connect(fake.address, timeout=5) as db, db.listen("jobs") as heard:
+            while not script.broke:
+                await pause()
+            await asyncio.sleep(0.05)
+            async for item in heard:
+                if isinstance(item, Gap):
+                    return item
+                await pause()
+        raise AssertionError
+
+    thread.run(fake.start())
+    try:
+        assert asyncio.run(use()).since <= script.broke[0]
+    finally:
+        thread.run(fake.stop())
+
+
+async def blocked(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251 -- a program that computes
+
+
+async def test_a_gap_begins_at_the_message_before_the_last_for_who_waits(
+    router: FakeRouter, db: pointsman.Client
+) -> None:
+    router.on_listen = Script([ready(), 0.2, note("1"), 0.2, beat(listening=True), 0.2, BROKEN], [ready("two")])
+    async with db.listen("jobs") as heard:
+        await heard.next()
+        took = datetime.now(UTC)
+        missing = await heard.next()
+        assert isinstance(missing, Gap)
+        assert abs((missing.since - took).total_seconds()) < 0.15
 
 
 async def first(count: int, listening: pointsman.Listening) -> AsyncIterator[Any]:

@@ -22,6 +22,10 @@ from pointsman.v1 import query_service_pb2 as pb
 METHOD = "/pointsman.v1.QueryService/Listen"
 SILENCES = 3
 """Heartbeats that may fail to come before the connection counts as dead."""
+QUIET_S = 0.01
+"""A message that has not come so long after it was asked for had not come before."""
+QUIET_TURNS = 4
+"""Of the event loop: what has come is seen within so many, also when the loop was held up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,11 @@ class GapReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Notifications may be missing between `since` and this; from here on none is: read anew what they are about."""
+    """Notifications may be missing between `since` and this; from here on none is: read anew what they are about.
+
+    Nothing is missing before `since`. It is earlier than the break by the time between two messages of the router, its
+    heartbeats among them, and by more where this program did not wait for them.
+    """
 
     reason: GapReason
     since: datetime
@@ -89,7 +97,11 @@ class Listening:
         self._last = self._begun = self._loop.time()
         """Of the newest message; and when it began to wait for a ready."""
         self._heard: datetime | None = None
-        """When the router last said that it listens; None before the first ready."""
+        """When the router last said that it listens, or before; None before the first ready."""
+        self._quiet = datetime.now(UTC)
+        """What is taken next had not come by then. When it came, nobody knows: this program may have had other things
+        to do than to take it."""
+        self._looking: asyncio.TimerHandle | None = None
         self._proven = False
         """This stream has been ready, so its token was good then."""
         self._gap: Gap | None = None
@@ -145,14 +157,14 @@ class Listening:
         match message.WhichOneof("event"):
             case "notifications":
                 sent = message.notifications.notifications
-                self._heard = datetime.now(UTC)
+                self._heard = self._quiet
                 self._come.extend(Notification(one.channel, one.payload, one.process_id) for one in sent)
             case "ready":
                 self.endpoint = message.ready.endpoint
                 self._silence_s = SILENCES * max(1, message.ready.heartbeat_ms) / 1000
-                self._heard, self._proven = datetime.now(UTC), True
+                self._heard, self._proven = self._quiet, True
             case "gap":
-                since = datetime.now(UTC) - timedelta(milliseconds=message.gap.since_ms)
+                since = self._quiet - timedelta(milliseconds=message.gap.since_ms)
                 gap = Gap(_REASONS.get(message.gap.reason, GapReason.RECONNECT), since, message.gap.missed)
                 if gap.reason is GapReason.SLOW_CONSUMER:
                     self._come.append(gap)
@@ -160,7 +172,7 @@ class Listening:
                     self._gap = gap  # given out once the ready behind it is here
             case "heartbeat":
                 if message.heartbeat.listening:
-                    self._heard = datetime.now(UTC)
+                    self._heard = self._quiet
                 else:
                     self._interrupted()
             case "draining" if self._link is not None:
@@ -189,15 +201,33 @@ class Listening:
                 await self._lost(_silent(self._silence_s))
                 continue
             reading, self._reading = self._reading, None
-            message = _read(reading)
+            message = _outcome(reading)
             if isinstance(message, Error):
                 await self._lost(message)
                 continue
             self._pauses.succeeded()
             self._last = self._loop.time()
-            self._reading = self._loop.create_task(self._rpc.read())
+            self._read()
             return message
         return None
+
+    def _read(self) -> None:
+        self._reading = reading = self._loop.create_task(self._rpc.read())
+        self._loop.call_soon(self._asked, reading)  # behind the task's first step, which may be held up for long
+
+    def _asked(self, reading: asyncio.Task[Any]) -> None:
+        if reading is self._reading:
+            self._looking = self._loop.call_later(QUIET_S, self._look, reading, datetime.now(UTC), QUIET_TURNS)
+
+    def _look(self, reading: asyncio.Task[Any], asked: datetime, turns: int) -> None:
+        """Whether the message had to be waited for, so that it came after it was asked for."""
+        self._looking = None
+        if reading is not self._reading or reading.done():
+            return
+        if turns:
+            self._loop.call_soon(self._look, reading, asked, turns - 1)
+        else:
+            self._quiet = asked
 
     def _open(self) -> None:
         self._link = self._connections.acquire()
@@ -206,9 +236,9 @@ class Listening:
             request_serializer=pb.ListenRequest.SerializeToString,
             response_deserializer=pb.ListenResponse.FromString,
         )
-        self._proven, self._last = False, self._loop.time()
+        self._proven, self._last, self._quiet = False, self._loop.time(), datetime.now(UTC)
         self._rpc = start(pb.ListenRequest(channels=self.channels), metadata=self._connections.metadata())
-        self._reading = self._loop.create_task(self._rpc.read())
+        self._read()
 
     async def _lost(self, error: Error) -> None:
         """The stream has ended: raises what another one would not mend, else waits a little."""
@@ -258,6 +288,9 @@ class Listening:
         rpc, self._rpc = self._rpc, None
         link, self._link = self._link, None
         reading, self._reading = self._reading, None
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
         _end(rpc, link, reading)
 
 
@@ -273,7 +306,7 @@ def _forget(reading: asyncio.Task[Any]) -> None:
         reading.exception()
 
 
-def _read(reading: asyncio.Task[Any]) -> pb.ListenResponse | Error:
+def _outcome(reading: asyncio.Task[Any]) -> pb.ListenResponse | Error:
     """What a reading came to."""
     try:
         message = reading.result()
