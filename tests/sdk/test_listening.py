@@ -210,6 +210,16 @@ async def test_what_no_other_stream_would_mend_is_raised(
     assert len(script.requests) == 1
 
 
+async def test_an_error_is_raised_again_and_is_no_silence(router: FakeRouter, db: pointsman.Client) -> None:
+    router.on_listen = Script([ready(), status(grpc.StatusCode.PERMISSION_DENIED, "no", reason="TENANT_DENIED")])
+    heard = db.listen("jobs")
+    for _ in range(3):
+        with pytest.raises(pointsman.PermissionDenied):
+            await heard.next(timeout=1)
+    await heard.aclose()
+    assert await heard.next(timeout=1) is None
+
+
 async def test_a_refusal_that_may_pass_is_asked_again_until_the_timeout(
     router: FakeRouter, db: pointsman.Client
 ) -> None:

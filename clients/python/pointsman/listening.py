@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from pointsman.connection import Connections, Link, Pauses
+from pointsman.connection import Connections, Link, Pauses, ended_error
 from pointsman.copy_requests import abandon
 from pointsman.errors import Error, Executed
 from pointsman.status import drained, error_from_rpc
@@ -108,6 +108,7 @@ class Listening:
         self._come: deque[Notification | Gap] = deque()
         """Come, and not yet given out."""
         self._done = False
+        self._ended_by: Error | None = None
 
     def __aiter__(self) -> AsyncIterator[Notification | Gap]:
         return self
@@ -119,7 +120,10 @@ class Listening:
         return item
 
     async def next(self, timeout: float | None = None) -> Notification | Gap | None:
-        """What comes next; None when nothing has come for `timeout` seconds, or it is closed."""
+        """What comes next; None when nothing has come for `timeout` seconds, or it is closed. An error ends it, and is
+        raised again until it is closed."""
+        if self._ended_by is not None:
+            raise self._ended_by
         by = None if timeout is None else self._loop.time() + timeout
         try:
             while not self._done:
@@ -142,6 +146,7 @@ class Listening:
         closed = self._connections.met_close(error, Executed.NO)
         if closed is not None or not isinstance(error, asyncio.CancelledError):
             self._leave()
+            self._ended_by = closed or ended_error(error)
         if closed is not None:
             raise closed from None
 
@@ -261,6 +266,7 @@ class Listening:
 
     async def aclose(self) -> None:
         """Ends it. Closing again does nothing."""
+        self._ended_by = None
         self._leave()
 
     async def __aenter__(self) -> Listening:
@@ -272,7 +278,7 @@ class Listening:
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._leave()
+        await self.aclose()
 
     def __del__(self) -> None:
         # A plain `break` out of `async for` does not close the iterator.
