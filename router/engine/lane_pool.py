@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from router.decisions.lane_costs import Cost
 from router.engine.expiry import Expired, wait_until
-from router.engine.lane_slots import Slot
+from router.engine.lane_slots import Slot, has_arrived
 from router.engine.running import PoolRuns
 from router.engine.shared_lanes import GRACE_S, STUCK_S, SharedLanes
 from router.engine.shared_read import SharedRead
@@ -152,8 +152,8 @@ class LanePool:
         PostgreSQL commits by itself once the statements have run, and with tells_executed it is not cancelled from
         then on. behind: leaves with it, and is answered after it, whoever waits for that."""
         unit = _PinnedRun(statements, _run_ended, commits=commits, tells_executed=tells_executed)
-        if slot.stopping is not None and not await self._cancel_arrived(slot.stopping, deadline):
-            raise AttemptFailed(self._shared.silent(unit, Stage.SEND))
+        if slot.stopping is not None or slot.given_up:
+            await self._cancel_arrived(slot, unit, deadline)
         unit.slot, unit.ended = slot, (ended := asyncio.get_running_loop().create_future())
         unit.cost = None if final else self._runs.cost_of(self._shared.costs, statements)
         slot.units.append(unit)
@@ -181,10 +181,14 @@ class LanePool:
             self._runs.note(unit.cost, unit.done_at - unit.sent_at)
         return unit
 
-    async def _cancel_arrived(self, stopping: asyncio.Task[bool], deadline: float) -> bool:
-        """A cancel that is on its way was meant for what ran before. False when it is not there by the deadline."""
-        await asyncio.wait({stopping}, timeout=max(0.0, deadline - self._clock.now()))
-        return stopping.done()
+    async def _cancel_arrived(self, slot: Slot, unit: Unit, deadline: float) -> None:
+        """A cancel that is on its way was meant for what ran before. AttemptFailed when it may come later."""
+        if slot.stopping is not None:
+            await asyncio.wait({slot.stopping}, timeout=max(0.0, deadline - self._clock.now()))
+        if slot.stopping is not None:
+            raise AttemptFailed(self._shared.silent(unit, Stage.SEND))
+        if slot.given_up:
+            raise AttemptFailed(Fault(FaultKind.CLOSED, Stage.SEND, message="a cancel request may hit what runs here"))
 
     def submit(self, slot: Slot, unit: Unit) -> None:
         """Give a unit to a pinned lane; its answer comes by unit.done."""
@@ -220,29 +224,35 @@ class LanePool:
         return True
 
     def stop(self, slot: Slot, unit: Unit) -> asyncio.Task[bool]:
-        """Cancel what runs alone on a lane; without an answer in time, end the lane. True: it was answered."""
+        """Cancel what runs alone on a lane; without an answer in time, end the lane. True: it was answered.
+
+        A pinned lane ends, too, when the request may arrive later: it would hit the caller's next statement, or COMMIT.
+        False then, unless the unit was a transaction of its own: an open one is undone."""
         if slot.stopping is None:
             slot.stopping = self._places.spawn(self._stop(slot, unit))
         return slot.stopping
 
     async def _stop(self, slot: Slot, unit: Unit) -> bool:
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        _also(unit, lambda _: None if answered.done() else answered.set_result(None))
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        _also(unit, lambda _: None if answered.done() else answered.set_result(True))
         cancelling = asyncio.create_task(slot.lane.cancel())
         try:
             # Both: a request that has not arrived yet would hit whoever runs here next.
             await asyncio.wait({answered, cancelling}, timeout=CANCEL_S)
         finally:
             timely = answered.done()
+            slot.given_up = slot.pinned and not (timely and has_arrived(cancelling))
             if not timely:
                 self._shared.learn_stuck(slot)
                 slot.lane.abandon(CloseReason.ABANDONED)
+            elif slot.given_up:
+                slot.lane.abandon(CloseReason.CANCEL_UNCONFIRMED)
             elif not cancelling.done():
                 slot.residue = Residue.DESTROY
             cancelling.cancel()
             slot.stopping = None
             self._places.put_back(slot)
-        return timely
+        return timely and (unit.commits or not slot.given_up)
 
     def release(self, slot: Slot) -> asyncio.Task[None] | None:
         """End a pinned use. What takes time (an answer still due, ROLLBACK, DISCARD) happens beside; the task says

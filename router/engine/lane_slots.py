@@ -11,12 +11,18 @@ from router.model.request import Residue
 from router.ports import Lane, Unit
 
 
+def has_arrived(cancelling: asyncio.Task[bool]) -> bool:
+    """Whether a cancel request has done what it can do, for certain."""
+    return cancelling.done() and not cancelling.cancelled() and cancelling.exception() is None and cancelling.result()
+
+
 class Slot(LaneLoad):
     """One lane of a lane pool."""
 
     __slots__ = (
         "answered_at",
         "answers",
+        "given_up",
         "idle_since",
         "lane",
         "pinned",
@@ -49,6 +55,8 @@ class Slot(LaneLoad):
         """Shared no longer: it runs dry for work that waits for a lane alone."""
         self.stopping: asyncio.Task[bool] | None = None
         """A cancel request is on its way: until it has arrived for certain, nobody else may use the lane."""
+        self.given_up = False
+        """Its lane was ended with a cancel request while it was pinned: nothing more is sent here."""
         self.residue = Residue.NONE
         """Of what ran here since it was clean."""
         self.running = False

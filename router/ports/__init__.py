@@ -159,10 +159,10 @@ class Lane(Protocol):
         GENERATION, CONNECTION_LOST for the same reason, else CLOSED: we ended it, no evidence against the server."""
         ...
 
-    async def cancel(self) -> None:
+    async def cancel(self) -> bool:
         """Ask the server to cancel what runs (PQcancel), at most 100 ms; only for the only unit in flight, and
-        never when that unit is a COMMIT. The unit's own answer tells the outcome. A request whose arrival is not
-        certain leaves the lane unusable: it could hit whatever runs there next."""
+        never when that unit is a COMMIT. The unit's own answer tells the outcome. False: a request may arrive yet; the
+        lane is unusable from then on, as it could hit whatever runs there next."""
         ...
 
     def resume_reading(self) -> None: ...

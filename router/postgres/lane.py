@@ -159,17 +159,18 @@ class PipelineLane(UnitPipeline):
         """End the lifetime now: nothing new is placed here, and the connection closes after its last answer."""
         self._expires_at = min(self._expires_at, self._now())
 
-    async def cancel(self) -> None:
+    async def cancel(self) -> bool:
         """ports.Lane.cancel."""
         if self._closed is not None or self._given_back or not self._units:
-            return
+            return not self._cancel_unconfirmed
         earlier, self._cancel_unconfirmed = self._cancel_unconfirmed, True
         try:
             await self._connection.cancel_safe(timeout=_CANCEL_S)
         except faults.CLIENT_ERRORS:
-            return  # best effort: the caller abandons the lane when the answer does not come
+            return False  # best effort: the caller abandons the lane when the answer does not come
         # The server closes the request's connection after it has signalled the backend. An earlier one may yet come.
         self._cancel_unconfirmed = earlier
+        return not earlier
 
     def forget_prepared(self) -> None:
         """ports.Lane.forget_prepared."""

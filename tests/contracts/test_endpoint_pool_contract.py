@@ -34,7 +34,7 @@ def test_a_cancelled_statement_is_answered_and_its_lane_stays_good(run: Run) -> 
         lane = await pool.open_lane(soon())
         done = submit(lane, "select pg_sleep(30)")
         await asyncio.sleep(0.1)
-        await lane.cancel()
+        assert await lane.cancel(), "it has arrived for certain"
         fault = fault_of(await asyncio.wait_for(done, 1))
         assert (fault.kind, fault.sqlstate) == (FaultKind.SERVER_ERROR, "57014")
         assert lane.usable
@@ -51,7 +51,7 @@ def test_a_cancel_with_nothing_in_flight_does_nothing(run: Run) -> None:
     async def told(make: MakePool) -> None:
         pool = make()
         lane = await pool.open_lane(soon())
-        await lane.cancel()
+        assert await lane.cancel()
         assert lane.usable
         assert values(await run_on(lane, "select 7")) == [b"7"]
         await lane.give_back()

@@ -10,6 +10,7 @@ from router.engine.lane_pool import CANCEL_S, COMMIT_LINGER_S, GRACE_S, STUCK_S
 from router.model.observation import FaultKind, Stage
 from router.model.reasons import CloseReason
 from tests.support.builders import now
+from tests.support.fake_lane import FakeLane
 from tests.support.fake_replies import Reply
 from tests.support.lane_world import FAST, World, failure
 from tests.support.virtual_time import settle, virtual
@@ -233,3 +234,61 @@ async def test_a_cancel_request_without_confirmation_costs_the_connection() -> N
     await world.end()
     assert world.destroyed == {CloseReason.CANCEL_UNCONFIRMED: 1}
     assert world.server.cancelled == []
+
+
+@virtual
+async def test_a_cancel_that_may_come_late_ends_the_transaction_it_could_hit() -> None:
+    """The statement answers 20 ms after its deadline; its cancel request hangs, and arrives half a second later."""
+    world = World(max_size=1)
+    world.inner.cancel_takes = 0.5
+    slot = await world.pool.pin(now() + 5)
+    await world.run(slot, b"BEGIN")
+    fault = await failure(world.run(slot, world.slow(b"update a", 0.52), 0.5))
+    assert (fault.kind, fault.stage) == (FaultKind.SILENT, Stage.EXECUTE), "undone for certain: no COMMIT was sent"
+    for final in (False, True):
+        late = await failure(world.write(slot, b"COMMIT", final=final))
+        assert (late.kind, late.stage) == (FaultKind.CLOSED, Stage.SEND), "no evidence against the server"
+    world.pool.release(slot)
+    await asyncio.sleep(1)
+    assert b"COMMIT" not in world.server.seen
+    assert world.server.cancelled == []
+    await world.end()
+    assert world.destroyed == {CloseReason.CANCEL_UNCONFIRMED: 1}
+
+
+@virtual
+async def test_a_cancel_of_which_nobody_knows_whether_it_arrived_ends_the_transaction_at_once() -> None:
+    """Its caller asked for it, and would run the next statement as soon as this one has answered."""
+    world = World(max_size=1)
+    slot = await world.pool.pin(now() + 5)
+    await world.run(slot, b"BEGIN")
+    lane = slot.lane
+    assert isinstance(lane, FakeLane)
+    lane.cancel = _breaks  # type: ignore[method-assign]
+    first = asyncio.ensure_future(world.run(slot, world.slow(b"update a", 0.02)))
+    await asyncio.sleep(0.01)
+    assert world.pool.stop_running(slot)
+    assert (await first).fault is None
+    late = await failure(world.write(slot, b"COMMIT", final=True))
+    assert (late.kind, late.stage) == (FaultKind.CLOSED, Stage.SEND)
+    world.pool.release(slot)
+    await world.end()
+    assert b"COMMIT" not in world.server.seen
+    assert world.destroyed == {CloseReason.CANCEL_UNCONFIRMED: 1}
+
+
+async def _breaks() -> bool:
+    return False
+
+
+@virtual
+async def test_a_write_alone_that_was_answered_is_known_whatever_became_of_its_cancel() -> None:
+    world = World(max_size=1)
+    world.inner.cancel_takes = 0.5
+    slot = await world.pool.pin(now() + 5)
+    unit = await world.write(slot, world.slow(b"insert a", 0.52), 0.5)
+    assert unit.fault is None
+    world.pool.release(slot)
+    await asyncio.sleep(1)
+    await world.end()
+    assert world.destroyed == {CloseReason.CANCEL_UNCONFIRMED: 1}

@@ -30,9 +30,9 @@ class ModelLane(FakeLane):
             self.pool.life.judge.submitted(self.pool, self, unit)
         super().submit(unit)
 
-    async def cancel(self) -> None:
+    async def cancel(self) -> bool:
         if self.closed is not None or self.given_back or not self._pending or self.pool.life.dead:
-            return
+            return not self._cancel_unconfirmed
         self._cancel_unconfirmed = True
         network, node = self.pool.node.servers.network, self.pool.node
         backend = self.connection.backend
@@ -42,12 +42,13 @@ class ModelLane(FakeLane):
             if not node.answers:
                 node.soon(backend.signal)
                 await asyncio.sleep(deadline - self._loop.time())
-                return
+                return False
             backend.signal()
             await network.travel(node.name, self.pool.life.host, deadline)
         except TimeoutError:
-            return
+            return False
         self._cancel_unconfirmed = False
+        return True
 
 
 class ModelPool(FakeEndpointPool):

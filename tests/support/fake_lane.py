@@ -231,20 +231,21 @@ class FakeLane:
             self._reading = True
             self._loop.call_soon(self.readable)
 
-    async def cancel(self) -> None:
+    async def cancel(self) -> bool:
         if self.closed is not None or self.given_back or not self._pending:
-            return
+            return not self._cancel_unconfirmed
         if self._pending[0].commits and b"from stdin" in self._pending[0].statements[0].sql.lower():
             self.pool.server.violations.append("a cancel request after CopyDone")
         self._cancel_unconfirmed = True
         if self.pool.server.frozen or self.pool.cancel_takes > CANCEL_S:
             self._loop.call_later(self.pool.cancel_takes, self._backend.signal)
             await asyncio.sleep(CANCEL_S)
-            return
+            return False
         self._loop.call_later(self.pool.cancel_takes, self._backend.signal)
         await asyncio.sleep(self.pool.cancel_takes)
         await asyncio.sleep(0)
         self._cancel_unconfirmed = False
+        return True
 
     def forget_prepared(self) -> None:
         """Nothing is prepared here."""

@@ -57,6 +57,10 @@ class World:
     async def write(self, slot: Slot, sql: bytes, timeout: float = 5.0, *, final: bool = False) -> Unit:
         return await self.pool.run_pinned(slot, (Statement(sql),), now() + timeout, commits=True, final=final)
 
+    async def run(self, slot: Slot, sql: bytes, timeout: float = 5.0) -> Unit:
+        """A statement of a transaction."""
+        return await self.pool.run_pinned(slot, (Statement(sql),), now() + timeout, commits=False)
+
     def slow(self, sql: bytes, takes: float, **reply: Any) -> bytes:
         self.server.script[sql] = Reply(takes=takes, rows=((b"1",),), **reply)
         return sql

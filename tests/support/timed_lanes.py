@@ -171,8 +171,9 @@ class TimedLane:
         self._units.clear()
         self._inbox.clear()
 
-    async def cancel(self) -> None:
+    async def cancel(self) -> bool:
         await asyncio.sleep(0.2)  # never heard: the lane is abandoned
+        return False
 
     def resume_reading(self) -> None: ...
 
