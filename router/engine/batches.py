@@ -140,4 +140,4 @@ async def commit(
     if tag != "COMMIT":
         # In a failed transaction PostgreSQL answers COMMIT with ROLLBACK, and raises no error.
         raise AttemptFailed(Fault(FaultKind.SERVER_ERROR, Stage.EXECUTE, "25P02", f"COMMIT was answered with {tag}"))
-    await behind.note(call, asyncio.get_running_loop().time())
+    await behind.note(call, unit, asyncio.get_running_loop().time())

@@ -167,7 +167,7 @@ class Executor:
             unit = await pool.run_pinned(
                 slot, statements, request.deadline, commits=True, tells_executed=waits, behind=behind
             )
-            await behind.note(call, self._clock.now())
+            await behind.note(call, unit, self._clock.now())
             return [*unit.results]
         finally:
             call.stop_running = None

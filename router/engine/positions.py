@@ -92,8 +92,9 @@ class PositionBehind(Unit):
         if not self._answered.done():
             self._answered.set_result(None)
 
-    async def note(self, call: Call, now: float) -> None:
-        """Once the commit is answered: put its exact token on the call. Without one in time "and now" must do."""
+    async def note(self, call: Call, commit: Unit, now: float) -> None:
+        """Once the commit is answered: put its exact token on the call. Without one in time "and now" must do, as where
+        the commit was sent once more, behind this question: then the position may be the one before it."""
         until = min(now + LINGER_S, call.request.deadline)
         if not self._answered.done():
             if until <= now:
@@ -102,7 +103,7 @@ class PositionBehind(Unit):
                 await wait_until(self._answered, until)
             except Expired:
                 return
-        if self.fault is None and self.results:
+        if self.fault is None and self.results and self.sent_at >= commit.sent_at:
             note(call, self.results[0])
 
 

@@ -72,6 +72,7 @@ class Unit:
     sent: bool = False
     """Set when the first byte may have left."""
     sent_at: float = 0.0
+    """The last time, where a lane has sent it again: then after what it had been sent together with."""
     done_at: float = 0.0
     """When the unit became final; 0 before. done is called in the same loop turn or the next."""
 

@@ -377,6 +377,7 @@ class UnitPipeline:
             return False
         unit.results.clear()
         unit.fault = None
+        unit.sent_at = self._now()
         self._again.begin(unit, name)
         self._send(unit, named=False, undo=several)
         self._flush()

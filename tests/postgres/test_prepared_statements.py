@@ -10,16 +10,24 @@ import psycopg
 import pytest
 
 from router.devcluster import DevCluster
-from router.model.identity import Generation
+from router.engine.calls import Call
+from router.engine.lane_pool import LanePool
+from router.engine.positions import PositionBehind
+from router.model.identity import Generation, Lsn, Term, lsn_from_text
 from router.model.observation import FaultKind
 from router.model.policy import PoolPolicy
 from router.model.reasons import CloseReason
-from router.model.request import Access, Statement
+from router.model.request import Access, Method, Statement
+from router.model.token import Token, decode
 from router.ports import Lane, Unit
 from router.postgres.endpoint_pool import PsycopgEndpointPool
+from router.system import SystemClock
 from tests.contracts.promises import fault_of, run_on, soon, submit, tags, values
 from tests.contracts.real_pool import make_real_pool
+from tests.support import builders
+from tests.support.builders import now, request
 from tests.support.eventually import eventually
+from tests.support.lane_world import free_runs
 
 pytestmark = pytest.mark.pg
 
@@ -197,6 +205,43 @@ async def test_a_write_is_done_once_when_its_plan_is_outdated(
     assert all(rows(unit) == [("1", None)] for unit in units)
     assert elsewhere.execute("select count(*) from plans.notes").fetchone() == (7,)
     await lane.give_back()
+
+
+async def test_the_position_of_a_write_that_was_sent_again_is_not_the_one_before_it(
+    pool: PsycopgEndpointPool, elsewhere: psycopg.Connection[Any]
+) -> None:
+    """The question had left together with the write; the second try stands behind it."""
+    policy = PoolPolicy(max_size=2)
+    lanes = LanePool(pool, policy, SystemClock(), free_runs(policy, SystemClock()))
+    slot = await lanes.pin(soon())
+    insert = Statement(b"insert into plans.notes values (1) returning *")
+
+    async def token_of_write() -> Token:
+        asked = request(Method.EXECUTE, "insert")
+        call = Call(builders.tenant(), asked, now(), None)
+        call.token = Token(7, Term(1), Lsn(1), now=True).encode()
+        behind = PositionBehind()
+        unit = await lanes.run_pinned(slot, (insert,), asked.deadline, commits=True, behind=behind)
+        assert unit.results[0].command_tag == "INSERT 0 1"
+        await behind.note(call, unit, now())
+        return decode(call.token)
+
+    for _ in range(3):
+        assert not (await token_of_write()).now
+    elsewhere.execute("alter table plans.notes add more text")
+    for _ in range(2):
+        before = position(elsewhere)
+        token = await token_of_write()
+        assert token.now or before < token.lsn <= position(elsewhere)
+    assert not token.now, "its plan is good again"
+    lanes.release(slot)
+    await lanes.close(CloseReason.SHUTDOWN)
+
+
+def position(connection: psycopg.Connection[Any]) -> Lsn:
+    row = connection.execute("select pg_current_wal_insert_lsn()::text").fetchone()
+    assert row is not None
+    return lsn_from_text(row[0])
 
 
 async def test_answers_stay_in_order_while_some_are_sent_again(
