@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from router.decisions.refusal import Refuse
 from router.decisions.routing import Candidates
 from router.model.errors import Code
+from router.model.events import Health
 from router.model.identity import NO_LSN, EndpointName, Lsn, Term, lsn_to_text
 from router.model.reasons import RefuseReason
 from router.model.state import ClusterState, EndpointState
@@ -100,8 +101,11 @@ def ahead(token: Token, state: ClusterState, waited_s: float) -> Refuse:
 
 
 def is_past(endpoint: EndpointState, need: Need, asked: Lsn = NO_LSN) -> bool:
-    """Whether a replica has replayed what is needed. asked: a position it told since it was probed."""
-    return endpoint.term >= need.timeline and max(endpoint.lsn, asked) >= need.lsn
+    """Whether a replica has replayed what is needed. asked: a position it told since it was probed.
+
+    One that is not up has said lsn before it was in doubt: it may have crashed, and opens at an earlier position."""
+    told = endpoint.lsn if endpoint.health is Health.UP else NO_LSN
+    return endpoint.term >= need.timeline and max(told, asked) >= need.lsn
 
 
 def past(found: Candidates, state: ClusterState, need: Need, asked: Mapping[EndpointName, Lsn]) -> Candidates:

@@ -82,6 +82,7 @@ def _endpoint(machine: ClusterMachine, endpoint: Endpoint, seen: Seen, orders: O
         draining=told.draining,
         term=claim.timeline,
         lsn=claim.lsn,
+        position_at=max(seen.probed_at, health.since),
         lag_s=seen.lag_s,
         lag_bytes=lag_bytes if claim.in_recovery else 0,
         probe_s=told.probe_s,

@@ -47,7 +47,7 @@ class CausalReads:
             return found
         if need.now:
             return None
-        chosen = past(found, state, need, self._positions.known(state.generation))
+        chosen = past(found, state, need, self._positions.known(state))
         return chosen if chosen.routes else None
 
     def narrow(
@@ -73,7 +73,7 @@ class CausalReads:
         if need.now:
             primary = self._primary(runtime, call, state)
             return None if isinstance(primary.otherwise, Route) else primary
-        chosen = past(found, state, need, self._positions.known(state.generation))
+        chosen = past(found, state, need, self._positions.known(state))
         if chosen.routes or not found.routes:
             return chosen
         if now < causal.until and worth_waiting(found, state, wait_s):
@@ -134,7 +134,7 @@ class CausalReads:
         if isinstance(preferred, Route) and preferred.role is Role.REPLICA:
             name: EndpointName | None = preferred.endpoint
         else:
-            name = nearest(found, state, self._positions.known(state.generation), causal.failed)
+            name = nearest(found, state, self._positions.known(state), causal.failed)
         if name is None:
             causal.until = 0.0
             return

@@ -12,12 +12,13 @@ from dataclasses import replace
 from router.engine.calls import Call
 from router.engine.endpoints import Pools
 from router.engine.expiry import Expired, wait_until
-from router.engine.lane_pool import LanePool, Slot
+from router.engine.lane_pool import LanePool, SharedRead, Slot
 from router.model.errors import RouterError
 from router.model.identity import EndpointName, Generation, Lsn, TenantName, Term, lsn_from_text
 from router.model.observation import AttemptFailed
 from router.model.request import Access, ReadFrom, Request, Statement
 from router.model.result import StatementResult
+from router.model.state import ClusterState
 from router.model.token import Token, decode
 from router.model.topology import Tenant
 from router.ports import Clock, Unit
@@ -130,16 +131,21 @@ class Positions:
     def __init__(self, pools: Pools, clock: Clock) -> None:
         self._pools = pools
         self._clock = clock
-        self._known: dict[EndpointName, tuple[Generation, Lsn]] = {}
+        self._known: dict[EndpointName, tuple[Generation, float, Lsn]] = {}
+        """With the moment when it was asked (monotonic seconds)."""
         self._asking: dict[tuple[TenantName, EndpointName, Generation], asyncio.Task[Lsn | None]] = {}
 
     async def ask(
         self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
     ) -> StatementResult:
         """POSITION's result, asked after this call. AttemptFailed, or RouterError as of Pools.get()."""
+        return (await self._ask(tenant, endpoint, generation, deadline)).results[0]
+
+    async def _ask(
+        self, tenant: Tenant, endpoint: EndpointName, generation: Generation, deadline: float
+    ) -> SharedRead:
         pool = self._pools.get(tenant, endpoint, Access.READ_ONLY, generation)
-        read = await pool.run_shared(POSITION, deadline)
-        return read.results[0]
+        return await pool.run_shared(POSITION, deadline)
 
     async def ask_replica(
         self, tenant: Tenant, endpoint: EndpointName, generation: Generation, until: float
@@ -161,14 +167,19 @@ class Positions:
     async def _ask_replica(self, tenant: Tenant, endpoint: EndpointName, generation: Generation) -> Lsn | None:
         deadline = self._clock.now() + tenant.pool.acquire_timeout_s
         try:
-            result = await self.ask(tenant, endpoint, generation, deadline)
+            read = await self._ask(tenant, endpoint, generation, deadline)
         except (AttemptFailed, RouterError):
             return None
-        lsn = _lsn(result)
+        lsn = _lsn(read.results[0])
         if lsn is not None:
-            self._known[endpoint] = generation, lsn
+            self._known[endpoint] = generation, read.sent_at, lsn
         return lsn
 
-    def known(self, generation: Generation) -> dict[EndpointName, Lsn]:
-        """What replicas have said in this generation; a later failover may have sent one back."""
-        return {name: lsn for name, (of, lsn) in self._known.items() if of == generation}
+    def known(self, state: ClusterState) -> dict[EndpointName, Lsn]:
+        """What replicas have said that still counts: a later failover may have sent one back, and so may a restart."""
+        endpoints = state.endpoints
+        return {
+            name: lsn
+            for name, (generation, at, lsn) in self._known.items()
+            if generation == state.generation and name in endpoints and at >= endpoints[name].position_at
+        }

@@ -25,6 +25,9 @@ class EndpointState:
     """An operator's order; unlike health, it is never overruled when every endpoint is excluded."""
     term: Term = NO_TERM
     lsn: Lsn = NO_LSN
+    position_at: float = 0.0
+    """What it told of its position when it was asked before this counts no longer: lsn is newer, or it may have
+    restarted since, which takes a replica back (monotonic seconds)."""
     lag_s: float = -1.0
     """Replay lag of a replica in seconds; -1 unknown; 0 for a primary."""
     lag_bytes: int = -1

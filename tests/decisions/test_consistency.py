@@ -128,6 +128,13 @@ def test_a_replica_on_an_older_timeline_does_not_count_however_far_it_is() -> No
     assert is_past(stale, Need(Lsn(400), Term(2))), "what both timelines have"
 
 
+def test_what_a_replica_said_before_it_was_in_doubt_does_not_count() -> None:
+    """A crash takes it back, and the first read may come before the first probe."""
+    doubted = replace(endpoint(B, Role.REPLICA, 500), health=Health.SUSPECT)
+    assert not is_past(doubted, Need(Lsn(400), Term(3)))
+    assert is_past(doubted, Need(Lsn(400), Term(3)), Lsn(450)), "asked since"
+
+
 def test_the_primary_takes_everything() -> None:
     found = candidates(STATE, Want(Access.READ_ONLY, ReadFrom.ANY), {})
     assert {route.endpoint for route in past(found, STATE, Need(Lsn(10**9), Term(3)), {}).routes} == {A}

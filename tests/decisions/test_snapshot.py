@@ -40,6 +40,16 @@ def test_roles_lag_and_orders():
     assert (state.endpoints[N1].lag_bytes, state.endpoints[N1].weight) == (0, 100)
 
 
+@pytest.mark.parametrize(("health_since", "position_at"), [(5.0, 70.0), (80.0, 80.0)], ids=["up all along", "anew"])
+def test_a_position_that_was_told_before_the_last_probe_or_a_restart_does_not_count(
+    health_since: float, position_at: float
+):
+    """position_at: from when on what a replica tells counts."""
+    seen = {N1: Seen(UP, WRITES), N2: Seen(replace(UP, since=health_since), STANDBY, probed_at=70.0), N3: Seen()}
+    state = present(machine(), ENDPOINTS, seen, {}, TopologyNumber(9))
+    assert state.endpoints[N2].position_at == position_at
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 def test_a_primary_is_published_only_while_writes_may_go_there(phase: Phase):
     seen = {name: Seen(UP, WRITES if name == N1 else STANDBY) for name in (N1, N2, N3)}

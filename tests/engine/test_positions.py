@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from router.engine.lane_pool import CANCEL_S
 from router.engine.positions import LINGER_S, POSITION, seen
-from router.model.identity import EndpointName, Lsn, Term
+from router.model.errors import RouterError
+from router.model.events import Health
+from router.model.identity import NO_LSN, EndpointName, Lsn, Term
+from router.model.policy import TenantPolicy
+from router.model.reasons import RefuseReason
 from router.model.request import Fallback, Method, Options, ReadFrom
 from router.model.result import StatementResult
 from router.model.token import Token, decode
@@ -94,3 +100,44 @@ async def test_what_a_replica_showed_of_the_next_timeline_is_not_unseen_on_anoth
         assert answer.receipt.endpoint == EndpointName("b")
         assert decode(answer.receipt.token) == Token(7, Term(2), Lsn(800))
     await rest(engine)
+
+
+@pytest.mark.parametrize("fate", ["probed", "in doubt", "rebuilt"])
+@virtual
+async def test_a_replica_that_restarts_is_not_where_it_was(fate: str) -> None:
+    """It tells 0/5000, crashes, and opens at 0/4F00: a read that must see 0/4FF0 goes to the primary."""
+    engine = Engine("a", "b")
+    engine.change(policy=TenantPolicy(token_wait_s=0.05))
+    publish_replica(engine, lsn=Lsn(0x4E00))
+    engine.server("b").script[POSITION.sql] = Reply(rows=((b"0/5000", None, b"t"),))
+    asked = request(Method.QUERY, "select 1", options=Options(read=ReadFrom.REPLICA), timeout=20.0)
+    read = replace(asked, after=Token(7, Term(1), Lsn(0x4FF0)))
+    for _ in range(2):
+        answer = await engine.executor.run(engine.tenant, read)
+        assert answer.receipt.endpoint == EndpointName("b")
+    assert engine.server("b").seen.count(POSITION.sql) == 1 + 2, "it is remembered; each read tells its own"
+
+    engine.server("b").script[POSITION.sql] = Reply(rows=((b"0/4F00", None, b"t"),))
+    await asyncio.sleep(0.1)
+    if fate == "probed":
+        publish_replica(engine, lsn=Lsn(0x4F00), position_at=now())
+    elif fate == "in doubt":
+        publish_replica(engine, lsn=Lsn(0x5000), position_at=now(), health=Health.SUSPECT)
+        read = replace(read, options=Options(read=ReadFrom.REPLICA, fallback=Fallback.FAIL))
+    else:
+        publish_replica(engine, lsn=NO_LSN, health=Health.UNKNOWN)
+        publish_replica(engine, lsn=Lsn(0x4F00), position_at=now(), health=Health.UP)
+    if fate == "in doubt":
+        with pytest.raises(RouterError) as refused:
+            await engine.executor.run(engine.tenant, read)
+        assert refused.value.reason is RefuseReason.NO_REPLICA
+    else:
+        answer = await engine.executor.run(engine.tenant, read)
+        assert answer.receipt.endpoint == EndpointName("a")
+    await rest(engine)
+
+
+def publish_replica(engine: Engine, **fields: Any) -> None:
+    state = engine.supervisor.state
+    b = replace(state.endpoints[EndpointName("b")], term=Term(1), **fields)
+    engine.supervisor.publish(endpoints={**state.endpoints, b.name: b}, system_id=7, term=Term(1))

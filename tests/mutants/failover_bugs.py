@@ -190,7 +190,7 @@ TOKENS: Sequence[Mutant] = (
     ),
     Mutant(
         "any_replica_fulfils_a_token", "router/decisions/consistency.py",
-        "return endpoint.term >= need.timeline and max(endpoint.lsn, asked) >= need.lsn",
+        "return endpoint.term >= need.timeline and max(told, asked) >= need.lsn",
         "return endpoint.term >= need.timeline",
         faults="REPLAY_LAG", scenarios="TOKENS",
     ),
