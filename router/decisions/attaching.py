@@ -1,14 +1,16 @@
-"""Which standbys follow nobody beside a primary that serves, and when they are made to follow it. Pure."""
+"""Which standbys follow nobody beside a primary that serves, or a former one, and when they are made to follow it.
+Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from router.decisions.cluster_facts import Facts
 from router.decisions.machine import ClusterMachine, RepointStandbys
 from router.decisions.promotion import Standby
-from router.model.identity import EndpointName, Term
+from router.model.identity import Term
+from router.model.observation import RoleClaim
 from router.model.policy import FailoverPolicy
 from router.model.topology import FailoverMode
 
@@ -17,6 +19,11 @@ OTHERS_STEPS = 2
 has given up and taken it away itself, or is gone."""
 REPOINT_GAP_S = 5.0
 """Shortest time between two attempts to attach stray standbys (seconds)."""
+FOLLOWS_S = 5.0
+"""A standby that streams on an older timeline for so long is not just about to follow: its upstream is a former primary
+(seconds). Or it has much to catch up on before the switch; then it is told what it does already."""
+MISLED_GAP_S = 30.0
+"""Shortest time between two attempts to attach such a one (seconds)."""
 
 
 def attach_strays(
@@ -28,25 +35,52 @@ def attach_strays(
     if state.mode is not FailoverMode.PROMOTE or primary is None:
         return state, ()
     strays = stray_standbys(facts.standbys, state.term, state.system_id)
-    if not strays:
-        return (state if state.strays_since is None else replace(state, strays_since=None)), ()
-    since = now if state.strays_since is None else state.strays_since
-    state = replace(state, strays_since=since)
+    misled = misled_standbys(facts.standbys, state.term, state.system_id)
+    since, misled_since = _since(state.strays_since, strays, now), _since(state.misled_since, misled, now)
+    if (since, misled_since) != (state.strays_since, state.misled_since):
+        state = replace(state, strays_since=since, misled_since=misled_since)
     if now < state.repoint_at:
         return state, ()
-    others_too = now - since >= OTHERS_STEPS * policy.step_timeout_s
-    return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(primary, strays, others_too),)
+    late = tuple(s.name for s in misled if misled_since is not None and s.probed_at - misled_since >= FOLLOWS_S)
+    names = (*(s.name for s in strays), *late)
+    if not names:
+        return state, ()
+    others_too = since is not None and now - since >= OTHERS_STEPS * policy.step_timeout_s
+    if late:
+        state = replace(state, misled_since=now + MISLED_GAP_S - FOLLOWS_S)
+    return replace(state, repoint_at=now + REPOINT_GAP_S), (RepointStandbys(primary, names, others_too),)
 
 
-def stray_standbys(standbys: Iterable[Standby], term: Term, system_id: int) -> tuple[EndpointName, ...]:
+def _since(before: float | None, which: Sequence[Standby], now: float) -> float | None:
+    """Since when there have been such standbys."""
+    if not which:
+        return None
+    return now if before is None else before
+
+
+def stray_standbys(standbys: Iterable[Standby], term: Term, system_id: int) -> tuple[Standby, ...]:
     """Standbys of the cluster that follow nobody and have been left behind: by a fence, or by a change of timeline."""
     return tuple(
-        s.name
+        s
         for s in standbys
-        if s.answers
-        and s.claim is not None
-        and s.claim.in_recovery
-        and not s.claim.receiver_alive
-        and s.claim.system_id == system_id
-        and (s.claim.fenced or s.claim.timeline < term)
+        if (claim := _claim(s, system_id)) is not None
+        and not claim.receiver_alive
+        and (claim.fenced or claim.timeline < term)
     )
+
+
+def misled_standbys(standbys: Iterable[Standby], term: Term, system_id: int) -> tuple[Standby, ...]:
+    """Standbys of the cluster that stream, and on an older timeline: from a former primary, or just before they follow
+    to the new one."""
+    return tuple(
+        s
+        for s in standbys
+        if (claim := _claim(s, system_id)) is not None and claim.receiver_alive and claim.timeline < term
+    )
+
+
+def _claim(server: Standby, system_id: int) -> RoleClaim | None:
+    """Of a standby of the cluster that answers."""
+    claim = server.claim
+    is_ours = server.answers and claim is not None and claim.in_recovery and claim.system_id == system_id
+    return claim if is_ours else None

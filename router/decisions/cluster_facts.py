@@ -93,6 +93,17 @@ def gather(seen: Mapping[EndpointName, Seen], primary: EndpointName | None, term
     return Facts(verdict, sign, health.answered_at, health.refused_since, accepted.claim, standbys, all_probed)
 
 
+def risen_at(before: Facts | None, facts: Facts) -> float:
+    """When the servers that now claim a term above all before were last known to be standbys; NEVER: not known."""
+    top = facts.verdict.term
+    if before is None or top <= before.verdict.term:
+        return NEVER
+    known = {one.name: one.probed_at for one in before.standbys if one.claim is not None and one.claim.in_recovery}
+    claims = {one.name: one.claim for one in facts.standbys if one.claim is not None}
+    risen = (name for name, claim in claims.items() if not claim.in_recovery and claim.timeline == top)
+    return min((known.get(name, NEVER) for name in risen), default=NEVER)
+
+
 def after_claim(
     seen: Mapping[EndpointName, Seen], name: EndpointName, claim: RoleClaim, asked_at: float
 ) -> dict[EndpointName, float | None]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from router.decisions.attaching import REPOINT_GAP_S, attach_strays
-from router.decisions.cluster_facts import Facts, Sign
+from router.decisions.cluster_facts import Facts, Sign, risen_at
 from router.decisions.machine import (
     ROUTED,
     AllowWrites,
@@ -88,11 +88,11 @@ def step(state: ClusterMachine, event: Event, now: float, policy: ClusterPolicy)
 
 
 def _remember(state: ClusterMachine, facts: Facts) -> ClusterMachine:
-    claim = facts.primary_claim
+    claim, risen = facts.primary_claim, max(state.risen_at, risen_at(state.facts, facts))
     if facts.sign is Sign.SERVES and claim is not None and not claim.in_recovery:
         system_id = state.system_id or claim.system_id
-        return replace(state, facts=facts, last_claim=claim, hearsay=False, system_id=system_id)
-    return replace(state, facts=facts)
+        return replace(state, facts=facts, last_claim=claim, hearsay=False, system_id=system_id, risen_at=risen)
+    return replace(state, facts=facts, risen_at=risen)
 
 
 def _evaluate(state: ClusterMachine, now: float, policy: ClusterPolicy) -> Step:
@@ -368,7 +368,7 @@ def _accept(
         repoint_at=now + REPOINT_GAP_S if promoted else now,  # a move of our own attaches them itself
     )
     if promoted:
-        following = replace(following, switches=state.switches)  # which know where the timeline begins
+        following = replace(following, switches=state.switches, term_at=now)  # they know where the timeline begins
     after, effects = _enter(following, Phase.DRAINING, reason, now)
     if state.phase is Phase.STARTING:
         return after, effects

@@ -114,7 +114,7 @@ class StartPromotion:
 
 @dataclass(frozen=True, slots=True)
 class RepointStandbys:
-    """Attach standbys that follow nobody to the primary; nothing waits for it."""
+    """Attach standbys that follow nobody, or a former primary, to the primary; nothing waits for it."""
 
     to: EndpointName
     standbys: tuple[EndpointName, ...]
@@ -176,6 +176,13 @@ class ClusterMachine:
     promoted_at: float = NEVER
     retry_at: float = NEVER
     repoint_at: float = NEVER
+    term_at: float = NEVER
+    """From when on the term's primary may have written what a standby of an older timeline lacks; NEVER: not known."""
+    risen_at: float = NEVER
+    """The same of a higher term that has been seen and is not accepted yet."""
+    misled_since: float | None = None
+    """When standbys that stream on an older timeline were seen beside a primary that serves, and ever since; once they
+    were told to follow it, from when on that counts again."""
     strays_since: float | None = None
     """When standbys that follow nobody were seen beside a primary that serves, and ever since."""
     last_claim: RoleClaim | None = None

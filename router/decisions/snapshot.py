@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from router.decisions.cluster_facts import Seen
+from router.decisions.health import NEVER
 from router.decisions.machine import ClusterMachine
 from router.decisions.promotion import is_silent
 from router.model.events import Health
@@ -83,12 +84,23 @@ def _endpoint(machine: ClusterMachine, endpoint: Endpoint, seen: Seen, orders: O
         term=claim.timeline,
         lsn=claim.lsn,
         position_at=max(seen.probed_at, health.since),
-        lag_s=seen.lag_s,
+        lag_s=_lag(machine, claim, seen),
         lag_bytes=lag_bytes if claim.in_recovery else 0,
         probe_s=told.probe_s,
         version=claim.version,
         message=told.message,
     )
+
+
+def _lag(machine: ClusterMachine, claim: RoleClaim, seen: Seen) -> float:
+    """A standby on an older timeline lacks all that was written since the term began, whatever it says of its upstream:
+    that may be a former primary. How much it is behind is not known where nobody saw the term begin.
+
+    One that is about to follow serves for as long as its readers accept that, so a failover does not send all of them
+    to the primary at once."""
+    if not claim.in_recovery or claim.timeline >= machine.term or seen.lag_s < 0:
+        return seen.lag_s
+    return max(seen.lag_s, seen.probed_at - machine.term_at) if machine.term_at > NEVER else -1.0
 
 
 def role_of(machine: ClusterMachine, name: EndpointName, seen: Seen) -> Role:

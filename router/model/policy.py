@@ -119,7 +119,8 @@ class TenantPolicy:
     max_timeout_s: float = 300.0
     """Longest deadline a caller may ask for (seconds)."""
     lag_limit_s: float = 10.0
-    """A replica whose replay is further behind takes no reads (seconds)."""
+    """A replica whose replay is further behind takes no reads; on an older timeline it is behind since the present one
+    began (seconds)."""
     token_wait_s: float = 0.1
     """A replica read with a consistency token waits this long for a replica that has replayed it, before it goes to
     the primary (seconds)."""

@@ -11,15 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.decisions.balancing.smooth_weighted import SmoothWeighted
+from router.decisions.cluster_facts import Seen
+from router.decisions.health import EndpointHealth
+from router.decisions.machine import ClusterMachine
 from router.decisions.refusal import Refuse
 from router.decisions.routing import Hold, Route, RouteBook, Want, candidates, choose, pick
+from router.decisions.snapshot import present
 from router.model.errors import Code, Executed
 from router.model.events import Health, Phase
-from router.model.identity import ClusterName, EndpointName, Generation, Term, TopologyNumber
-from router.model.reasons import RefuseReason, RouteReason
+from router.model.identity import ClusterName, EndpointName, Generation, Lsn, Term, TopologyNumber
+from router.model.observation import RoleClaim
+from router.model.reasons import HealthReason, RefuseReason, RouteReason
 from router.model.request import Access, Fallback, OnFailover, ReadFrom
 from router.model.state import ClusterState, EndpointState
-from router.model.topology import Role
+from router.model.topology import Endpoint, Role
 
 P, R1, R2 = EndpointName("p"), EndpointName("r1"), EndpointName("r2")
 UP, DOWN = Health.UP, Health.DOWN
@@ -68,6 +73,27 @@ def served(state: ClusterState, want: Want, weights: Mapping[EndpointName, int] 
 
 BOTH = (replica(R1), replica(R2))
 LOST = {"primary": None, "phase": Phase.HOLDING}
+
+
+@pytest.mark.parametrize("max_staleness_s", [0.0, 1.0])
+def test_a_replica_of_a_former_primary_serves_nobody(max_staleness_s: float) -> None:
+    """R1 streams on timeline 1 from a server that was cut off while P became primary of timeline 2, and has replayed
+    all that it receives. R2 has followed."""
+    writes = RoleClaim(False, 7, Term(2), lsn=Lsn(900_000))
+    follows = RoleClaim(True, 7, Term(2), lsn=Lsn(900_000), lag_s=0.0, receiver_alive=True)
+    claims = {P: writes, R1: replace(follows, timeline=Term(1), lsn=Lsn(5_000)), R2: follows}
+    up = EndpointHealth(UP, HealthReason.PROBE_OK)
+    seen = {name: Seen(up, claim, probed_at=130.0, lag_s=0.0) for name, claim in claims.items()}
+    machine = ClusterMachine(
+        ClusterName("main"), phase=Phase.STEADY, primary=P, term=Term(2), last_claim=writes, term_at=100.0
+    )
+    endpoints = [Endpoint(name, ClusterName("main"), "h") for name in claims]
+    state = present(machine, endpoints, seen, {}, TopologyNumber(1))
+    want = replace(REPLICA, max_staleness_s=max_staleness_s)
+    assert served(state, want) == {R2}
+    asked_at_once = {**seen, R1: replace(seen[R1], probed_at=100.1)}
+    state = present(machine, endpoints, asked_at_once, {}, TopologyNumber(2))
+    assert served(state, want) == {R1, R2}, "it may be about to follow, and lacks a tenth of a second"
 
 
 def test_route_carries_what_the_receipt_and_the_lease_need() -> None:

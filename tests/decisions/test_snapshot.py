@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.decisions.cluster_facts import Seen
-from router.decisions.health import EndpointHealth
+from router.decisions.health import NEVER, EndpointHealth
 from router.decisions.machine import ClusterMachine
 from router.decisions.snapshot import Orders, present, replica_lag
 from router.model.events import Health, Phase
@@ -55,6 +55,34 @@ def test_a_primary_is_published_only_while_writes_may_go_there(phase: Phase):
     seen = {name: Seen(UP, WRITES if name == N1 else STANDBY) for name in (N1, N2, N3)}
     published = present(machine(phase), ENDPOINTS, seen, {}, TopologyNumber(1)).primary
     assert published == (N1 if phase in (Phase.STEADY, Phase.DRAINING) else None)
+
+
+OLD = replace(STANDBY, timeline=Term(1), lag_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("claim", "told_s", "probed_at", "term_at", "lag_s"),
+    [
+        (OLD, 0.0, 100.0, 40.0, 60.0),
+        (OLD, 0.0, 40.02, 40.0, 0.02),
+        (OLD, 0.0, 39.9, 40.0, 0.0),
+        (OLD, 0.0, 100.0, NEVER, -1.0),
+        (replace(OLD, receiver_alive=False), 3600.0, 100.0, 40.0, 3600.0),
+        (replace(OLD, receiver_alive=False), -1.0, 100.0, 40.0, -1.0),
+        (STANDBY, 0.2, 100.0, 40.0, 0.2),
+        (replace(STANDBY, timeline=Term(3)), 0.2, 100.0, 40.0, 0.2),
+    ],
+    ids=[
+        "streams from a former primary", "is about to follow", "asked before", "nobody saw the term begin",
+        "reads an archive", "replayed nothing yet", "follows", "has followed to the next one",
+    ],
+)  # fmt: skip
+def test_a_standby_on_an_older_timeline_lacks_all_since_the_term_began(
+    claim: RoleClaim, told_s: float, probed_at: float, term_at: float, lag_s: float
+):
+    seen = {N1: Seen(UP, WRITES), N2: Seen(UP, claim, probed_at, lag_s=told_s), N3: Seen()}
+    state = present(replace(machine(), term_at=term_at), ENDPOINTS, seen, {}, TopologyNumber(9))
+    assert state.endpoints[N2].lag_s == pytest.approx(lag_s)
 
 
 def test_a_writable_server_that_is_not_the_primary_has_no_role():

@@ -191,6 +191,29 @@ async def test_the_old_primary_is_quarantined_until_it_returns_as_a_standby():
         assert supervisor.state.endpoints[N1].role is Role.REPLICA
 
 
+@pytest.mark.parametrize("mode", list(FailoverMode))
+@virtual
+async def test_a_standby_of_a_former_primary_that_still_runs_is_behind_and_in_promote_mode_made_to_follow(
+    mode: FailoverMode,
+):
+    servers = FakeServers.of(3)
+    async with supervised(servers, mode) as (supervisor, _):
+        servers.promote("n2")
+        await until(supervisor, lambda state: state.primary == N2)
+        assert 0 <= supervisor.state.endpoints[N3].lag_s <= 1, "it serves while it may be about to follow"
+        await asyncio.sleep(4)
+        assert 3 <= supervisor.state.endpoints[N3].lag_s <= 6
+        assert servers.journal == []
+        await asyncio.sleep(4)
+        n3 = supervisor.state.endpoints[N3]
+        if mode is FOLLOW:
+            assert (servers.journal, n3.term) == ([], 1)
+            assert n3.lag_s >= 7
+        else:
+            assert servers.journal == [("repoint", N3)]
+            assert (n3.term, n3.lag_s, n3.health) == (2, 0.0, Health.UP)
+
+
 @virtual
 async def test_a_foreign_server_under_a_known_name_is_quarantined():
     servers = FakeServers.of(3)

@@ -92,6 +92,32 @@ async def both_down(router: Any) -> bool:
     return all([(await router.endpoint(name)).health_reason.startswith("connect_refused") for name in ("n2", "n3")])
 
 
+async def test_a_replica_of_a_former_primary_is_left_out_and_pointed_at_the_present_one(
+    fresh_cluster: DevCluster,
+) -> None:
+    """Somebody promotes n2 and leaves n1 running: n3 goes on streaming from it, and says that it lacks nothing."""
+    cluster = fresh_cluster
+    two, three = cluster.servers["n2"], cluster.servers["n3"]
+    async with running_router(cluster) as router, router.connect(consistency="eventual") as db:
+        assert await used(db) == {"n2", "n3"}
+        await asyncio.to_thread(cluster.promote, "n2")
+
+        async def left_out() -> bool:
+            return await used(db, max_staleness=1) == {"n2"}
+
+        out = await eventually(left_out, within_s=4, what="reads of at most 1 s staleness on the primary only")
+        said = await asyncio.to_thread(ask, cluster, "select status from pg_stat_wal_receiver", server=three)
+        assert said == "streaming"
+        assert (await router.endpoint("n3")).lag_s >= 1
+
+        async def pointed() -> bool:
+            conninfo = await asyncio.to_thread(ask, cluster, "show primary_conninfo", server=three)
+            return f"port={two.port}" in conninfo.replace("'", "")
+
+        at = await eventually(pointed, within_s=8, what="n3 pointed at n2", pause_s=0.1)
+        print(f"\nleft out after {out:.2f} s, pointed at n2 {at:.2f} s later")
+
+
 async def test_a_replica_behind_a_network_that_hangs(pg_cluster: DevCluster) -> None:
     cluster = pg_cluster
     async with (

@@ -87,6 +87,11 @@ FAILOVER: Sequence[Mutant] = (
         tests=("tests/decisions/test_primary.py",),
     ),
     Mutant(
+        "a_replica_of_a_former_primary_is_up_to_date", "router/decisions/snapshot.py",
+        "lag_s=_lag(machine, claim, seen),", "lag_s=seen.lag_s,",
+        tests=("tests/decisions/test_snapshot.py",),
+    ),
+    Mutant(
         "forget_the_journal", "router/decisions/resuming.py", "    if record is None:\n", "    if True:\n",
         tests=("tests/decisions/test_resuming.py",),
     ),
@@ -193,6 +198,11 @@ TOKENS: Sequence[Mutant] = (
         "return endpoint.term >= need.timeline and max(told, asked) >= need.lsn",
         "return endpoint.term >= need.timeline",
         faults="REPLAY_LAG", scenarios="TOKENS",
+    ),
+    Mutant(
+        "what_a_replica_told_outlives_its_crash", "router/engine/positions.py",
+        " and at >= endpoints[name].position_at", "",
+        tests=("tests/engine/test_positions.py",),
     ),
 )
 

@@ -80,6 +80,12 @@ LANES: Sequence[Mutant] = (
         tests=("tests/engine/test_cancellation.py", "tests/engine/test_lane_pool.py"),
     ),
     Mutant(
+        "go_on_with_a_cancel_on_its_way", _POOL,
+        "slot.given_up = slot.pinned and not (timely and has_arrived(cancelling))",
+        "slot.given_up = slot.pinned and not timely",
+        tests=("tests/engine/test_lane_pool_stopping.py",),
+    ),
+    Mutant(
         "no_rollback_before_the_next", _POOL,
         "unclean = lane.in_transaction or slot.residue is Residue.DISCARD",
         "unclean = slot.residue is Residue.DISCARD",
