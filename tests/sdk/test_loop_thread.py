@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,81 +138,6 @@ def test_what_ends_a_program_is_raised_in_the_callers_thread(
     router.on_call = CopyRouter().on_call
     assert bounded(lambda: db.query_value("select 1")) == 1
     until(lambda: router.ends in (["undone"], ["left"], ["committed"]))
-
-
-def test_a_program_ends_by_its_copys_source(router: CopyRouter) -> None:
-    program = """
-        def rows():
-            yield (1,)
-            sys.exit(3)
-        db.copy_rows("t", rows())
-    """
-    assert run(router, program).returncode == 3
-
-
-def test_calls_at_the_end_of_a_program_are_refused_in_words(router: CopyRouter) -> None:
-    program = """
-        import atexit
-        def at_exit():
-            for attempt in range(2):
-                try:
-                    db.query("select 1")
-                except pointsman.ClientClosed as error:
-                    print(error.executed, error)
-            with db:
-                pass
-        atexit.unregister(db._thread.stop)
-        atexit.register(at_exit)
-        atexit.register(db._thread.stop)
-    """
-    done = run(router, program)
-    assert done.returncode == 0
-    assert done.stdout.count("Executed.NO the thread of the synchronous clients has ended") == 2, done.stdout
-    assert done.stderr == ""
-
-
-def run(router: CopyRouter, program: str) -> subprocess.CompletedProcess[str]:
-    """A program with a client `db` that has made a call. It ends within 30 seconds, or this test fails."""
-    begin = f"""
-        import sys
-        import pointsman
-        db = pointsman.sync.connect({router.address!r}, timeout=5)
-        db.query("select 1")
-    """
-    lines = [line[8:] for line in (begin + program).splitlines()]
-    return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=30, check=False
-    )
-
-
-def test_a_program_that_is_interrupted_at_a_silent_pipe_ends(router: CopyRouter) -> None:
-    program = """
-        import os, signal
-        def interrupt(*_):
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGALRM, interrupt)
-        reading, writing = os.pipe()
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        try:
-            db.copy_in("t", open(reading, "rb"))
-        except KeyboardInterrupt:
-            print("interrupted")
-    """
-    done = run(router, program)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
-
-
-def test_a_copy_goes_on_after_the_main_thread(router: CopyRouter) -> None:
-    program = """
-        import threading
-        def rows():
-            yield (1,)
-            threading.main_thread().join()
-            yield from ((number,) for number in range(1000))
-        threading.Thread(target=lambda: print(db.copy_rows("t", rows()).rows)).start()
-    """
-    done = run(router, program)
-    assert (done.stdout, done.stderr) == ("1001\n", "")
 
 
 def test_a_thread_that_a_fault_ends_is_missed_by_who_waits(

@@ -11,6 +11,7 @@ import grpc
 from grpc import aio
 
 from pointsman.errors import Cancelled, ClientClosed, Error, Executed, Unavailable
+from pointsman.forking import check_grpc
 from pointsman.options import TLS
 from pointsman.status import error_from_rpc
 
@@ -121,6 +122,7 @@ class Connections:
     def __init__(
         self, address: str, *, tenant: str, token: str | Callable[[], str] | None, tls: TLS | None
     ) -> None:
+        check_grpc()
         if not address or any(character.isspace() for character in address):
             raise ValueError(f'the address of a router looks like "host:port", not {address!r}')
         self.address = address
