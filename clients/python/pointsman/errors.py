@@ -224,7 +224,7 @@ class DeadlineExceeded(Error):
 
 
 class Cancelled(Error):
-    """Cancelled on request."""
+    """Cancelled on request, or with the task that it depended on."""
 
 
 class OutcomeUnknown(Error):
