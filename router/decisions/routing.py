@@ -16,7 +16,7 @@ from router.decisions.balancing.contract import Balancer, Weighted
 from router.decisions.refusal import Refuse
 from router.model.errors import Code
 from router.model.events import Health, Phase
-from router.model.identity import NO_LSN, EndpointName, Generation, TopologyNumber
+from router.model.identity import NO_LSN, NO_TERM, EndpointName, Generation, TopologyNumber
 from router.model.reasons import RefuseReason, RouteReason
 from router.model.request import Access, Fallback, OnFailover, ReadFrom
 from router.model.state import ClusterState, EndpointState
@@ -113,7 +113,7 @@ def candidates(state: ClusterState, want: Want, weights: Mapping[EndpointName, i
         return _candidates(state, members, reason, weights, fallback)
     otherwise = primary if to_primary else _no_replica(state, want)
     if not members:
-        members = [one for one in state.endpoints.values() if _revivable(one, want, weights)]
+        members = [one for one in state.endpoints.values() if _revivable(one, state, want, weights)]
         reason = RouteReason.ALL_EXCLUDED
     return _candidates(state, members, reason, weights, otherwise)
 
@@ -230,14 +230,17 @@ def _eligible(one: EndpointState, want: Want, weights: Mapping[EndpointName, int
     return _in_rotation(one, weights) and one.health is Health.UP and 0 <= one.lag_s <= want.limit_s
 
 
-def _revivable(one: EndpointState, want: Want, weights: Mapping[EndpointName, int]) -> bool:
+def _revivable(one: EndpointState, state: ClusterState, want: Want, weights: Mapping[EndpointName, int]) -> bool:
     """Excluded by nothing but its health, so worth a try when there is no other way.
 
-    Its lag may be unknown because nobody reaches it; but a caller who named a bound gets no guess.
+    Its lag may be unknown because nobody reaches it; but a caller who named a bound gets no guess, and who was left
+    behind on an older timeline may have been so for long.
     """
     if not _in_rotation(one, weights) or one.health in (Health.UP, Health.QUARANTINED):
         return False
-    return one.lag_s <= want.limit_s and (one.lag_s >= 0 or want.max_staleness_s <= 0)
+    if one.lag_s < 0:
+        return want.max_staleness_s <= 0 and not NO_TERM < one.term < state.term
+    return one.lag_s <= want.limit_s
 
 
 def _candidates(

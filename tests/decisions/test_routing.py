@@ -221,6 +221,7 @@ def test_all_excluded_yields_to_the_primary_where_that_is_allowed() -> None:
         replica(R1, health=DOWN, lag_s=60.0),
         replica(R1, health=DOWN, weight=0),
         replica(R1, lag_s=60.0),
+        replica(R1, health=Health.PROBATION, lag_s=-1.0, term=Term(2)),  # left behind, nobody knows for how long
     ],
 )
 def test_only_health_is_overruled(excluded: EndpointState) -> None:
