@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -37,3 +38,11 @@ class Started(Generic[T]):
 def bounded(work: Callable[[], T]) -> T:
     """What the work returns or raises, within five seconds."""
     return Started(work).result()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Waits for something that another thread brings about."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

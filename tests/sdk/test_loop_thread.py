@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import pointsman
 import pytest
 from pointsman.loop_thread import LoopThread
 
-from tests.sdk.bounded import Started, bounded
+from tests.sdk.bounded import Started, bounded, until
 from tests.sdk.copy_router import CopyRouter
 from tests.sdk.fake_router import never
 from tests.sdk.test_transactions import Server, told
@@ -32,14 +31,6 @@ def thread(own_thread: LoopThread) -> LoopThread:
 def db(own_db: pointsman.sync.Client) -> pointsman.sync.Client:
     assert bounded(lambda: own_db.query_value("select 1")) == 1
     return own_db
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Waits for something that another thread brings about."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class Wakes:

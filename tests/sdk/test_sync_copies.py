@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pointsman
 import pytest
 
-from tests.sdk.bounded import bounded
+from tests.sdk.bounded import bounded, until
 from tests.sdk.copy_router import CopyRouter
 
 
@@ -39,8 +38,7 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
 
 def ended(router: CopyRouter) -> list[str]:
     """How the copies ended, once one has."""
-    while not router.ends:
-        time.sleep(0.005)
+    until(lambda: router.ends)
     return router.ends
 
 
@@ -58,7 +56,7 @@ def test_a_source_that_raises_stop_iteration_ends_the_copy(router: CopyRouter, d
     parts = iter([b"1\tone\n"])
     with pytest.raises(RuntimeError, match="StopIteration"):
         bounded(lambda: db.copy_in("t", Readable(lambda: next(parts))))
-    assert bounded(lambda: ended(router)) == ["undone"]
+    assert ended(router) == ["undone"]
 
 
 def test_a_source_that_meets_a_cancelled_future_ends_the_copy(router: CopyRouter, db: pointsman.sync.Client) -> None:
@@ -66,7 +64,7 @@ def test_a_source_that_meets_a_cancelled_future_ends_the_copy(router: CopyRouter
     future.cancel()
     with pytest.raises(CancelledError):
         bounded(lambda: db.copy_in("t", Readable(future.result)))
-    assert bounded(lambda: ended(router)) == ["undone"]
+    assert ended(router) == ["undone"]
 
 
 class Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -10,11 +12,16 @@ from pointsman.loop_thread import LoopThread
 
 
 class SyncListening:
-    """Notifications and gaps, for `for`; in `with` it listens once the block begins."""
+    """Notifications and gaps, for `for`; in `with` it listens once the block begins. One thread takes what comes; any
+    may close it."""
 
     def __init__(self, inner: Listening, thread: LoopThread) -> None:
         self._inner = inner
         self._thread = thread
+        self._come: deque[Notification | Gap] = deque()
+        """Taken, and not yet given out: the thread that waited for it was interrupted."""
+        self._taking: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -36,12 +43,37 @@ class SyncListening:
         return item
 
     def next(self, timeout: float | None = None) -> Notification | Gap | None:
-        """What comes next; None when nothing has come for `timeout` seconds, or it is closed."""
-        return self._thread.run(self._inner.next(timeout))
+        """What comes next; None when nothing has come for `timeout` seconds, or it is closed. An error ends it, and is
+        raised again until it is closed."""
+        if not self._come:
+            self._thread.run(self._take(timeout))
+        return self._come.popleft() if self._come else None
+
+    async def _take(self, timeout: float | None) -> None:
+        if self._come:
+            return  # meant for the call before, which was interrupted in the meantime
+        self._taking = asyncio.current_task()
+        try:
+            item = await self._inner.next(timeout)
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+        else:
+            if item is not None:
+                self._come.append(item)
+        finally:
+            self._taking = None
 
     def close(self) -> None:
-        """Ends it."""
-        self._thread.end(self._inner.aclose())
+        """Ends it, and the waiting of another thread."""
+        self._thread.end(self._close())
+
+    async def _close(self) -> None:
+        self._closed = True
+        self._come.clear()
+        if self._taking is not None:
+            self._taking.cancel()
+        await self._inner.aclose()
 
     def __enter__(self) -> SyncListening:
         self._thread.run(self._inner.__aenter__())
