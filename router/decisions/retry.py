@@ -51,6 +51,8 @@ class Replayability:
     """Rows of the answer have left for the caller."""
     commits_inside: bool = False
     """A statement alone that may commit on its way: what it had committed before an error stays."""
+    escapes: bool = False
+    """Read-only by its mode, but it may have had an effect all the same, which its COMMIT keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def classify(fault: Fault, facts: Replayability) -> Verdict:
 
 
 def _standing(fault: Fault, facts: Replayability) -> _Standing:
-    writes = facts.access is Access.READ_WRITE
+    writes = facts.access is Access.READ_WRITE or (facts.escapes and fault.stage is Stage.COMMIT)
     if facts.interactive:
         if fault.stage in (Stage.ACQUIRE, Stage.CONNECT):
             return _Standing.UNSENT

@@ -48,6 +48,7 @@ def replayability(call: Call, *, first_row_sent: bool = False, interactive: bool
         keyed=request.keyed,
         first_row_sent=first_row_sent,
         commits_inside=request.commits_inside and not batch,
+        escapes=read_only and bool(request.escape),
     )
 
 

@@ -39,8 +39,14 @@ async def run_batch(pool: LanePool, slot: Slot, call: Call) -> Results:
     """Run the steps atomically. AttemptFailed as lanes do; RouterError GUARD_FAILED when a guard ends the batch."""
     mode = call.request.mode or TransactionMode()
     results = await run_steps(pool, slot, call, (Statement(mode.begin_sql()),))
-    await commit(pool, slot, call, () if mode.read_only else (ASSERT_DURABILITY,))
+    await commit(pool, slot, call, before_commit(call))
     return results
+
+
+def before_commit(call: Call) -> tuple[Statement, ...]:
+    """What goes in front of a COMMIT without a key: nothing only where there is nothing to make durable, for sure."""
+    mode = call.request.mode
+    return () if mode is not None and mode.read_only and not call.request.escape else (ASSERT_DURABILITY,)
 
 
 async def run_steps(pool: LanePool, slot: Slot, call: Call, opening: Sequence[Statement]) -> Results:

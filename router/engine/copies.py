@@ -20,6 +20,7 @@ from router.engine.calls import Call, Register
 from router.engine.copy_filling import fill
 from router.engine.copy_run import CopyRun, begin
 from router.engine.endpoints import Pools
+from router.engine.judging import refused
 from router.engine.key_rows import Stored, look_on_primary
 from router.engine.keyed_copies import CopyDigest, begin_in, compare, found_after_commit
 from router.engine.lane_pool import LanePool, Slot
@@ -28,7 +29,7 @@ from router.engine.positions import position_wanted
 from router.engine.registered import not_registered
 from router.engine.tenants import TenantRuntime, Tenants
 from router.model.copying import CopyAnswer, CopyLayout
-from router.model.errors import Code, Executed, RouterError
+from router.model.errors import Executed
 from router.model.observation import AttemptFailed
 from router.model.request import Request
 from router.model.result import StatementResult
@@ -177,8 +178,8 @@ class Copies:
             raise not_registered("COPY names tables, and its query is any SQL")
         if request.nested_query:
             traits = self._inspector.inspect_nested(request.nested_query)
-            if traits.refuse is not None:
-                raise RouterError(Code.INVALID_ARGUMENT, traits.refuse, traits.message)
+            if traits.refuse_as_read is not None:
+                raise refused(traits.refuse_as_read, traits)
         await self._admitting.enter(runtime, call)
 
     async def _open(

@@ -12,6 +12,7 @@ from router.engine.batches import check_guards, run_batch
 from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
 from router.engine.hedging import Hedging, is_hedged
+from router.engine.judging import judge_steps
 from router.engine.keyed_writes import run_keyed
 from router.engine.lane_pool import LanePool
 from router.engine.placement import Placement
@@ -20,7 +21,7 @@ from router.engine.quick_reads import QuickRead, QuickReads
 from router.engine.registered import resolve_steps
 from router.engine.streams import RowStream
 from router.engine.tenants import TenantRuntime, Tenants
-from router.model.errors import Code, RouterError
+from router.model.errors import RouterError
 from router.model.identity import TenantName
 from router.model.observation import AttemptFailed
 from router.model.request import CancelOutcome, Method, Request
@@ -90,16 +91,7 @@ class Executor:
         check_guards(request.steps)
         if runtime.registered is not None:
             resolve_steps(runtime.registered, request)
-        for step in request.steps:
-            traits = self._inspector.inspect(step.statement.sql)
-            if traits.refuse is not None:
-                if not traits.reads_sequences or request.method is not Method.EXECUTE_BATCH:
-                    raise RouterError(Code.INVALID_ARGUMENT, traits.refuse, traits.message)
-                request.own_sequences = True
-            if traits.residue > request.residue:
-                request.residue = traits.residue
-            if traits.commits_inside:
-                request.commits_inside = True
+        judge_steps(self._inspector, request)
         await self._admitting.enter(runtime, call)
 
     async def _attempt_until_answered(

@@ -107,7 +107,7 @@ class QuickReads:
             return None
         if runtime.registered is not None and not resolves(runtime.registered, request):
             return None
-        if self._inspector.inspect(request.steps[0].statement.sql).refuse is not None:
+        if self._inspector.inspect(request.steps[0].statement.sql).refuse_as_read is not None:
             return None
         route = self._placement.route_now(runtime, request)
         if route is None:

@@ -11,12 +11,12 @@ import asyncio
 import functools
 from dataclasses import replace
 
-from router.decisions.keys import ASSERT_DURABILITY
 from router.decisions.retry import Action, Replayability, classify
 from router.engine.attempts import Attempts, at_route, replayability
-from router.engine.batches import FORGET_SEQUENCES, commit
+from router.engine.batches import FORGET_SEQUENCES, before_commit, commit
 from router.engine.calls import Call, Register
 from router.engine.endpoints import Pools
+from router.engine.judging import SessionTraces, check_stays_read_only, refused
 from router.engine.lane_pool import LanePool, Slot
 from router.engine.placement import Placement
 from router.engine.registered import resolve
@@ -33,7 +33,6 @@ from router.model.request import (
     Request,
     Residue,
     Statement,
-    StatementTraits,
     TransactionMode,
     TransactionState,
 )
@@ -42,9 +41,6 @@ from router.model.token import Token
 from router.model.topology import Tenant
 from router.model.views import WaitPhase
 from router.ports import Clock, StatementInspector
-
-_DRAWS_NOTHING = frozenset({"select", "show", "set", "explain", "transaction"})
-_DRAWING_WORDS = (b"nextval", b"setval", b"insert", b"update", b"merge", b"delete")
 
 
 class Session:
@@ -59,8 +55,7 @@ class Session:
         self._slot: Slot | None = None
         self._ended: RouterError | None = None
         self._over = False
-        self._drew = False
-        """A statement of its own may have drawn from a sequence."""
+        self._traces = SessionTraces()
         self._expired: RouterError | None = None
         """It grew too old while a statement ran: the end of that statement ends it."""
         self._busy = False
@@ -92,10 +87,11 @@ class Session:
             statement = resolve(self._runtime.registered, statement)
         traits = self._sessions.inspector.inspect_in_session(statement.sql)
         if traits.refuse_in_transaction is not None:
-            raise RouterError(Code.INVALID_ARGUMENT, traits.refuse_in_transaction, traits.message)
-        forgets = traits.reads_sequences and not self._drew
-        self._drew |= forgets or _may_draw(traits, statement.sql)
-        result = await self._perform(statement, deadline, self._left_by(traits), forgets=forgets)
+            raise refused(traits.refuse_in_transaction, traits)
+        check_stays_read_only(traits, self._mode)
+        self._call.request.escape = max(self._call.request.escape, traits.escape)
+        residue, forgets = self._traces.take(traits, statement.sql)
+        result = await self._perform(statement, deadline, self._left_by(residue), forgets=forgets)
         if not self._over and self.status is TransactionState.IDLE:
             error = _misuse("the statement ended the transaction by itself; use end: COMMIT or ROLLBACK")
             self._end(error)
@@ -131,7 +127,7 @@ class Session:
             raise error
         self._begin_work(deadline)
         try:
-            await commit(self._pool, self._slot, self._call, () if self._mode.read_only else (ASSERT_DURABILITY,))
+            await commit(self._pool, self._slot, self._call, before_commit(self._call))
         except AttemptFailed as failure:
             error = self._judged(failure)
             self._end(error)
@@ -152,9 +148,9 @@ class Session:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _left_by(self, traits: StatementTraits) -> Residue:
+    def _left_by(self, residue: Residue) -> Residue:
         """DISCARD ALL would also leave the role that a registered tenant's connection was born with."""
-        return Residue.DESTROY if traits.residue and self._runtime.tenant.role else traits.residue
+        return Residue.DESTROY if residue and self._runtime.tenant.role else residue
 
     async def _perform(
         self, statement: Statement, deadline: float, residue: Residue = Residue.NONE, *, forgets: bool = False
@@ -384,12 +380,6 @@ def _identifier(name: str) -> bytes:
             "a savepoint's name has 1 to 63 bytes and no NUL",
         )
     return b'"' + name.replace('"', '""').encode() + b'"'
-
-
-def _may_draw(traits: StatementTraits, sql: bytes) -> bool:
-    """Whether lastval may be of its making from now on. In doubt yes: what is its own is never forgotten."""
-    text = sql.lower()
-    return traits.kind not in _DRAWS_NOTHING or bool(traits.residue) or any(word in text for word in _DRAWING_WORDS)
 
 
 def _misuse(message: str) -> RouterError:

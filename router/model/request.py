@@ -117,6 +117,21 @@ class Residue(IntEnum):
     """DISCARD ALL does not, or nobody knows: the connection ends."""
 
 
+@unique
+class Escape(IntEnum):
+    """What a statement may do in a transaction that was begun READ ONLY; the greater one counts."""
+
+    NONE = 0
+    """PostgreSQL keeps it from having an effect."""
+    POSSIBLE = 1
+    """It may have one all the same, for all that is known here."""
+    CERTAIN = 2
+    """It makes the transaction writable."""
+
+
+NO_READ = "this is no read, though PostgreSQL may take it for one: use Execute"
+
+
 @dataclass(slots=True)
 class Statement:
     """SQL with native placeholders, and its parameters as they go to PostgreSQL. Nobody changes one that was made.
@@ -152,6 +167,18 @@ class StatementTraits:
     commits_inside: bool = False
     """Alone, it may commit on its way (CALL, a DO that says COMMIT, VACUUM, ... CONCURRENTLY): an error undoes only
     what came after."""
+    escape: Escape = Escape.NONE
+    """What it may do where a transaction is read-only."""
+    path_to_temporary: bool = False
+    """From here on, what its transaction creates without naming a schema may be temporary."""
+    refuse_as_read: RefuseReason | None = None
+    """Why it may not run as a read (Query, StreamQuery): what leaves a residue, or may commit on its way, is none."""
+
+    def __post_init__(self) -> None:
+        if self.refuse_as_read is None and (self.refuse is not None or self.residue or self.commits_inside):
+            object.__setattr__(self, "refuse_as_read", self.refuse or RefuseReason.WRITE_ON_READ_METHOD)
+        if self.refuse_as_read is not None and not self.message:
+            object.__setattr__(self, "message", NO_READ)
 
 
 @unique
@@ -271,6 +298,8 @@ class Request:
     """A batch that asks what its own session drew from sequences: what others drew there is forgotten first."""
     commits_inside: bool = False
     """Its statement may commit on its way, where no transaction of ours is around it; known once it is admitted."""
+    escape: Escape = Escape.NONE
+    """Of its statements, where their transaction is to be read-only; known once it is admitted, or as they come."""
     nested_query: bytes = b""
     """The query that a COPY has between parentheses; empty otherwise."""
     after: Token | None = None

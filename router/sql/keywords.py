@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from router.model.request import StatementTraits
-from router.sql.residue import calls_by_text
+from router.model.request import Escape, Residue, StatementTraits
+from router.sql.residue import calls_by_text, runs_texts_by_text
 from router.sql.rules import (
     BODY_COMMITS,
     CONTROL,
@@ -40,8 +40,8 @@ _FIRST: Mapping[str, StatementTraits] = {
     "abort": CONTROL,
     "savepoint": SAVEPOINT,
     "release": SAVEPOINT,
-    "set": FINAL_SETTING,
-    "reset": SETTING,
+    "set": replace(FINAL_SETTING, escape=Escape.POSSIBLE),
+    "reset": replace(SETTING, escape=Escape.POSSIBLE),
     "discard": TREES["discard_stmt"],
     "listen": TREES["listen_stmt"],
     "unlisten": TREES["unlisten_stmt"],
@@ -69,8 +69,12 @@ _CONCURRENTLY = re.compile(rb"\bconcurrently\b", re.IGNORECASE)
 
 
 def unknown(sql: bytes) -> StatementTraits:
-    """The traits of a text that is not our grammar."""
-    return replace(UNKNOWN, commits_inside=True) if _commits_inside(sql) else UNKNOWN
+    """The traits of a text that is not our grammar: PostgreSQL's to judge, but what begins as if it left something in
+    its session is taken to do so."""
+    found = _FIRST_WORDS.match(sql)
+    left = Residue.NONE if found is None else _FIRST.get(found[1].decode().lower(), UNKNOWN).residue
+    commits = _commits_inside(sql)
+    return replace(UNKNOWN, residue=left, commits_inside=commits) if left or commits else UNKNOWN
 
 
 def _commits_inside(sql: bytes) -> bool:
@@ -94,13 +98,13 @@ def judge_words(sql: bytes) -> StatementTraits:
     traits = _FIRST.get(first, UNKNOWN)
     match first, second:
         case "set", "local" | "constraints":
-            traits = StatementTraits("set")
+            traits = StatementTraits("set", escape=Escape.POSSIBLE)
         case "prepare", "transaction":
             traits = CONTROL
         case "create", _ if {second, third} & {"temp", "temporary"}:
             traits = TEMPORARY
         case "copy", _:
             traits = COPY if _STANDARD_STREAM.search(sql) else StatementTraits("copy")
-    if traits.refuse is None and calls_by_text(sql):
+    if traits.refuse is None and (calls_by_text(sql) or runs_texts_by_text(sql)):
         return FINAL_FUNCTION
     return replace(traits, commits_inside=True) if _commits_inside(sql) else traits

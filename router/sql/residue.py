@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import postgast
+from google.protobuf.message import DecodeError
 from postgast.walk import walk
 
 from router.model.request import Residue
@@ -30,14 +32,28 @@ SESSION_FUNCTIONS: Mapping[str, Residue] = {
 }
 """Their effects outlive the transaction; set_config is judged by its arguments. The pg_*_xact_* locks end with it."""
 
+_RUN_TEXTS: Mapping[str, int] = {
+    "query_to_xml": 0, "query_to_xmlschema": 0, "query_to_xml_and_xmlschema": 0, "ts_stat": 0, "ts_rewrite": 1,
+}  # fmt: skip
+"""PostgreSQL's own that run a query which is given to them as a text, and which of their arguments that is."""
+
+_LARGE_OBJECTS = frozenset({
+    "lo_create", "lo_creat", "lo_from_bytea", "lo_put", "lo_unlink", "lo_truncate", "lo_truncate64", "lowrite",
+    "lo_import",
+})  # fmt: skip
+
 SESSION_WORDS = (
     b"set_config", b"setseed", b"advisory_lock", b"advisory_unlock", b"dblink_", b"currval", b"lastval",
+    b"query_to_xml", b"ts_stat", b"ts_rewrite",
+    b"lo_creat", b"lo_from_bytea", b"lo_put", b"lo_unlink", b"lo_truncate", b"lowrite", b"lo_import",
 )  # fmt: skip
 """In lower case: every text that calls one of them holds one of these, or spells it with escapes (u&"...")."""
 
 _CALLS_SESSION_FUNCTION = re.compile(
     rb"(?:set_config|setseed|pg_(?:try_)?advisory_(?:un)?lock|dblink_(?:dis)?connect)\w*\"?\s*\(", re.IGNORECASE
 )
+
+_RUNS_TEXT = re.compile(rb"(?:query_to_xml\w*|ts_stat|ts_rewrite)\"?\s*\(", re.IGNORECASE)
 
 _PUNCTUATION = re.compile(r"[^a-z0-9]")
 """PostgreSQL ignores it in the name of an encoding."""
@@ -78,9 +94,14 @@ def calls_by_text(sql: bytes) -> bool:
     return _CALLS_SESSION_FUNCTION.search(sql) is not None
 
 
+def runs_texts_by_text(sql: bytes) -> bool:
+    """Whether the text seems to call a function that runs a query; for texts whose tree cannot be had."""
+    return _RUNS_TEXT.search(sql) is not None
+
+
 def residue_of_calls(tree: Any) -> Residue:
     """What the functions leave of which it is known that they leave something."""
-    return max((_residue_of(names, call) for names, call in _calls(tree)), default=Residue.NONE)
+    return max((_residue_of(names, call) for names, call in calls_of(tree)), default=Residue.NONE)
 
 
 def sets_encoding(tree: Any) -> bool:
@@ -88,7 +109,7 @@ def sets_encoding(tree: Any) -> bool:
     return any(
         names[-1] == "set_config" and len(call.args) > 1 and _lower(call.args[0]) == "client_encoding"
         and not is_utf8(constant(call.args[1]))
-        for names, call in _calls(tree)
+        for names, call in calls_of(tree)
     )
 
 
@@ -103,16 +124,22 @@ def _lower(node: Any) -> str:
 
 def sequences_read(tree: Any) -> bool:
     """Whether it asks what its session drew from a sequence, and draws nothing by itself that could be meant."""
-    names = {called[-1] for called, _ in _calls(tree)}
+    names = {called[-1] for called, _ in calls_of(tree)}
     return bool(names & {"currval", "lastval"}) and "nextval" not in names
 
 
 def calls_unknown(tree: Any) -> bool:
     """Whether it calls a function of which nobody here knows what it does."""
-    return any(names[-1] not in _KNOWN or names[:-1] not in ([], ["pg_catalog"]) for names, _ in _calls(tree))
+    return any(names[-1] not in _KNOWN or names[:-1] not in ([], ["pg_catalog"]) for names, _ in calls_of(tree))
 
 
-def _calls(tree: Any) -> Iterator[tuple[list[str], Any]]:
+def writes_large_objects(tree: Any) -> bool:
+    """Whether it writes large objects, which PostgreSQL before 16 does not take for writing."""
+    return any(names[-1] in _LARGE_OBJECTS for names, _ in calls_of(tree))
+
+
+def calls_of(tree: Any) -> Iterator[tuple[list[str], Any]]:
+    """The functions that are called by their names, in parts, and each call."""
     for _, node in walk(tree):
         if type(node).__name__ == "FuncCall":
             yield [part.string.sval for part in node.funcname] or [""], node
@@ -120,6 +147,8 @@ def _calls(tree: Any) -> Iterator[tuple[list[str], Any]]:
 
 def _residue_of(names: list[str], call: Any) -> Residue:
     name = names[-1]
+    if name in _RUN_TEXTS:
+        return _residue_of_text(name, call)
     if name != "set_config":
         return SESSION_FUNCTIONS.get(name, Residue.NONE)
     # set_config(name, value, true) is SET LOCAL; any other third argument may be false.
@@ -129,6 +158,20 @@ def _residue_of(names: list[str], call: Any) -> Residue:
     # The name of a setting of one's own stays known, as an empty text; one that is computed may be any.
     plain = isinstance(setting, str) and "." not in setting and setting.lower() not in _NOT_RESET
     return Residue.DISCARD if plain else Residue.DESTROY
+
+
+def _residue_of_text(name: str, call: Any) -> Residue:
+    """What a query leaves that stands there as a text; one that is computed may leave anything."""
+    place = _RUN_TEXTS[name]
+    if name == "ts_rewrite" and len(call.args) == 3:  # its other form runs nothing
+        return Residue.NONE
+    text = constant(call.args[place]) if len(call.args) > place else None
+    if not isinstance(text, str):
+        return Residue.DESTROY
+    try:
+        return max((residue_of_calls(one.stmt) for one in postgast.parse(text).stmts), default=Residue.NONE)
+    except (DecodeError, postgast.PgQueryError):
+        return Residue.DESTROY
 
 
 _NOT_RESET = frozenset({"role", "session_authorization", "seed"})

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from router.model.reasons import RefuseReason
-from router.model.request import Residue, StatementTraits
+from router.model.request import Escape, Residue, StatementTraits
 from router.sql.residue import (
     SESSION_WORDS,
     calls_by_text,
@@ -22,9 +22,11 @@ from router.sql.residue import (
     residue_of_calls,
     sequences_read,
     sets_encoding,
+    writes_large_objects,
 )
+from router.sql.temporary import makes_temporary, may_create_there
 
-UNKNOWN = StatementTraits("unknown")
+UNKNOWN = StatementTraits("unknown", escape=Escape.POSSIBLE)
 EMPTY = StatementTraits(
     "empty",
     RefuseReason.STATEMENT_MISSING,
@@ -98,7 +100,10 @@ CURSOR = StatementTraits(
     residue=Residue.DISCARD,
 )
 TEMPORARY = _session("a temporary object", "ddl")
-FUNCTION = _session("a function that changes its session (set_config, advisory locks, dblink_connect, setseed)")
+FUNCTION = _session(
+    "a function that changes its session (set_config, advisory locks, dblink_connect, setseed), or runs a query that "
+    "may (ts_stat, ts_rewrite and query_to_xml of a text that is not a plain constant),"
+)
 FINAL_FUNCTION = replace(FUNCTION, residue=Residue.DESTROY)
 LISTEN = replace(
     TEMPORARY,
@@ -110,6 +115,10 @@ _SEQUENCE = (
     "RETURNING, ExecuteBatch or Transact"
 )
 
+_BLOCK = (
+    "DO and CALL are no reads: they may commit, write and change their session, also on a connection that PostgreSQL "
+    "keeps from writing; use Execute, or Transact"
+)
 _SET = StatementTraits("set")
 _DDL = StatementTraits("ddl")
 _UTILITY = StatementTraits("utility")
@@ -120,8 +129,14 @@ TREES: Mapping[str, StatementTraits] = {
     "update_stmt": StatementTraits("update"),
     "delete_stmt": StatementTraits("delete"),
     "merge_stmt": StatementTraits("merge"),
-    "call_stmt": StatementTraits("call", residue=Residue.DISCARD, commits_inside=True),
-    "do_stmt": StatementTraits("do", residue=Residue.DISCARD),
+    "call_stmt": StatementTraits(
+        "call", message=_BLOCK, residue=Residue.DISCARD, commits_inside=True, escape=Escape.POSSIBLE
+    ),
+    "do_stmt": StatementTraits("do", message=_BLOCK, residue=Residue.DISCARD, escape=Escape.POSSIBLE),
+    # PostgreSQL takes these two for reads.
+    "alter_system_stmt": StatementTraits("ddl", refuse_as_read=RefuseReason.WRITE_ON_READ_METHOD),
+    "check_point_stmt": StatementTraits("utility", refuse_as_read=RefuseReason.WRITE_ON_READ_METHOD),
+    "notify_stmt": StatementTraits("utility", escape=Escape.POSSIBLE),
     "explain_stmt": StatementTraits("explain"),
     "variable_show_stmt": StatementTraits("show"),
     "constraints_set_stmt": _SET,
@@ -135,6 +150,8 @@ TREES: Mapping[str, StatementTraits] = {
     "grant_role_stmt": _DDL,
     "rule_stmt": _DDL,
     "define_stmt": _DDL,
+    "composite_type_stmt": _DDL,
+    "import_foreign_schema_stmt": _DDL,
     "discard_stmt": _session("DISCARD"),
     "listen_stmt": LISTEN,
     "unlisten_stmt": _session("UNLISTEN"),
@@ -191,7 +208,9 @@ def _with_calls(traits: StatementTraits, tree: Any, name: str, sql: bytes) -> St
             return FINAL_FUNCTION
         case Residue.NONE if sequences_read(tree):
             return replace(traits, refuse=RefuseReason.SESSION_STATE, message=_SEQUENCE, reads_sequences=True)
-    return traits
+    if writes_large_objects(tree):
+        return replace(traits, refuse_as_read=RefuseReason.WRITE_ON_READ_METHOD, escape=Escape.POSSIBLE)
+    return replace(traits, path_to_temporary=True) if may_create_there(name, tree) else traits
 
 
 def _judge_node(name: str, tree: Any) -> StatementTraits:
@@ -210,7 +229,7 @@ def _judge_node(name: str, tree: Any) -> StatementTraits:
             # EXPLAIN ANALYZE executes what it explains.
             inner = judge_tree(tree.query, b"")
             return inner if inner.refuse is not None else TREES[name]
-    if _is_temporary(name, tree):
+    if makes_temporary(name, tree):
         return TEMPORARY
     if name == "select_stmt" and tree.HasField("into_clause"):
         return _DDL
@@ -242,40 +261,27 @@ def _transaction(tree: Any) -> StatementTraits:
 
 def _setting(tree: Any) -> StatementTraits:
     if tree.name in ("TRANSACTION", "TRANSACTION SNAPSHOT"):
-        return SET_TRANSACTION
+        return replace(SET_TRANSACTION, escape=Escape.CERTAIN) if _unlocks(tree) else SET_TRANSACTION
     if tree.name.lower() == "client_encoding" and tree.args and not is_utf8(constant(tree.args[0])):
         return ENCODING
     # SET LOCAL ends with its transaction; alone it does nothing, and PostgreSQL says so.
-    if tree.is_local:
-        return _SET
     # The connection's own role may be one that a start-up option took; a dotted name stays known, as an empty text.
-    return FINAL_SETTING if "." in tree.name or tree.name in _NOT_RESET else SETTING
+    final = "." in tree.name or tree.name in _NOT_RESET
+    traits = _SET if tree.is_local else FINAL_SETTING if final else SETTING
+    if _unlocks(tree):
+        traits = replace(traits, escape=Escape.CERTAIN)
+    return replace(traits, path_to_temporary=True) if may_create_there("variable_set_stmt", tree) else traits
 
 
-def _is_temporary(name: str, tree: Any) -> bool:
-    """Whether it makes an object that lives with the session. ON COMMIT DROP does not."""
-    match name:
-        case "create_stmt":
-            return _temporary(tree.relation) and not _dropped_at_commit(tree.oncommit, tree)
-        case "create_table_as_stmt":
-            return _temporary(tree.into.rel) and not _dropped_at_commit(tree.into.on_commit, tree.into)
-        case "select_stmt":
-            return tree.HasField("into_clause") and _temporary(tree.into_clause.rel)
-        case "view_stmt":
-            return _temporary(tree.view)
-        case "create_seq_stmt":
-            return _temporary(tree.sequence)
-        case "create_function_stmt":
-            return len(tree.funcname) > 1 and tree.funcname[0].string.sval == "pg_temp"
-    return False
-
-
-def _temporary(relation: Any) -> bool:
-    return bool(relation.relpersistence == "t" or relation.schemaname == "pg_temp")
-
-
-def _dropped_at_commit(value: int, owner: Any) -> bool:
-    field = "oncommit" if "oncommit" in type(owner).DESCRIPTOR.fields_by_name else "on_commit"
-    enum = type(owner).DESCRIPTOR.fields_by_name[field].enum_type
-    return bool(enum.values_by_number[value].name == "ONCOMMIT_DROP")
+def _unlocks(tree: Any) -> bool:
+    """Whether it makes a transaction writable that was begun read-only: PostgreSQL lets it, before the first query. A
+    function cannot, as whoever calls it is a query."""
+    if tree.name == "TRANSACTION":
+        return any(
+            one.def_elem.defname == "transaction_read_only" and one.def_elem.arg.a_const.ival.ival == 0
+            for one in tree.args
+        )
+    return tree.name.lower() == "transaction_read_only" and not (
+        len(tree.args) == 1 and str(constant(tree.args[0])).lower() in ("on", "true")
+    )
 

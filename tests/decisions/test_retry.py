@@ -27,6 +27,9 @@ KEYED_BATCH = Replayability(Access.READ_WRITE, batch=True, keyed=True)
 PARTS = Replayability(Access.READ_WRITE, commits_inside=True)
 TX = Replayability(Access.READ_WRITE, interactive=True)
 READ_TX = Replayability(Access.READ_ONLY, interactive=True)
+READ_BATCH = Replayability(Access.READ_ONLY, batch=True)
+UNSURE_BATCH = Replayability(Access.READ_ONLY, batch=True, escapes=True)
+UNSURE_TX = Replayability(Access.READ_ONLY, interactive=True, escapes=True)
 
 FACTS = {READ: Stage.EXECUTE, WRITE: Stage.COMMIT, BATCH: Stage.EXECUTE, TX: Stage.EXECUTE}
 SAME, ELSEWHERE, HOLD, FAIL = Action.RETRY_SAME, Action.RETRY_ELSEWHERE, Action.HOLD, Action.FAIL
@@ -108,6 +111,18 @@ CASES: dict[str, Case] = {
     "lost, transaction at COMMIT": (lost(Stage.COMMIT), TX, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
     "lost, read-only transaction at COMMIT": (
         lost(Stage.COMMIT), READ_TX, FAIL, C.ABORTED, R.TRANSACTION_LOST, X.ROLLED_BACK, None),
+    "lost, read-only transaction that may have acted": (
+        lost(Stage.COMMIT), UNSURE_TX, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    "lost, read-only batch at COMMIT": (
+        lost(Stage.COMMIT), READ_BATCH, ELSEWHERE, C.UNAVAILABLE, R.BACKEND_LOST, X.ROLLED_BACK, Y.READ_LOST),
+    "lost, read-only batch that may have acted, before COMMIT": (
+        lost(Stage.EXECUTE), UNSURE_BATCH, ELSEWHERE, C.UNAVAILABLE, R.BACKEND_LOST, X.ROLLED_BACK, Y.READ_LOST),
+    "lost, read-only batch that may have acted, at COMMIT": (
+        lost(Stage.COMMIT), UNSURE_BATCH, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
+    "no answer to the COMMIT of a read-only batch that may have acted": (
+        of(FaultKind.SILENT, Stage.COMMIT), UNSURE_BATCH, FAIL, C.DEADLINE_EXCEEDED, R.DEADLINE, X.MAYBE, None),
+    "a write in a read-only batch that may have acted": (
+        replied("25006"), UNSURE_BATCH, FAIL, C.FAILED_PRECONDITION, R.WRITE_ON_READ_METHOD, X.ROLLED_BACK, None),
     "fenced while a write ran": (
         of(FaultKind.STALE, Stage.COMMIT), WRITE, FAIL, C.UNKNOWN, R.OUTCOME_UNKNOWN, X.MAYBE, None),
     "commit is local only": (
@@ -383,7 +398,7 @@ faults = st.builds(
     st.sampled_from(["", "RevalidateCachedQuery", "call_bool_check_hook", "exec_stmt_raise"]),
 )
 standings = st.builds(Replayability, st.sampled_from(Access), st.booleans(), st.booleans(), st.booleans(),
-                      st.booleans(), st.booleans())
+                      st.booleans(), st.booleans(), st.booleans())
 
 
 @given(faults, standings)
@@ -395,12 +410,16 @@ def test_total_and_never_repeats_what_may_have_happened(fault: Fault, facts: Rep
             facts.keyed and got.retry_reason in (RetryReason.KEYED, RetryReason.KEY_BUSY)
         )
         key_told = fault.kind in (FaultKind.KEY_BUSY, FaultKind.LOCAL_COMMIT)
-        assert key_told or not (facts.first_row_sent and facts.access is Access.READ_ONLY and fault.sent)
+        only_reads = facts.access is Access.READ_ONLY and not (facts.escapes and fault.stage is Stage.COMMIT)
+        assert key_told or not (facts.first_row_sent and only_reads and fault.sent)
         assert not (facts.interactive and fault.sent)
     definite = fault.kind is FaultKind.SERVER_ERROR and fault.detail is not None and fault.detail.severity == "ERROR"
     open_write = facts.access is Access.READ_WRITE and fault.sent and (not facts.batch or fault.stage is Stage.COMMIT)
     if facts.commits_inside and fault.sent and facts.access is Access.READ_WRITE and got.action is not Action.FAIL:
         assert not definite or fault.sqlstate == "25006" or facts.keyed
+    if facts.escapes and fault.stage is Stage.COMMIT and fault.kind is FaultKind.CONNECTION_LOST:
+        assert got.executed is X.MAYBE
+        assert got.action is FAIL or facts.keyed
     if open_write and not definite and fault.kind is FaultKind.CONNECTION_LOST and not facts.interactive:
         assert got.executed is X.MAYBE
         assert got.action is (HOLD if facts.keyed else FAIL)

@@ -38,6 +38,15 @@ def _kind(name: str, probe: str, *sql: str, then: str = SAME, ends: str = "commi
 _LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 _TEMP = "SELECT count(*) FROM pg_class WHERE relpersistence = 't' AND pg_table_is_visible(oid)"
 
+_IN_PG_TEMP = "SELECT " + " + ".join(
+    f"(SELECT count(*) FROM {table} WHERE {column} = pg_my_temp_schema())"
+    for table, column in (
+        ("pg_type", "typnamespace"), ("pg_proc", "pronamespace"), ("pg_operator", "oprnamespace"),
+        ("pg_collation", "collnamespace"), ("pg_conversion", "connamespace"), ("pg_ts_dict", "dictnamespace"),
+        ("pg_ts_config", "cfgnamespace"), ("pg_statistic_ext", "stxnamespace"),
+    )
+)  # fmt: skip
+
 KINDS = (
     _kind("a setting", _setting("work_mem"), "SET work_mem = '77MB'"),
     _kind("a time zone", _setting("TimeZone"), "SET TIME ZONE 'Asia/Tokyo'"),
@@ -77,6 +86,24 @@ KINDS = (
     _kind("a temporary sequence", _TEMP, "CREATE TEMP SEQUENCE left_behind"),
     _kind("a temporary function", "SELECT count(*) FROM pg_proc WHERE pronamespace = pg_my_temp_schema()",
           "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
+    *(_kind(f"a temporary {name}", _IN_PG_TEMP, sql) for name, sql in (
+        ("enum", "CREATE TYPE pg_temp.e AS ENUM ('a')"),
+        ("row type", "CREATE TYPE pg_temp.c AS (a int)"),
+        ("range type", "CREATE TYPE pg_temp.r AS RANGE (subtype = int)"),
+        ("domain", "CREATE DOMAIN pg_temp.d AS int"),
+        ("aggregate", "CREATE AGGREGATE pg_temp.a(int) (sfunc = int4pl, stype = int)"),
+        ("operator", "CREATE OPERATOR pg_temp.+ (function = int4pl, leftarg = int, rightarg = int)"),
+        ("collation", 'CREATE COLLATION pg_temp.c FROM "C"'),
+        ("conversion", "CREATE CONVERSION pg_temp.c FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8"),
+        ("dictionary", "CREATE TEXT SEARCH DICTIONARY pg_temp.d (template = simple)"),
+        ("search configuration", "CREATE TEXT SEARCH CONFIGURATION pg_temp.c (copy = simple)"),
+        ("statistic", "CREATE STATISTICS pg_temp.s ON owner, secret FROM vault"),
+        ("procedure", "CREATE PROCEDURE pg_temp.p() LANGUAGE sql AS ''"),
+    )),
+    _kind("a type where the path leads", _IN_PG_TEMP, "SET LOCAL search_path TO pg_temp, public",
+          "CREATE TYPE e AS ENUM ('a')"),
+    _kind("a table where a computed path leads", _TEMP, "SELECT set_config('search_path', lower('PG_TEMP'), true)",
+          "CREATE TABLE left_behind (a int)"),
     _kind("a table in a block", _TEMP, "DO $$ BEGIN CREATE TEMP TABLE left_behind (a int); END $$"),
     _kind("a prepared statement", "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'",
           "PREPARE mine AS SELECT 1"),
@@ -185,6 +212,22 @@ async def test_blocks_and_procedures_alone_leave_nothing_either(played: Stage, s
             await db.execute(sql)
             await db.batch([sql])
             assert (await db.execute(probe)).rows[0][0] == before
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ("SET LOCAL search_path TO none_such, pg_temp", "CREATE TYPE e AS ENUM ('a')"),
+        ("SELECT set_config('search_path', $1, true)", "CREATE DOMAIN d AS int"),
+        ("SET LOCAL search_path TO pg_temp", "SELECT 1 AS a INTO left_behind"),
+    ],
+)
+async def test_nor_does_a_batch_whose_path_leads_to_the_sessions_own_schema(played: Stage, steps: tuple[str, ...]):
+    async with borrower(played) as db:
+        before = (await db.execute(_IN_PG_TEMP)).rows[0][0]
+        for _ in range(3):
+            await db.batch([pointsman.Step(sql, ["pg_temp"] * sql.count("$1")) for sql in steps])
+            assert (await db.execute(_IN_PG_TEMP)).rows[0][0] == before
 
 
 async def test_what_is_a_transactions_own_is_never_forgotten(played: Stage):

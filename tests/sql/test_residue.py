@@ -13,12 +13,24 @@ NONE = [
     "update t set a = coalesce(a, 0) + 1", "set local work_mem = '1MB'", "select set_config('a.b', 'x', true)",
     "select pg_advisory_xact_lock(1)", "select nextval('s')", "select pg_catalog.now()",
     "create table t (a numeric(3, 1))",
+    "create type e as enum ('a')", "create domain public.d as int", "create type pg_temporary.c as (a int)",
     "create temp table t (a int) on commit drop", "notify c", "select * from generate_series(1, 3) as g (n)",
 ]  # fmt: skip
 DISCARD = [
     "set work_mem = '1MB'", "set time zone 'utc'", "reset all", "listen c", "unlisten *", "prepare p as select 1",
     "deallocate all", "discard temp", "create temp table t (a int)", "declare c cursor with hold for select 1",
     "select pg_advisory_lock(1)", "select set_config('work_mem', '1MB', false)", "call p()", "do $$ begin end $$",
+    "create type pg_temp.e as enum ('a')", "create type pg_temp.c as (a int)", "create type pg_temp.b",
+    "create type pg_temp.r as range (subtype = int)", "create domain pg_temp.d as int",
+    "create aggregate pg_temp.a(int) (sfunc = int4pl, stype = int)", 'create collation pg_temp.c from "C"',
+    "create operator pg_temp.+ (function = int4pl, leftarg = int, rightarg = int)",
+    "create statistics pg_temp.s on a, b from t", "create conversion pg_temp.c for 'UTF8' to 'LATIN1' from f",
+    "create text search dictionary pg_temp.d (template = simple)", "create operator family pg_temp.f using btree",
+    "create text search configuration pg_temp.c (copy = simple)", "create function pg_temp_3.f() returns int return 1",
+    "create operator class pg_temp.c for type int using btree as operator 1 <", "create view pg_temp_12.v as select 1",
+    "create procedure pg_temp.p() language sql as ''", "create foreign table pg_temp.f (a int) server s",
+    "import foreign schema x from server s into pg_temp", "create extension citext schema pg_temp_3",
+    "create table pg_temp_3.t (a int)", "create table pg_temp.t as select 1", "select 1 as a into pg_temp_3.t",
 ]  # fmt: skip
 """Also outside of a transaction's own session."""
 DESTROY = [
@@ -53,6 +65,23 @@ def test_what_is_left_behind(sql: str, outside: Residue, inside: Residue):
     assert inspector.inspect_in_session(sql.encode()).residue is inside
     assert inspector.inspect_in_session(sql.encode()).residue is inside
     assert inspector.inspect(sql.encode()).residue is outside
+
+
+@pytest.mark.parametrize(
+    ("sql", "leads"),
+    [
+        ("set local search_path to pg_temp, public", True), ("set local schema 'pg_temp'", True),
+        ("set local search_path to none_such, pg_temp_3", True), ("set local search_path to public", False),
+        ("set local search_path to default", False), ("set local work_mem = '1MB'", False),
+        ("select set_config('search_path', 'pg_temp, public', true)", True), ("select set_config($1, $2, true)", True),
+        ("select set_config('search_path', $1, true)", True), ("select set_config('search_path', 'a, b', true)", False),
+        ("select set_config('work_mem', $1, true)", False), ("select 'set_config(search_path, pg_temp)'", False),
+    ],
+)  # fmt: skip
+def test_who_may_lead_what_is_created_into_the_sessions_own_schema(sql: str, leads: bool):
+    traits = PostgastInspector().inspect(sql.encode())
+    assert traits.path_to_temporary is leads
+    assert (traits.refuse, traits.residue) == (None, Residue.NONE)
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,18 @@ async def test_without_a_key_the_outcome_is_told_as_unknown(
         await db.execute(ADD)
     assert (proxy.cuts, caught.value.executed) == (1, Executed.MAYBE)
     assert await settled(pg_cluster) == 2 * arrives
+
+
+@ARRIVES
+async def test_a_read_only_batch_is_repeated_where_it_can_have_done_nothing(
+    cut: tuple[Proxy, pointsman.Client], arrives: bool
+) -> None:
+    proxy, db = cut
+    arm(proxy, arrives=arrives)
+    read: Any = await db.batch(["select 1", "set local work_mem = '1MB'"], read_only=True)
+    assert (proxy.cuts, read.receipt.attempts) == (1, 2)
+    for sql in ("do $$ begin perform 1; end $$", "notify nobody"):
+        arm(proxy, arrives=arrives)
+        with pytest.raises(pointsman.OutcomeUnknown) as caught:
+            await db.batch([sql], read_only=True)
+        assert (proxy.cuts, caught.value.executed) == (1, Executed.MAYBE)

@@ -15,6 +15,7 @@ from router.model.policy import ClusterPolicy, PoolPolicy, RetryPolicy, TenantPo
 from router.model.reasons import RefuseReason
 from router.model.request import (
     BatchStep,
+    Escape,
     Guard,
     Method,
     Options,
@@ -58,7 +59,9 @@ class FakeInspector:
             return StatementTraits("tcl", why, why, "use Transact")
         if word == b"set":
             return StatementTraits("set", RefuseReason.SESSION_STATE, None, "use Transact", residue=Residue.DISCARD)
-        return StatementTraits(word.decode(), commits_inside=word in (b"call", b"do"))
+        block = word in (b"call", b"do")
+        escape = Escape.POSSIBLE if block else Escape.CERTAIN if word == b"unlock" else Escape.NONE
+        return StatementTraits(word.decode(), commits_inside=block, escape=escape)
 
     def inspect_in_session(self, sql: bytes) -> StatementTraits:
         return self.inspect(sql)
