@@ -285,6 +285,8 @@ class LanePool:
     def _unpin(self, slot: Slot) -> None:
         self._pinned_s += self._clock.now() - slot.pinned_at
         slot.pinned = False
+        if slot.lane.altered:
+            slot.residue = Residue.DESTROY
         self._places.put_back(slot)
 
     async def _discard(self, slot: Slot) -> None:

@@ -142,6 +142,13 @@ class Lane(Protocol):
     @property
     def in_failed_transaction(self) -> bool: ...
 
+    @property
+    def altered(self) -> bool:
+        """Outside of a transaction: a setting that the server reports by itself is not what the session was born with.
+        By itself a lane that is kept from writing ends when that is no longer so, and takes nothing new when its
+        search_path is another one."""
+        ...
+
     def submit(self, unit: Unit) -> None:
         """Queue a unit; bytes leave at the end of this loop turn. On a broken lane the unit fails at once, unsent."""
         ...

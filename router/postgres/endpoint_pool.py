@@ -137,7 +137,7 @@ class PsycopgEndpointPool:
         taken = functools.partial(self._take_back, inner)
         try:
             return PipelineLane(
-                connection, self._endpoint.name, born.generation, born.expires_at, born.prepared, taken
+                connection, self._endpoint.name, born.generation, born.expires_at, born.prepared, born.guard, taken
             )
         except psycopg.Error:
             return None

@@ -22,9 +22,11 @@ from router.postgres import faults
 from router.postgres.copy_channel import CopyHost, PqCopyChannel
 from router.postgres.liveness import hang_up
 from router.postgres.prepared import PreparedStatements
+from router.postgres.session_guard import READ_ONLY, SessionGuard
 from router.postgres.unit_pipeline import UnitPipeline
 
 _CANCEL_S = 0.1
+_OPEN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _ABANDONED = {CloseReason.GENERATION: FaultKind.STALE, CloseReason.CONNECTION_LOST: FaultKind.CONNECTION_LOST}
 
 
@@ -38,9 +40,10 @@ class PipelineLane(UnitPipeline):
         generation: Generation,
         expires_at: float,
         prepared: PreparedStatements,
+        guard: SessionGuard,
         returned: Callable[[PipelineLane, CloseReason | None], Any],
     ) -> None:
-        super().__init__(connection.pgconn, endpoint, generation, prepared)
+        super().__init__(connection.pgconn, endpoint, generation, prepared, guard)
         self._connection = connection
         self._expires_at = expires_at
         self._returned = returned
@@ -81,6 +84,20 @@ class PipelineLane(UnitPipeline):
     def in_failed_transaction(self) -> bool:
         return self._closed is None and self._pgconn.transaction_status == TransactionStatus.INERROR
 
+    @property
+    def altered(self) -> bool:
+        """ports.Lane.altered."""
+        return self._closed is None and not self._given_back and self._guard.changed(self._pgconn)
+
+    def _session_changed(self) -> None:
+        if self._pgconn.transaction_status in _OPEN_TRANSACTION:
+            return  # its caller's own: what stays of it is seen at its end
+        if self._pgconn.parameter_status(READ_ONLY) != b"on":
+            # What was sent behind it fails: it could write by now, or would be told so.
+            self._end(CloseReason.TAINTED, FaultKind.CLOSED, "connection closed: a statement made it writable")
+        else:
+            self.retire()
+
     def submit(self, unit: Unit) -> None:
         """ports.Lane.submit."""
         if self._closed is not None or self._given_back:
@@ -115,6 +132,7 @@ class PipelineLane(UnitPipeline):
         self._loop.add_reader(self._fd, self._on_readable)
         self._expected.clear()
         self._finish(self._units.popleft())
+        self._look_at_session()
 
     # --- ending ------------------------------------------------------------------------------------------------
 
@@ -149,6 +167,7 @@ class PipelineLane(UnitPipeline):
         self._loop.call_soon(unit.done, unit)
 
     def _detach(self) -> None:
+        self._guarded = False
         self._row_mode.stop()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)  # ours, or that of a COPY
@@ -197,7 +216,7 @@ class PipelineLane(UnitPipeline):
             return CloseReason.NOT_IDLE
         if self._cancel_unconfirmed:
             return CloseReason.CANCEL_UNCONFIRMED
-        if tainted:
+        if tainted or self.altered:
             return CloseReason.TAINTED
         if self._now() >= self._expires_at:
             return CloseReason.LIFETIME

@@ -34,6 +34,7 @@ from router.postgres.passwords import Passwords
 from router.postgres.permits import Permit, PoolPermits
 from router.postgres.prepared import PreparedStatements
 from router.postgres.proving import Misplaced, prove
+from router.postgres.session_guard import SessionGuard
 
 if TYPE_CHECKING:
     from typing import Self
@@ -62,10 +63,18 @@ class NoPassword(psycopg.OperationalError):
 class Born:
     """What the router remembers of a connection from its birth on."""
 
-    __slots__ = ("expires_at", "generation", "permit", "prepared")
+    __slots__ = ("expires_at", "generation", "guard", "permit", "prepared")
 
-    def __init__(self, generation: Generation, expires_at: float, prepared: PreparedStatements, permit: Permit) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        expires_at: float,
+        prepared: PreparedStatements,
+        guard: SessionGuard,
+        permit: Permit,
+    ) -> None:
         self.generation = generation
+        self.guard = guard
         self.expires_at = expires_at
         self.prepared = prepared
         self.permit = permit
@@ -205,6 +214,7 @@ class Opener:
             generation,
             asyncio.get_running_loop().time() + age,
             PreparedStatements(self._tenant.pool.prepared_statements),
+            SessionGuard(connection.pgconn, self._access),
             permit,
         )
         self._permits.now_idle(connection)

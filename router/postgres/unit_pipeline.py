@@ -29,6 +29,7 @@ from router.postgres.pipeline_sync import queue_sync_on
 from router.postgres.prepared import PreparedStatements, is_control
 from router.postgres.row_mode import RowMode
 from router.postgres.second_tries import NAME_ERRORS, SecondTries, Staleness, is_open_transaction, staleness
+from router.postgres.session_guard import READ_ONLY, SEARCH_PATH, SessionGuard
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -52,12 +53,16 @@ class UnitPipeline:
     """The sending and reading half of a lane. end() is the other half's: whoever ends it empties what is here."""
 
     def __init__(
-        self, pgconn: PGconn, endpoint: EndpointName, generation: Generation, prepared: PreparedStatements
+        self, pgconn: PGconn, endpoint: EndpointName, generation: Generation, prepared: PreparedStatements,
+        guard: SessionGuard,
     ) -> None:
         self._pgconn = pgconn
         self._endpoint = endpoint
         self._generation = generation
         self._prepared = prepared
+        self._guard = guard
+        self._guarded, self._search_path = guard.keeps_read_only, guard.search_path
+        self._told = pgconn.parameter_status
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._inbox: deque[Unit] = deque()
@@ -76,8 +81,7 @@ class UnitPipeline:
         self._outside = True
         """What is sent next runs in no transaction that an earlier unit began."""
         self._fd = pgconn.socket
-        self._reading = True
-        self._writing = False
+        self._reading, self._writing = True, False
         self._closed: CloseReason | None = None
         self._given_back = False
         pgconn.nonblocking = 1
@@ -91,6 +95,10 @@ class UnitPipeline:
 
     def _end(self, reason: CloseReason, kind: FaultKind, message: str, sqlstate: str = "") -> None:
         """End the connection; every unit that has no fault yet gets this one."""
+        raise NotImplementedError
+
+    def _session_changed(self) -> None:
+        """What keeps it from writing is gone, or names mean something else by now."""
         raise NotImplementedError
 
     def _lose(self, message: str, kind: FaultKind = FaultKind.CONNECTION_LOST, sqlstate: str = "") -> None:
@@ -255,6 +263,13 @@ class UnitPipeline:
                 get_result()
             elif not self._take_rare(result, status):
                 return
+        if self._guarded:
+            self._look_at_session()
+
+    def _look_at_session(self) -> None:
+        told = self._told
+        if self._guarded and (told(READ_ONLY) != b"on" or told(SEARCH_PATH) != self._search_path):
+            self._session_changed()
 
     def _take_rare(self, result: PGresult, status: int) -> bool:
         """False: no more for now."""

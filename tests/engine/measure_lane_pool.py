@@ -37,7 +37,7 @@ class InstantLane:
     generation = Generation(1)
     usable = True
     in_transaction = False
-    in_failed_transaction = False
+    in_failed_transaction = altered = False
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -41,7 +41,7 @@ LANES: Sequence[Mutant] = (
     ),
     Mutant(
         "lend_a_tainted_connection", _LANE,
-        "        if tainted:\n            return CloseReason.TAINTED\n", "",
+        "        if tainted or self.altered:\n            return CloseReason.TAINTED\n", "",
         tests=(_LANES_REAL,),
     ),
     Mutant(
@@ -90,6 +90,31 @@ LANES: Sequence[Mutant] = (
         "unclean = lane.in_transaction or slot.residue is Residue.DISCARD",
         "unclean = slot.residue is Residue.DISCARD",
         tests=("tests/engine/test_lane_pool_ending.py",),
+    ),
+    Mutant(
+        "go_on_where_a_read_has_unlocked_its_connection", _PIPELINE,
+        'told(READ_ONLY) != b"on" or ', "",
+        tests=("tests/stories/test_reads_stay_reads.py",),
+    ),
+    Mutant(
+        "start_a_block_as_a_read", "router/engine/quick_reads.py",
+        ".refuse_as_read is not None", ".refuse is not None",
+        tests=("tests/engine/test_judging.py",),
+    ),
+    Mutant(
+        "repeat_a_read_only_batch_that_may_have_acted", "router/decisions/retry.py",
+        " or (facts.escapes and fault.stage is Stage.COMMIT)", "",
+        tests=("tests/engine/test_judging.py",),
+    ),
+    Mutant(
+        "leave_a_type_to_the_next", "router/sql/temporary.py",
+        '    "create_enum_stmt": "type_name",\n', "",
+        tests=("tests/isolation/test_residue.py",),
+    ),
+    Mutant(
+        "leave_a_batchs_objects_to_the_next", "router/engine/judging.py",
+        "            request.residue = max(request.residue, Residue.DISCARD)\n", "            pass\n",
+        tests=("tests/isolation/test_residue.py",),
     ),
     Mutant(
         "leave_a_connection_to_a_closed_pool", "router/postgres/endpoint_pool.py",

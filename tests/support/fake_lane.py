@@ -111,6 +111,10 @@ class FakeLane:
         return self.closed is None and (self.in_flight > 0 or self._status is not Status.IDLE)
 
     @property
+    def altered(self) -> bool:
+        return False
+
+    @property
     def in_failed_transaction(self) -> bool:
         return self.closed is None and self.in_flight == 0 and self._status is Status.FAILED
 

@@ -81,7 +81,7 @@ class TimedPool:
 class TimedLane:
     """ports.Lane."""
 
-    in_failed_transaction = False
+    in_failed_transaction = altered = False
 
     def __init__(self, pool: TimedPool) -> None:
         self.pool = pool
