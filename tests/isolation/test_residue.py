@@ -61,7 +61,8 @@ KINDS = (
     _kind("read-only", _setting("default_transaction_read_only"), "SET default_transaction_read_only = on"),
     _kind("row security", _setting("row_security"), "SET row_security = off"),
     _kind("several settings", "SELECT sum(hashtext(name || setting)) FROM pg_settings WHERE source = 'session'",
-          "SET jit = off", "SET enable_seqscan = off", "SET temp_buffers = '2MB'"),
+          "SET jit = off", "SET enable_seqscan = off",
+          "SET maintenance_work_mem = '2MB'"),  # temp_buffers cannot be set once a session has had temporary tables
     _kind("a setting rolled back", _setting("work_mem"), "SET work_mem = '77MB'", ends="rollback"),
     _kind("a setting, then an error", _setting("work_mem"), "SET work_mem = '77MB'", "SELECT 1/0", ends="error"),
     _kind("a setting, then silence", _setting("work_mem"), "SET work_mem = '77MB'", ends="close"),
