@@ -74,6 +74,7 @@ class ControlProcess:
         self._audit_log = AuditLog.of(config.server.audit)
         self._events = TelemetrySink(level=config.log.level.value, audit=self._audit_log)
         self._server = config.server
+        self._begun_with = config
         self._count = workers
         self._roster = Roster(
             workers,
@@ -184,7 +185,10 @@ class ControlProcess:
 
     def _configuration(self, config: LoadedConfig, changes: TenantChanges) -> Configuration:
         clusters = config.topology.clusters
-        config = replace(config, files={}, book=None)  # to be watched here alone
+        begun = self._begun_with
+        # What waits for a restart waits for the whole router's: workers that differed would share one port. What is
+        # watched is watched here alone.
+        config = replace(config, server=begun.server, log=begun.log, retry=begun.retry, files={}, book=None)
         return Configuration(config, tuple(self._control.supervisors[name].state for name in clusters), changes)
 
     def _grant(self, worker: WorkerId, grants: Sequence[Grant]) -> None:
@@ -193,11 +197,8 @@ class ControlProcess:
                 member.tell(Grants(tuple(grants)))
 
     def _first_words(self, member: Member) -> Begin:
-        config = self._control.config
-        configuration = self._configuration(config, TenantChanges())
-        # Of the files that are watched: those of a reload that changed their names are not.
-        same = config.server.tls == self._server.tls
-        certificates = self._control.certificates.kept("callers") if same else None
+        configuration = self._configuration(self._control.config, TenantChanges())
+        certificates = self._control.certificates.kept("callers")
         return Begin(member.place, self._count, self.public_address, configuration, certificates)
 
     # --- what workers say ---------------------------------------------------------------------------------------

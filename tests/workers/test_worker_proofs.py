@@ -127,6 +127,37 @@ async def test_workers_come_back_with_the_last_good_certificate_while_the_files_
     assert key not in logged
 
 
+async def test_a_worker_that_starts_after_a_reload_serves_as_the_others_do(
+    pg_cluster: DevCluster, tmp_path: Path
+) -> None:
+    """What waits for a restart waits for the whole router's, not for a death; nor for a restart of the workers."""
+    paths = (tmp_path / "server.pem", tmp_path / "server.key")
+    _issue(Authority(), paths, dns=["localhost"])
+
+    def later(config: dict[str, Any]) -> None:
+        config["server"]["tls"] = {"cert": str(paths[0]), "key": str(paths[1])}
+        config["log"] = {"level": "error"}
+
+    async with two_workers(pg_cluster, grace_s=1.0) as router:
+
+        async def connect_anew(count: int = 12) -> None:
+            for _ in range(count):
+                async with router.connect(timeout=20) as db:
+                    await db.query("select 1")
+
+        router.edit_config(later)
+        answer = await router.operate("ReloadConfig")
+        assert "server" in str(answer), answer
+        before = await all_serve(router)
+        os.kill(before[0].pid, signal.SIGKILL)
+        await all_serve(router, restarts=1)
+        await connect_anew()
+        await asyncio.to_thread(_restart_workers, router)
+        after = await all_serve(router)
+        assert not {one.pid for one in before} & {one.pid for one in after}
+        await connect_anew()
+
+
 def _certificate_of(address: str) -> str:
     host, _, port = address.rpartition(":")
     return ssl.get_server_certificate((host, int(port)), timeout=10)
