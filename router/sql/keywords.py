@@ -29,6 +29,8 @@ from router.sql.rules import (
 _FIRST_WORDS = re.compile(
     rb"(?:\s++|--[^\r\n]*+|/\*.*?\*/|\()*+([a-z]++)(?:\s++([a-z]++))?+(?:\s++([a-z]++))?+", re.IGNORECASE | re.DOTALL
 )
+_INTO_TEMPORARY = re.compile(rb"\binto\b\s*+\"?(?:temp|pg_temp|local|global|u&|/\*|--)", re.IGNORECASE)
+"""Also where a comment may hide it: to pass over comments in a search takes time with the square of their number."""
 _STANDARD_STREAM = re.compile(rb"\b(?:stdin|stdout)\b", re.IGNORECASE)
 
 _FIRST: Mapping[str, StatementTraits] = {
@@ -71,9 +73,8 @@ _CONCURRENTLY = re.compile(rb"\bconcurrently\b", re.IGNORECASE)
 def unknown(sql: bytes) -> StatementTraits:
     """The traits of a text that is not our grammar: PostgreSQL's to judge, but what begins as if it left something in
     its session is taken to do so."""
-    found = _FIRST_WORDS.match(sql)
-    left = Residue.NONE if found is None else _FIRST.get(found[1].decode().lower(), UNKNOWN).residue
-    commits = _commits_inside(sql)
+    judged = judge_words(sql)
+    left, commits = judged.residue, _commits_inside(sql)
     return replace(UNKNOWN, residue=left, commits_inside=commits) if left or commits else UNKNOWN
 
 
@@ -89,6 +90,12 @@ def _commits_inside(sql: bytes) -> bool:
     return first in _COMMIT_INSIDE
 
 
+def _names_temporary(sql: bytes) -> bool:
+    """Whether it may name the schema of what lives with the session; an escape may hide it."""
+    text = sql.lower()
+    return b"pg_temp" in text or b'u&"' in text
+
+
 def judge_words(sql: bytes) -> StatementTraits:
     """The traits of a text by its first words; UNKNOWN when they say nothing."""
     found = _FIRST_WORDS.match(sql)
@@ -98,11 +105,15 @@ def judge_words(sql: bytes) -> StatementTraits:
     traits = _FIRST.get(first, UNKNOWN)
     match first, second:
         case "set", "local" | "constraints":
-            traits = StatementTraits("set", escape=Escape.POSSIBLE)
+            traits = StatementTraits("set", escape=Escape.POSSIBLE, path_to_temporary=_names_temporary(sql))
         case "prepare", "transaction":
             traits = CONTROL
         case "create", _ if {second, third} & {"temp", "temporary"}:
             traits = TEMPORARY
+        case "create", _ if _names_temporary(sql):  # a function's body may name it as well: it is not refused
+            traits = StatementTraits("ddl", residue=Residue.DISCARD)
+        case "select" | "values" | "with" | "table", _ if _INTO_TEMPORARY.search(sql) is not None:
+            traits = StatementTraits("ddl", residue=Residue.DISCARD)
         case "copy", _:
             traits = COPY if _STANDARD_STREAM.search(sql) else StatementTraits("copy")
     if traits.refuse is None and (calls_by_text(sql) or runs_texts_by_text(sql)):

@@ -50,10 +50,10 @@ SESSION_WORDS = (
 """In lower case: every text that calls one of them holds one of these, or spells it with escapes (u&"...")."""
 
 _CALLS_SESSION_FUNCTION = re.compile(
-    rb"(?:set_config|setseed|pg_(?:try_)?advisory_(?:un)?lock|dblink_(?:dis)?connect)\w*\"?\s*\(", re.IGNORECASE
+    rb"\b(?:set_config|setseed|pg_(?:try_)?advisory_(?:un)?lock|dblink_(?:dis)?connect)\w*\"?\s*\(", re.IGNORECASE
 )
 
-_RUNS_TEXT = re.compile(rb"(?:query_to_xml\w*|ts_stat|ts_rewrite)\"?\s*\(", re.IGNORECASE)
+_RUNS_TEXT = re.compile(rb"\b(?:query_to_xml\w*|ts_stat|ts_rewrite)\"?\s*\(", re.IGNORECASE)
 
 _PUNCTUATION = re.compile(r"[^a-z0-9]")
 """PostgreSQL ignores it in the name of an encoding."""

@@ -305,7 +305,11 @@ def test_text_too_deep_for_the_parser_is_judged_by_its_first_words() -> None:
     assert inspect("explain select ';', pg_advisory_lock(1)" + "+1" * 500).refuse is RefuseReason.SESSION_STATE
 
 
-@pytest.mark.parametrize("piece", [b"+1", b" union select 1", b" join t on true", b"(", b"/*", b"--\n", b" ", b"';"])
+@pytest.mark.parametrize(
+    "piece",
+    [b"+1", b" union select 1", b" join t on true", b"(", b"/*", b"--\n", b" ", b"';", b"setseed", b"query_to_xml",
+     b" into/*", b" into ", b' u&"', b"setseed\"  "],
+)  # fmt: skip
 def test_hostile_text_costs_little_and_crashes_nothing(piece: bytes) -> None:
     for size in (PARSED_BYTES - 100, 1_000_000):
         sql = b"explain select ';'" + piece * (size // len(piece))

@@ -8,7 +8,10 @@ from router.model.reasons import RefuseReason
 from router.model.request import Residue
 from router.sql.inspector import CACHED_TEXTS, PARSED_BYTES, PostgastInspector
 
+LONG = "x" * PARSED_BYTES
 NONE = [
+    f"insert into t select temp from s -- {LONG}", f"select temp from t -- {LONG}",
+    f"create table t as table s -- {LONG}",
     "select 1", "select count(*), max(a) from t where lower(b) = any ($1)", "insert into t (a, b) values (1, 2)",
     "update t set a = coalesce(a, 0) + 1", "set local work_mem = '1MB'", "select set_config('a.b', 'x', true)",
     "select pg_advisory_xact_lock(1)", "select nextval('s')", "select pg_catalog.now()",
@@ -30,6 +33,9 @@ DISCARD = [
     "create operator class pg_temp.c for type int using btree as operator 1 <", "create view pg_temp_12.v as select 1",
     "create procedure pg_temp.p() language sql as ''", "create foreign table pg_temp.f (a int) server s",
     "import foreign schema x from server s into pg_temp", "create extension citext schema pg_temp_3",
+    f"select 1 as a into temp t -- {LONG}", f"with x as (select 1) select * into /* a */ pg_temp.t from x -- {LONG}",
+    f"select 1 as a into local temporary t -- {LONG}", f"create type pg_temp.e as enum ('{LONG}')",
+    f"create temp table t (a int) -- {LONG}", "create temp table t (a int) newest", "create type pg_temp.e as newest",
     "create table pg_temp_3.t (a int)", "create table pg_temp.t as select 1", "select 1 as a into pg_temp_3.t",
 ]  # fmt: skip
 """Also outside of a transaction's own session."""
@@ -74,6 +80,7 @@ def test_what_is_left_behind(sql: str, outside: Residue, inside: Residue):
         ("set local search_path to none_such, pg_temp_3", True), ("set local search_path to public", False),
         ("set local search_path to default", False), ("set local work_mem = '1MB'", False),
         ("select set_config('search_path', 'pg_temp, public', true)", True), ("select set_config($1, $2, true)", True),
+        (f"set local search_path to pg_temp, {LONG}", True), (f"set local search_path to {LONG}", False),
         ("select set_config('search_path', $1, true)", True), ("select set_config('search_path', 'a, b', true)", False),
         ("select set_config('work_mem', $1, true)", False), ("select 'set_config(search_path, pg_temp)'", False),
     ],
