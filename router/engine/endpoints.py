@@ -19,7 +19,7 @@ from router.engine.lane_pool import LanePool
 from router.engine.making_room import SPARE_S
 from router.engine.running import PoolRuns, Runs
 from router.model.errors import Code, RouterError
-from router.model.events import Health
+from router.model.events import Health, Phase
 from router.model.identity import ClusterName, EndpointName, Generation, TenantName
 from router.model.observation import AttemptFailed, Fault, FaultKind, Stage
 from router.model.reasons import CloseReason, RefuseReason
@@ -33,6 +33,7 @@ _QUIET_S = 0.1
 _ASK_AGAIN_S = 0.05
 _NOBODY_IS_SPARED: Mapping[TenantName, float] = {}
 _GONE = (Health.DOWN, Health.QUARANTINED)
+HELD = "writes are held"
 
 
 class PoolKey(NamedTuple):
@@ -333,6 +334,13 @@ class Pools:
             await pool.close(CloseReason.DRAIN)
 
 
+def _is_withdrawn(server: EndpointName | None, before: ClusterState, state: ClusterState) -> bool:
+    """Whether writes that have not begun yet may go to a server no longer, in the generation that there is: in a
+    switchover it would commit them behind the position that its successor waits for. A doubt ends soon, often well."""
+    held = before.primary is not None and state.primary is None and state.phase is not Phase.SUSPECT
+    return held and server in (None, before.primary)
+
+
 def _tell(
     pool: LanePool, access: Access, server: EndpointName | None, before: ClusterState | None, state: ClusterState
 ) -> None:
@@ -342,9 +350,12 @@ def _tell(
     was = before.endpoints.get(server) if before is not None and server is not None else None
     if moved and (access is Access.READ_WRITE or endpoint is None or endpoint.role is not Role.REPLICA):
         pool.fence(state.generation)
-    elif endpoint is None:
         return
-    elif endpoint.health in _GONE and (was is None or was.health not in _GONE):
+    if access is Access.READ_WRITE and before is not None and _is_withdrawn(server, before, state):
+        pool.send_on(HELD)
+    if endpoint is None:
+        return
+    if endpoint.health in _GONE and (was is None or was.health not in _GONE):
         pool.cut(CloseReason.CONNECTION_LOST)
     elif endpoint.health is Health.UP and was is not None and was.health is not Health.UP:
         pool.go_on()

@@ -84,7 +84,7 @@ class Line:
 class AloneWait:
     """Who waits for a lane alone."""
 
-    __slots__ = ("future", "number", "until")
+    __slots__ = ("future", "number", "sent_on", "until")
 
     def __init__(self, number: int, until: float, future: asyncio.Future[Slot]) -> None:
         self.number = number
@@ -92,15 +92,19 @@ class AloneWait:
         self.until = until
         """It waits no longer than this (monotonic seconds)."""
         self.future = future
+        self.sent_on: Fault | None = None
+        """It was given a lane, and its task has not used it yet when all were refused."""
 
 
 class AloneLine:
     """Those who wait for a lane alone, each in a task of its own."""
 
-    __slots__ = ("_waits",)
+    __slots__ = ("_given", "_waits")
 
     def __init__(self) -> None:
         self._waits: OrderedDict[AloneWait, None] = OrderedDict()
+        self._given: set[AloneWait] = set()
+        """Who has a lane, and learns of it in this turn of the loop."""
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -122,11 +126,16 @@ class AloneLine:
         return wait
 
     async def slot(self, wait: AloneWait) -> Slot:
-        """What it is given. Expired once the loop's clock passes its time; AttemptFailed when the line is refused."""
+        """What it is given. Expired once the loop's clock passes its time; AttemptFailed when the line is refused, also
+        right after it was given something, which is then to be had by declined()."""
         try:
-            return await wait_until(wait.future, wait.until)
+            slot = await wait_until(wait.future, wait.until)
         finally:
             self._waits.pop(wait, None)
+            self._given.discard(wait)
+        if wait.sent_on is not None:
+            raise AttemptFailed(wait.sent_on)
+        return slot
 
     def lasts(self, now: float) -> bool:
         """Somebody's time has not passed."""
@@ -136,10 +145,11 @@ class AloneLine:
         """It has its lane."""
         wait.future.set_result(slot)
         self._waits.pop(wait, None)
+        self._given.add(wait)
 
     @staticmethod
     def declined(wait: AloneWait) -> Slot | None:
-        """Its task was cancelled in the turn in which it was given this."""
+        """Its task was cancelled, or sent on, in the turn in which it was given this."""
         future = wait.future
         if not future.done() or future.cancelled() or future.exception() is not None:
             return None
@@ -147,6 +157,8 @@ class AloneLine:
 
     def refuse(self, fault: Fault, others: Fault) -> None:
         """Nobody gets any. others: what all but the first are told."""
+        for wait in self._given:
+            wait.sent_on = others
         for wait in self._waits:
             if not wait.future.done():
                 wait.future.set_exception(AttemptFailed(fault))

@@ -208,7 +208,7 @@ class LanePlaces:
         wait = self._alone.join(self._number, min(deadline, self._clock.now() + self._policy.acquire_timeout_s))
         try:
             return await self._alone.slot(wait)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, AttemptFailed):
             slot = self._alone.declined(wait)
             if slot is not None:  # handed over in the same turn: to the next in line
                 slot.pinned = False

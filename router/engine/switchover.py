@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from router.decisions.cluster_facts import Seen, gather
 from router.decisions.machine import ClusterMachine, Event, MoveFailed, Operation
 from router.decisions.promotion import PromotionPlan, Standby, read_sync_names
-from router.engine.moving import MoveError, Mover, RivalFound
+from router.engine.moving import STRAGGLERS_S, MoveError, Mover, RivalFound
 from router.model.errors import Code, RouterError
 from router.model.events import Health, Phase
 from router.model.identity import EndpointName, Lsn
 from router.model.journal import MoveKind, MoveNote, MoveStage
-from router.model.observation import ProbeResult
+from router.model.observation import AttemptFailed, ProbeResult, RoleClaim
 from router.model.reasons import PhaseReason, RefuseReason
 from router.model.topology import Cluster, Endpoint, FailoverMode
 from router.ports import Clock, Surgeon
@@ -143,6 +143,18 @@ class Switchover:
         self._take(MoveFailed(PhaseReason.SWITCHOVER, words, pledged is not None, pledged, muted))
 
     async def _move(self, plan: SwitchoverPlan) -> Event:
+        mover, to = self._mover, plan.to
+        fenced = await self._fenced(plan)
+        while not await self._is_held(plan.primary):
+            # On its way when writes were held, or another client's: what it wrote is not on the next primary.
+            await mover.note(MoveNote(MoveKind.SWITCHOVER, MoveStage.FENCE, to))
+            await asyncio.gather(*(mover.repoint(name, plan.primary.name) for name in plan.promotion.fence))
+            fenced = await self._fenced(plan)
+        others = tuple(name for name in fenced if name != to)
+        return await mover.crown(plan.promotion, to, others, fenced[to].received_lsn)
+
+    async def _fenced(self, plan: SwitchoverPlan) -> dict[EndpointName, RoleClaim]:
+        """Hold writes and fence all standbys, with what was written there; what they say then. MoveError."""
         mover, surgeon, to = self._mover, self._surgeon, plan.to
         held = await mover.act("hold_writes", plan.primary.name, surgeon.hold_writes(plan.primary, mover.deadline()))
         goal = held.claim.lsn if held.claim is not None else Lsn(0)
@@ -157,8 +169,14 @@ class Switchover:
             await mover.act("repoint", to, surgeon.repoint(self._endpoints[to], plan.primary, mover.deadline()))
             await mover.act("catch_up", to, self._caught_up(to, furthest))
             fenced |= await mover.fence((to,), replace(plan.promotion, counted=(to,), needed=1))
-        others = tuple(name for name in fenced if name != to)
-        return await mover.crown(plan.promotion, to, others, fenced[to].received_lsn)
+        return fenced
+
+    async def _is_held(self, primary: Endpoint) -> bool:
+        """Whether nobody has written since the last position; one that does not say has died in the middle of it."""
+        try:
+            return await self._surgeon.still_held(primary, self._clock.now() + STRAGGLERS_S)
+        except AttemptFailed:
+            return True
 
     async def _caught_up(self, name: EndpointName, goal: Lsn) -> None:
         """Wait until a standby has received and replayed up to goal; bounded by the switchover's own timeout."""

@@ -286,7 +286,15 @@ class Surgeon(Protocol):
         ...
 
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
-        """Planned switchover: make new transactions read-only, end those that run, and say the last position."""
+        """Planned switchover: make new transactions read-only, end those that run, and say the last position.
+
+        A transaction that says READ WRITE itself is not held by that: those that write are waited for and then ended,
+        however late they began, until one look finds none."""
+        ...
+
+    async def still_held(self, primary: Endpoint, deadline: float) -> bool:
+        """Whether nobody has written, nor is about to commit, since hold_writes said the position. AttemptFailed when
+        the primary does not tell."""
         ...
 
     async def allow_writes(self, primary: Endpoint, deadline: float) -> None:

@@ -60,13 +60,17 @@ _WRITERS = """
   FROM pg_stat_activity AS a JOIN pg_roles AS r ON r.rolname = a.usename
  WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND a.usename <> current_user
    AND NOT r.rolsuper AND a.xact_start IS NOT NULL"""
-"""Sessions in a transaction that began before writes were held; those of superusers we may not end."""
+"""Sessions in a transaction; those of superusers we may not end."""
+_LATE = " OR a.backend_xid IS NOT NULL OR a.state LIKE 'idle in transaction%'"
+"""... that began once writes were held, and writes, or may: it said READ WRITE. A single read is never idle in one."""
+_NEXT_XID = "SELECT pg_snapshot_xmax(pg_current_snapshot())"
+"""After the newest transaction that wrote and has ended."""
 _WAITING = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 _CONFIRMING = "SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 _PROOF = (
     "BEGIN READ WRITE",
     "SET LOCAL synchronous_commit = on",
-    "SELECT pg_logical_emit_message(true, 'pointsman', 'verify')",
+    "SELECT pg_current_xact_id(), pg_logical_emit_message(true, 'pointsman', 'verify')",
     "COMMIT",
 )
 """A write that a standby must confirm, also while others' are held: a message in the log, which touches no table."""
@@ -84,6 +88,8 @@ class PostgresSurgeon:
         self._stands = f"pg_is_in_recovery() AND position('{self._fence}' in current_setting('primary_conninfo')) > 0"
         self._kept: dict[EndpointName, ControlConnection] = {}
         """Open, and used by nobody just now."""
+        self._held: dict[EndpointName, int] = {}
+        """The last transaction that wrote on those whose writes are held: one of ours."""
         self._versions: dict[EndpointName, int] = {}
         """server_version_num of those that have been asked."""
         self._closed = False
@@ -234,14 +240,34 @@ class PostgresSurgeon:
         look = f"clock_timestamp(), EXISTS (SELECT{_WRITERS})"
         held_at, writing = await self._alter(primary, "default_transaction_read_only", "on", deadline, look=look)
         now = asyncio.get_running_loop().time
-        before = f" AND a.xact_start < '{held_at}'::timestamptz"
+        writers = f"{_WRITERS} AND (a.xact_start < '{held_at}'::timestamptz{_LATE})"
         grace_ends = min(now() + GRACE_S, deadline)
-        while writing == "t":
-            if now() >= grace_ends:
-                await self._query(primary, "SELECT pg_terminate_backend(a.pid)" + _WRITERS + before, deadline)
-            await asyncio.sleep(STEP_S)
-            [(writing,)] = await self._query(primary, f"SELECT EXISTS (SELECT{_WRITERS}{before})", deadline)
-        return await self._ask(primary, deadline, *_PROOF)
+        while True:
+            while writing == "t":
+                if now() >= grace_ends:
+                    await self._query(primary, f"SELECT pg_terminate_backend(a.pid){writers}", deadline)
+                await asyncio.sleep(STEP_S)
+                [(writing,)] = await self._query(primary, f"SELECT EXISTS (SELECT{writers})", deadline)
+            result, writing = await self._last_position(primary, f"EXISTS (SELECT{writers})", deadline)
+            if result is not None:
+                return result
+
+    async def _last_position(self, primary: Endpoint, writing: str, deadline: float) -> tuple[ProbeResult | None, str]:
+        """Where it is after a write of our own; None when somebody else was writing then, or has written since."""
+        began = asyncio.get_running_loop().time()
+        asked = (*_PROOF, f"SELECT {writing}", ROLE_QUERY, _NEXT_XID)
+        answers = await self._queries(primary, asked, deadline)
+        (ours,), ((writes,),), (role,), ((after,),) = answers[2], *answers[-3:]
+        if writes == "t" or int(after or 0) != int(ours[0] or 0) + 1:
+            return None, "t"
+        self._held[primary.name] = int(ours[0] or 0)
+        return self._told(primary, role, began), "f"
+
+    async def still_held(self, primary: Endpoint, deadline: float) -> bool:
+        """See ports.Surgeon."""
+        writing = f"SELECT EXISTS (SELECT{_WRITERS} AND a.backend_xid IS NOT NULL)"
+        [(writes,)], [(after,)] = await self._queries(primary, (writing, _NEXT_XID), deadline)
+        return writes == "f" and int(after or 0) - 1 == self._held.get(primary.name)
 
     async def allow_writes(self, primary: Endpoint, deadline: float) -> None:
         """See ports.Surgeon."""
@@ -288,8 +314,12 @@ class PostgresSurgeon:
         """What it says of itself, once it has done what is to be done before."""
         began = asyncio.get_running_loop().time()
         rows = (await self._queries(server, (*before, ROLE_QUERY), deadline))[-1]
+        return self._told(server, rows[0], began)
+
+    def _told(self, server: Endpoint, role: Row, began: float) -> ProbeResult:
+        """What ROLE_QUERY's row says; asked then."""
         ended = asyncio.get_running_loop().time()
-        claim = read_claim(rows[0], self._versions[server.name])
+        claim = read_claim(role, self._versions[server.name])
         return ProbeResult(server.name, ProbeOutcome.OK, ended, ended - began, claim)
 
     async def _query(self, server: Endpoint, sql: str, deadline: float) -> list[Row]:

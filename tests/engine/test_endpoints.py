@@ -262,6 +262,51 @@ async def test_a_new_primary_fences_retired_pools_of_the_old_one_too_and_who_wai
     await rest(engine)
 
 
+@pytest.mark.parametrize("retired", [False, True])
+@virtual
+async def test_who_waits_for_a_lane_when_a_switchover_holds_writes_waits_for_the_next_primary(retired: bool) -> None:
+    """In the same generation: the lanes go on, and a batch says READ WRITE, which beats the server's hold."""
+    engine = Engine(pool=PoolPolicy(max_size=1))
+    engine.supervisor.publish()
+    writing = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(0.5)"))
+    await asyncio.sleep(0.1)
+    batch = engine.start(engine.run(Method.EXECUTE_BATCH, "insert a", "insert b"))
+    keyed = engine.start(engine.run(Method.EXECUTE, "insert c", key="k1"))
+    talking = engine.start(Talk.begin(engine))
+    talk = await talking
+    talking = engine.start(talk.run("insert d"))
+    await asyncio.sleep(0.1)
+    if retired:
+        engine.change(pool=PoolPolicy(max_size=2))
+    engine.supervisor.publish(phase=Phase.HOLDING, primary=None)
+    assert (await writing).receipt.endpoint == "a", "what runs goes on"
+    await asyncio.sleep(0.5)
+    assert engine.server().committed == []
+    assert not any(text.startswith((b"BEGIN", b"insert")) for text in engine.server().seen)
+    assert engine.room.held == 3
+    engine.supervisor.promote("b")
+    await talking
+    await talk.commit()
+    assert {(await one).receipt.endpoint for one in (batch, keyed)} == {"b"}
+    assert engine.server().committed == []
+    assert sorted(engine.server("b").committed)[:4] == [b"insert a", b"insert b", b"insert c", b"insert d"]
+    await rest(engine)
+
+
+@virtual
+async def test_a_doubt_about_the_primary_leaves_the_lines_as_they_are() -> None:
+    engine = Engine(pool=PoolPolicy(max_size=1))
+    engine.supervisor.publish()
+    writing = engine.start(engine.run(Method.EXECUTE, "select pg_sleep(0.5)"))
+    await asyncio.sleep(0.1)
+    batch = engine.start(engine.run(Method.EXECUTE_BATCH, "insert a"))
+    await asyncio.sleep(0.1)
+    engine.supervisor.publish(phase=Phase.SUSPECT, primary=None)
+    await writing
+    assert (await batch).receipt.endpoint == "a"
+    await rest(engine)
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 @virtual
 async def test_a_transaction_on_a_retired_pool_is_not_committed_at_a_former_primary(leaves: bool) -> None:

@@ -33,6 +33,23 @@ async def test_an_open_transaction_is_rolled_back_before_its_lane_is_used_again(
 
 
 @virtual
+async def test_a_lane_given_in_the_turn_in_which_all_are_sent_on_is_not_used_by_who_waited() -> None:
+    world = World(max_size=1)
+    slot = await world.pool.pin(now() + 5)
+    waits = [asyncio.create_task(world.pool.pin(now() + 5)) for _ in range(2)]
+    await settle()
+    world.pool.release(slot)
+    world.pool.send_on("writes are held")
+    for one in waits:
+        fault = await failure(one)
+        assert (fault.kind, fault.message) == (FaultKind.STALE, "writes are held")
+    again = await world.pool.pin(now() + 5)
+    assert again is slot, "it is free"
+    world.pool.release(again)
+    await world.end()
+
+
+@virtual
 async def test_a_rollback_without_an_answer_costs_the_connection() -> None:
     world = World(max_size=1)
     slot = await world.pool.pin(now() + 5)

@@ -127,6 +127,22 @@ async def test_the_old_primary_does_not_write_again_beside_one_that_somebody_els
 
 
 @virtual
+async def test_what_is_written_after_the_last_position_is_not_left_behind():
+    """By another client, or one that was on its way: the standbys follow once more, and get it."""
+    servers, journal = FakeServers.of(3), FakeJournal()
+    async with supervised(servers, journal=journal) as (supervisor, kept):
+        call = asyncio.create_task(supervisor.switchover(N3, 5.0))
+        await until(supervisor, lambda _: servers["n3"].fenced and servers["n2"].fenced)
+        servers.write("n1")
+        written = servers["n1"].lsn
+        assert await call == N3
+        assert servers["n3"].lsn >= written
+        told = [(one.step, one.endpoint) for one in kept.of(FailoverStep) if isinstance(one, FailoverStep)]
+        assert told.count(("hold_writes", N1)) == 2
+        assert stages(journal) == [MoveStage.HOLD, MoveStage.PROMOTE, MoveStage.FENCE, MoveStage.PROMOTE]
+
+
+@virtual
 async def test_the_hold_on_writes_is_taken_back_as_soon_as_the_primary_can_be_reached():
     servers = FakeServers.of(3)
     servers.failing |= {("fence", N2), ("allow_writes", N1)}

@@ -92,6 +92,18 @@ FAILOVER: Sequence[Mutant] = (
         tests=("tests/decisions/test_snapshot.py",),
     ),
     Mutant(
+        "forget_what_is_being_noted", "router/decisions/machine.py",
+        "return Term(max(self.term, noted, self.wanted.term if self.wanted is not None else NO_TERM))",
+        "return self.term",
+        tests=("tests/decisions/test_resuming.py", "tests/decisions/test_failover_orders.py"),
+    ),
+    Mutant(
+        "hold_over_a_move_that_has_begun", "router/decisions/resuming.py",
+        "return note.stage is not MoveStage.HOLD or (state.operation is Operation.NONE and state.wanted is None)",
+        "return True",
+        tests=("tests/engine/test_switchover.py",),
+    ),
+    Mutant(
         "forget_the_journal", "router/decisions/resuming.py", "    if record is None:\n", "    if True:\n",
         tests=("tests/decisions/test_resuming.py",),
     ),
@@ -119,6 +131,16 @@ FAILOVER: Sequence[Mutant] = (
 )
 
 ROUTING: Sequence[Mutant] = (
+    Mutant(
+        "who_waits_when_writes_are_held_goes_on", "router/engine/endpoints.py",
+        "        pool.send_on(HELD)\n", "        pass\n",
+        tests=("tests/engine/test_endpoints.py",),
+    ),
+    Mutant(
+        "leave_late_writes_behind", "router/engine/switchover.py",
+        "while not await self._is_held(plan.primary):", "while False:",
+        tests=("tests/engine/test_switchover.py",),
+    ),
     Mutant(
         "who_waited_goes_to_the_old_primary", "router/engine/lane_places.py",
         'self.fail_lines(Fault(FaultKind.STALE, Stage.ACQUIRE, message="the primary changed while it waited"))',

@@ -263,6 +263,60 @@ async def test_writes_are_held_and_allowed_again(make_cluster: MakeCluster):
         writing.close()
 
 
+def writes(dev: DevCluster, name: str) -> psycopg.Connection:
+    """A transaction that says READ WRITE, which beats the default; it ends with its connection."""
+    connection = psycopg.connect(dev.tenant_dsn("acme"), autocommit=True)
+    connection.execute(f"BEGIN READ WRITE; {name}")
+    return connection
+
+
+async def test_a_write_that_began_when_writes_were_held_already_is_before_the_last_position(make_cluster: MakeCluster):
+    dev = make_cluster()
+    cluster = configured(dev)
+    n1 = endpoint(cluster, "n1")
+    with psycopg.connect(dev.tenant_dsn("acme"), autocommit=True) as setting_up:
+        setting_up.execute("CREATE TABLE late (id integer)")
+    early = writes(dev, "INSERT INTO late VALUES (1)")
+    async with surgeon(cluster) as hands:
+        holding = asyncio.create_task(hands.hold_writes(n1, soon()))
+        await within(2, lambda: asked(dev, "n1", "SHOW default_transaction_read_only") == "on")
+        late = writes(dev, "INSERT INTO late VALUES (2)")
+        early.execute("COMMIT")
+        await asyncio.sleep(0.2)
+        assert not holding.done()
+        late.execute("COMMIT")
+        committed = lsn_from_text(str(asked(dev, "n1", "SELECT pg_current_wal_insert_lsn()")))
+        held = await holding
+        assert held.claim is not None
+        assert held.claim.lsn >= committed
+        assert await hands.still_held(n1, soon())
+        early.execute("SELECT count(*) FROM late")
+        assert await hands.still_held(n1, soon()), "reads do not matter"
+        early.execute("BEGIN READ WRITE; INSERT INTO late VALUES (3)")
+        assert not await hands.still_held(n1, soon())
+        early.execute("COMMIT")
+        assert not await hands.still_held(n1, soon())
+        await hands.hold_writes(n1, soon())
+        assert await hands.still_held(n1, soon())
+    early.close()
+    late.close()
+
+
+async def test_one_that_may_still_write_when_writes_are_held_is_ended(make_cluster: MakeCluster):
+    dev = make_cluster()
+    cluster = configured(dev)
+    early = writes(dev, "CREATE TABLE late (id integer)")
+    async with surgeon(cluster) as hands:
+        holding = asyncio.create_task(hands.hold_writes(endpoint(cluster, "n1"), soon()))
+        await within(2, lambda: asked(dev, "n1", "SHOW default_transaction_read_only") == "on")
+        late = writes(dev, "SELECT 1")
+        early.execute("COMMIT")
+        await holding
+        with pytest.raises(psycopg.OperationalError):
+            late.execute("INSERT INTO late VALUES (1)")
+    early.close()
+
+
 async def test_promoting_takes_back_a_hold_on_writes(make_cluster: MakeCluster):
     dev = make_cluster(tenants=False)
     cluster = configured(dev)

@@ -47,7 +47,7 @@ class ModelServer(FakeServer):
         if statement.sql == POSITION.sql:
             return self._position()
         if statement.sql.startswith((b"insert", b"update")):
-            if self.node.in_recovery or self.node.read_only:
+            if self.node.in_recovery:
                 return Reply(error="25006", message="cannot execute a write in a read-only transaction")
             if statement.sql.startswith(b"update"):
                 return self._increment(statement.sql.split()[1])
@@ -81,6 +81,8 @@ class ModelBackend(Backend):
         self._wait: Waiting | None = None
         self._seen_end = False
         self._client_killed = False
+        self._read_write = False
+        """The open transaction, or the last one, said so itself."""
 
     # --- the client's end ---------------------------------------------------------------------------------------
 
@@ -131,7 +133,20 @@ class ModelBackend(Backend):
     def _judge(self, statement: Statement) -> Reply:
         if statement.sql.startswith(b"BEGIN") and b"READ WRITE" in statement.sql and self.node.in_recovery:
             return Reply(error="25006", message="cannot set transaction read-write mode during recovery")
+        held = self.node.read_only and not (self._read_write and self.status is not Status.IDLE)
+        if held and self.status is not Status.FAILED and self._would_write(statement):
+            return Reply(error="25006", message="cannot execute a write in a read-only transaction")
         return super()._judge(statement)
+
+    def _would_write(self, statement: Statement) -> bool:
+        return statement.sql.startswith((b"insert", b"update")) or self.server.keys.concerns(statement)
+
+    def _control(self, statement: Statement) -> str:
+        word = super()._control(statement)
+        if word == "BEGIN":
+            # What a transaction says of itself beats default_transaction_read_only.
+            self._read_write = b"READ WRITE" in statement.sql
+        return word
 
     def _end_statement(self) -> None:
         commits = self.current is not None and self.current.sql.upper() == b"COMMIT"
@@ -167,9 +182,14 @@ class ModelBackend(Backend):
             return
         self.die()
 
+    @property
+    def in_transaction(self) -> bool:
+        """It writes, or may."""
+        return self.status is not Status.IDLE or bool(self._effects)
+
     def end_open_transaction(self) -> None:
         """What a surgeon that holds writes does to who still writes; a commit under way may end."""
-        if self._wait is None and (self.status is not Status.IDLE or self._effects):
+        if self._wait is None and self.in_transaction:
             self.die()
 
     def die(self, last_word: str = "") -> None:

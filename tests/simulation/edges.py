@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEADLINE_SHARE = 0.98
 STEP_S = 0.005
+GRACE_S = 1.0
+"""Writers get this long to end before they are ended."""
 
 
 def claim(node: Node) -> RoleClaim:
@@ -218,8 +220,24 @@ class ModelSurgeon(_Edge):
                 backend.end_open_transaction()
 
         node = await self._act("hold_writes", primary, deadline, act)
-        await self._until(node, deadline, lambda: not node.waiting)
+        grace_ends = self._loop.time() + GRACE_S
+
+        def quiet() -> bool:
+            """Also of those who began since, and said READ WRITE."""
+            writers = [one for one in node.server.backends if one.in_transaction]
+            if self._loop.time() >= grace_ends:
+                for backend in writers:
+                    backend.end_open_transaction()
+            return not writers and not node.waiting
+
+        await self._until(node, deadline, quiet)
+        node.held_at = len(node.wal)
         return self._result(node)
+
+    async def still_held(self, primary: Endpoint, deadline: float) -> bool:
+        node = await self._act("still_held", primary, deadline, lambda _: None)
+        await self.back(node, deadline)
+        return not node.waiting and not any(one.writes for one in node.wal[node.held_at :])
 
     async def allow_writes(self, primary: Endpoint, deadline: float) -> None:
         def act(node: Node) -> None:

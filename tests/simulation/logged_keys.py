@@ -52,7 +52,7 @@ class LoggedKeys(KeyTable):
         self._node = node
 
     def judge(self, backend: Holder, statement: Statement) -> Reply:
-        if self._node.in_recovery or self._node.read_only:
+        if self._node.in_recovery:
             return Reply(error="25006", message="cannot write in a read-only transaction")
         reply = super().judge(backend, statement)
         if statement.sql.endswith(b"FOR UPDATE") and reply.rows:

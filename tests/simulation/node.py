@@ -68,6 +68,8 @@ class Node:
         self.upstream: str | None = None
         self.fence_mark = ""
         self.read_only = False
+        self.held_at = 0
+        """How long the log was when writes were held."""
         self.system_id = 77
         self.disk_s = 0.0003
         self.replay_lag_s = 0.0

@@ -21,7 +21,7 @@ from router.devcluster import DevCluster
 from router.model.identity import Generation, Term
 from router.model.observation import FaultKind
 from router.model.policy import ClusterPolicy
-from router.model.request import Access, Statement
+from router.model.request import Access, Statement, TransactionMode
 from router.model.topology import FailoverMode
 from router.ports import Unit
 from router.postgres.surgeon import PostgresSurgeon
@@ -44,12 +44,18 @@ PATIENCE_S = 20.0
 class Side(Protocol):
     """Real servers or the model: n1 is the primary, n2 and n3 its standbys, ANY 1 must confirm."""
 
-    async def begin(self, name: str) -> Any:
+    async def begin(self, name: str, *, says_read_write: bool = False) -> Any:
         """Write a row on n1, and wait for the commit beside."""
         ...
 
+    async def hold(self) -> None:
+        """Writes on n1."""
+        ...
+
+    async def allow(self) -> None: ...
+
     async def outcome(self, begun: Any, within_s: float) -> str:
-        """confirmed, local (with the notice), lost; or waits."""
+        """confirmed, local (with the notice), lost, read-only; or waits."""
         ...
 
     async def cancel(self, begun: Any) -> None: ...
@@ -82,6 +88,10 @@ class Side(Protocol):
 async def script(side: Side) -> list[tuple[str, Any]]:
     """What is done, and what is seen."""
     seen: list[tuple[str, Any]] = [("plain", await side.outcome(await side.begin("plain"), PATIENCE_S))]
+    await side.hold()
+    for name, says in (("held", False), ("held, and says READ WRITE", True)):
+        seen.append((name, await side.outcome(await side.begin(name, says_read_write=says), PATIENCE_S)))
+    await side.allow()
     for standby in ("n2", "n3"):
         await side.freeze(standby)
     for name, end in (("cancelled", side.cancel), ("terminated", side.terminate)):
@@ -140,12 +150,18 @@ class Real:
 
         await asyncio.to_thread(make)
 
-    async def begin(self, name: str) -> Any:
+    async def begin(self, name: str, *, says_read_write: bool = False) -> Any:
         def run(connection: Any, notices: list[str]) -> str:
             try:
+                if says_read_write:
+                    connection.execute("begin read write")
                 connection.execute("insert into facts values (%s)", (name,))
+                if says_read_write:
+                    connection.execute("commit")
             except psycopg.OperationalError:
                 return "lost"
+            except psycopg.errors.ReadOnlySqlTransaction:
+                return "read-only"
             return "local" if "01000" in notices else "confirmed"
 
         connection = await asyncio.to_thread(self._cluster.servers["n1"].connect)
@@ -181,6 +197,12 @@ class Real:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + PATIENCE_S
+
+    async def hold(self) -> None:
+        await self._surgeon.hold_writes(endpoint(self._topology, "n1"), self._deadline())
+
+    async def allow(self) -> None:
+        await self._surgeon.allow_writes(endpoint(self._topology, "n1"), self._deadline())
 
     async def fence(self, server: str) -> None:
         await self._surgeon.fence(endpoint(self._topology, server), self._deadline())
@@ -229,10 +251,12 @@ class Model:
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + PATIENCE_S
 
-    async def begin(self, name: str) -> Any:
+    async def begin(self, name: str, *, says_read_write: bool = False) -> Any:
+        write = Statement(write_of(name))
+        around = (Statement(TransactionMode().begin_sql()), write, Statement(b"COMMIT"))
         done: asyncio.Future[Unit] = asyncio.get_running_loop().create_future()
         lane = await self._pool.open_lane(self._deadline())
-        lane.submit(Unit((Statement(write_of(name)),), done.set_result))
+        lane.submit(Unit(around if says_read_write else (write,), done.set_result))
         return lane, done
 
     async def outcome(self, begun: Any, within_s: float) -> str:
@@ -243,6 +267,8 @@ class Model:
         if fault is None:
             await begun[0].give_back()
             return "confirmed"
+        if fault.sqlstate == "25006":
+            return "read-only"
         return {FaultKind.LOCAL_COMMIT: "local", FaultKind.CONNECTION_LOST: "lost"}[fault.kind]
 
     async def cancel(self, begun: Any) -> None:
@@ -265,6 +291,12 @@ class Model:
     async def crash_backend(self) -> None:
         self._servers.nodes["n1"].crash_backend()
         await asyncio.sleep(5)
+
+    async def hold(self) -> None:
+        await self._surgeon.hold_writes(self._endpoints["n1"], self._deadline())
+
+    async def allow(self) -> None:
+        await self._surgeon.allow_writes(self._endpoints["n1"], self._deadline())
 
     async def fence(self, server: str) -> None:
         await self._surgeon.fence(self._endpoints[server], self._deadline())
@@ -290,6 +322,7 @@ def modelled() -> list[tuple[str, Any]]:
 def test_the_model_does_what_was_measured() -> None:
     seen = dict(modelled())
     assert (seen["plain"], seen["cancelled"], seen["terminated"]) == ("confirmed", "waits", "waits")
+    assert (seen["held"], seen["held, and says READ WRITE"]) == ("read-only", "confirmed")
     assert seen["fenced"] == "waits"
     assert seen["the old one in recovery, timelines"] == (False, 1, 1)
     assert seen["the new one in recovery, timelines"] == (False, 2, 1)

@@ -69,6 +69,8 @@ class FakeServers:
     """(step, server) that a surgeon hangs in until its deadline."""
     probes: list[tuple[float, EndpointName, bool]] = field(default_factory=list)
     open_edges: int = 0
+    held_at: int = -1
+    """Where the primary was when its writes were held."""
 
     @classmethod
     def of(cls, count: int = 3) -> FakeServers:
@@ -279,7 +281,12 @@ class FakeSurgeon:
     async def hold_writes(self, primary: Endpoint, deadline: float) -> ProbeResult:
         server = await self._act("hold_writes", primary, deadline)
         server.read_only = True
+        self._servers.held_at = server.lsn
         return self._result(server)
+
+    async def still_held(self, primary: Endpoint, deadline: float) -> bool:
+        server = await self._act("still_held", primary, deadline)
+        return server.lsn == self._servers.held_at
 
     async def allow_writes(self, primary: Endpoint, deadline: float) -> None:
         (await self._act("allow_writes", primary, deadline)).read_only = False
