@@ -67,6 +67,20 @@ def test_a_source_that_meets_a_cancelled_future_ends_the_copy(router: CopyRouter
     assert ended(router) == ["undone"]
 
 
+def cancelled(*_: object) -> Any:
+    raise asyncio.CancelledError
+
+
+def test_a_source_or_progress_that_is_cancelled_itself_ends_the_copy(
+    router: CopyRouter, db: pointsman.sync.Client
+) -> None:
+    with pytest.raises(CancelledError):
+        bounded(lambda: db.copy_in("t", Readable(cancelled)))
+    assert ended(router) == ["undone"]
+    with pytest.raises(CancelledError):
+        bounded(lambda: db.copy_in("t", [b"1\n"], progress=cancelled))
+
+
 class Table:
     """Rows that are asked for once they are wanted."""
 

@@ -139,6 +139,8 @@ class Filling:
                         await asyncio.wait({pumping})
             if not pumping.cancelled() and (problem := pumping.exception()) is not None:
                 raise problem
+            if pumping.cancelled() and not rpc.done():
+                raise asyncio.CancelledError  # the source's own, or progress's: the router waits for its data
             return await self._answer(rpc)
         finally:
             abandon(rpc, link)
