@@ -138,22 +138,28 @@ def _serve(cluster: DevCluster, directory: Path, options: DevOptions, started: f
     loaded = loading.load(config)
 
     async def main() -> None:
-        healing = asyncio.create_task(_heal(cluster, lambda: _write_dev_json(cluster, kept, directory, addresses)))
         addresses: list[str] = []
+
+        def rewrite() -> None:
+            if addresses:  # else the router is not ready, and writes it when it is
+                _write_dev_json(cluster, kept, directory, addresses)
 
         def ready(process: app.Running) -> None:
             addresses[:] = [process.public_address, process.admin_address]
             path = _write_dev_json(cluster, kept, directory, addresses)
             _welcome(cluster, kept, directory, path, addresses, time.monotonic() - started)
 
+        healing = asyncio.create_task(_heal(cluster, rewrite))
         try:
             await app.run(loaded, ready)
         finally:
-            healing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await healing
-            # It names processes that are about to end.
-            (directory / FILE_NAME).unlink(missing_ok=True)
+            try:
+                healing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await healing
+            finally:
+                # It names processes that are about to end.
+                (directory / FILE_NAME).unlink(missing_ok=True)
             _tell("stopping")
 
     asyncio.run(main())
@@ -197,16 +203,27 @@ def _write_dev_json(cluster: DevCluster, kept: _Secrets, directory: Path, addres
     )
 
 
-async def _heal(cluster: DevCluster, rewrite: Callable[[], Path]) -> None:
-    """Bring dead servers back as standbys, for ever; dev.json follows, as their process ids change."""
+async def _heal(cluster: DevCluster, rewrite: Callable[[], None]) -> None:
+    """Bring dead servers back as standbys, for ever; dev.json follows, as their process ids change.
+
+    Survives whatever goes wrong in one look: a server may be killed in the middle of it, and the next look mends that.
+    """
+    trouble = ""
     while True:
         await asyncio.sleep(HEAL_S)
-        healed = await asyncio.to_thread(cluster.heal)
-        for one in healed:
-            outcome = one.done if one.succeeded else f"not yet: {one.done}"
-            _tell(f"{one.name}: {one.reason.value}; {outcome}")
-        if healed:
-            rewrite()
+        try:
+            healed = await asyncio.to_thread(cluster.heal)
+            for one in healed:
+                outcome = one.done if one.succeeded else f"not yet: {one.done}"
+                _tell(f"{one.name}: {one.reason.value}; {outcome}")
+            if healed:
+                rewrite()
+            trouble = ""
+        except Exception as error:
+            if str(error) != trouble:
+                trouble = str(error)
+                _tell(f"servers were not looked after, the next look is in {HEAL_S:g} s: {trouble or error!r}")
+
 
 
 def _welcome(

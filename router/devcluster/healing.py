@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
+import psycopg
+
 from router.devcluster import replication
 from router.devcluster.errors import DevClusterError, NoPrimaryError
 from router.devcluster.lifecycle import start_all
@@ -18,6 +20,8 @@ from router.devcluster.server import Server
 
 LOOKS_BEFORE_REPOINT = 3
 LOOKS_BEFORE_REJOIN = 8
+_FAILURES = (DevClusterError, psycopg.Error)
+"""Of a repair: a second server may be killed while the first is brought back, also one that is being asked."""
 
 
 class HealReason(Enum):
@@ -27,6 +31,7 @@ class HealReason(Enum):
     STALE_PRIMARY = "it was still a primary, on an older timeline"
     NOT_STREAMING = "it did not follow the primary"
     ALONE = "its process had ended, and no other server runs"
+    NO_QUORUM = "it did not count all the others as standbys"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Healer:
 
     def __init__(self) -> None:
         self._looks_without_stream: Counter[str] = Counter()
+        self._quorum_due = False
 
     def heal(self, nodes: Nodes) -> list[Healed]:
         """Look once and repair; returns what was done, usually nothing."""
@@ -60,9 +66,18 @@ class Healer:
             reason = self._what_is_wrong(server, observed.get(server.name), primary)
             if reason is not None:
                 healed.append(self._repair(nodes, server, primary, reason))
-        if any(repair.succeeded for repair in healed):
-            nodes.expect_quorum(primary)
+        self._quorum_due = self._quorum_due or any(repair.succeeded for repair in healed)
+        if self._quorum_due:
+            healed += self._expect_quorum(nodes, primary)
         return healed
+
+    def _expect_quorum(self, nodes: Nodes, primary: Server) -> list[Healed]:
+        try:
+            nodes.expect_quorum(primary)
+        except _FAILURES as error:
+            return [Healed(primary.name, HealReason.NO_QUORUM, f"failed: {error}", succeeded=False)]
+        self._quorum_due = False
+        return []
 
     def _what_is_wrong(self, server: Server, seen: Observation | None, primary: Server) -> HealReason | None:
         if not server.is_running:
@@ -87,7 +102,7 @@ class Healer:
                 return Healed(server.name, reason, f"pointed at {primary.name}", succeeded=True)
             replication.ensure_slots(primary, nodes.others(primary))
             back = (attach if reason is HealReason.SERVER_DIED else rejoin)(nodes, server, primary)
-        except DevClusterError as error:
+        except _FAILURES as error:
             return Healed(server.name, reason, f"failed: {error}", succeeded=False)
         del self._looks_without_stream[server.name]
         return Healed(server.name, reason, f"{back.method.value} in {back.took_s:.1f} s", succeeded=True)
@@ -98,7 +113,7 @@ class Healer:
             return []
         try:
             primary = start_all(nodes)
-        except DevClusterError as error:
+        except _FAILURES as error:
             last = nodes.state.last_primary
             return [Healed(last, HealReason.ALONE, f"failed: {error}", succeeded=False)]
         return [Healed(primary.name, HealReason.ALONE, "all servers started again", succeeded=True)]
