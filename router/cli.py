@@ -248,7 +248,7 @@ def doctor(
 ) -> None:
     """What in the servers' settings will make a failover slow, unsafe or impossible, and the SQL that mends it.
 
-    Exit code 1 when something is found.
+    Exit code 1 when something is found, or a server could not be examined.
     """
     from router.console import doctor_command
 

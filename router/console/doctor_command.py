@@ -1,5 +1,5 @@
 """`pointsman doctor`: what in the servers' settings will make a failover slow, unsafe or impossible, and which logins
-are not in use as configured, with the fix.
+are not in use as configured, with the fix; and which servers could not be examined.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from router.decisions.promotion import read_sync_names
-from router.model.checkup import Check, Finding, ServerSettings, Severity
+from router.model.checkup import Check, Finding, ServerSettings, Severity, Unanswered
 from router.model.identity import EndpointName
 from router.model.topology import Cluster, FailoverMode
 from router.model.views import CredentialTrouble
@@ -23,6 +23,25 @@ def examine(cluster: Cluster, settings: Settings, primary: EndpointName | None) 
     found = [*_together(cluster, settings, primary)]
     for name, one in settings.items():
         found += _alone(cluster, name, one)
+    return worst_first(found)
+
+
+def unexamined(
+    cluster: Cluster, settings: Settings, unanswered: Mapping[EndpointName, Unanswered], now: float
+) -> Iterator[Finding]:
+    """A finding for each server of which nothing is known: that nothing was found there means nothing."""
+    for name in (one.name for one in cluster.endpoints if one.name not in settings):
+        tried = unanswered.get(name)
+        if tried is None:
+            message, fix = "not examined yet", "-- ask again in some seconds"
+        else:
+            message = f"could not be examined, for {now - tried.since:.0f} s: {tried.why}"
+            fix = "-- start the server, or mend what keeps the router's own login out; it is asked every few seconds"
+        yield Finding(name, Check.NOT_EXAMINED, Severity.WARNING, message, fix)
+
+
+def worst_first(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then by endpoint."""
     return tuple(sorted(found, key=lambda one: (one.severity is not Severity.ERROR, one.endpoint, one.check.value)))
 
 

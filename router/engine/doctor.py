@@ -1,7 +1,8 @@
 """Looks at the settings of a cluster's servers when it is first seen, then once a minute; tells each finding once.
 
 Asks on connections of its own and judges nothing (decisions/checkup does): it only remembers. A server that does not
-answer is judged by what it said last.
+answer is judged by what it said last; one that never did is shown as not examined. The log is not told of these: probes
+tell of servers that do not answer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from router.decisions import checkup
 from router.engine.supervisor import ClusterSupervisor
-from router.model.checkup import Finding, ServerSettings
+from router.model.checkup import Finding, ServerSettings, Unanswered
 from router.model.events import SettingFound
 from router.model.identity import ClusterName, EndpointName
 from router.model.observation import AttemptFailed
@@ -43,7 +44,15 @@ class Doctor:
         self._clock = clock
         self._events = events
         self._settings: dict[EndpointName, ServerSettings] = {}
-        self.findings: tuple[Finding, ...] = ()
+        self._unanswered: dict[EndpointName, Unanswered] = {}
+        self._found: tuple[Finding, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with the servers, and which of them nobody has seen; the worst first."""
+        cluster = self._supervisor.cluster
+        unseen = checkup.unexamined(cluster, self._settings, self._unanswered, self._clock.now())
+        return checkup.worst_first([*self._found, *unseen])
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -59,19 +68,25 @@ class Doctor:
         examiner = self._examiner(cluster)
         names = {one.name for one in cluster.endpoints}
         self._settings = {name: one for name, one in self._settings.items() if name in names}
+        self._unanswered = {name: one for name, one in self._unanswered.items() if name in names}
         await asyncio.gather(*(self._ask(examiner, one) for one in cluster.endpoints))
-        before = {(one.endpoint, one.check, one.message) for one in self.findings}
-        self.findings = checkup.examine(cluster, self._settings, self._supervisor.state.primary)
-        for one in self.findings:
+        before = {(one.endpoint, one.check, one.message) for one in self._found}
+        self._found = checkup.examine(cluster, self._settings, self._supervisor.state.primary)
+        for one in self._found:
             if (one.endpoint, one.check, one.message) not in before:
                 self._events.emit(SettingFound(cluster.name, one))
         self._supervisor.know_manager(checkup.manager_of(self._settings))
 
     async def _ask(self, examiner: Examiner, endpoint: Endpoint) -> None:
+        asked = self._clock.now()
         try:
             self._settings[endpoint.name] = await examiner.examine(endpoint)
-        except AttemptFailed:
-            return  # probes tell about servers that do not answer
+        except AttemptFailed as error:
+            before = self._unanswered.get(endpoint.name)
+            why = error.fault.message or error.fault.kind.value
+            self._unanswered[endpoint.name] = Unanswered(why, before.since if before is not None else asked)
+        else:
+            self._unanswered.pop(endpoint.name, None)
 
 
 class Doctors:
@@ -89,7 +104,7 @@ class Doctors:
         self._rounds[name] = asyncio.get_running_loop().create_task(doctor.run())
 
     def findings(self, name: ClusterName) -> tuple[Finding, ...]:
-        """What is wrong with a cluster's servers, the worst first."""
+        """What is wrong with a cluster's servers, and which were never examined; the worst first."""
         doctor = self._doctors.get(name)
         return doctor.findings if doctor is not None else ()
 

@@ -27,6 +27,8 @@ class Check(Enum):
     MINOR_VERSION = "minor_version"
     MIXED_VERSIONS = "mixed_versions"
     CREDENTIAL = "credential"
+    NOT_EXAMINED = "not_examined"
+    """Nothing: the server's settings have never been read."""
 
 
 @unique
@@ -36,7 +38,7 @@ class Severity(Enum):
     ERROR = "error"
     """A failover will not happen, or not safely; or a login is not the one that is configured."""
     WARNING = "warning"
-    """It will be slower, or the old primary harder to bring back."""
+    """It will be slower, or the old primary harder to bring back; or nobody knows, since nobody could look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,15 @@ class ServerSettings:
     """The GRANTs that the control role lacks, without `TO role`."""
     manager: str = ""
     """What else moves this cluster's primary, and how that shows, in words; empty when nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A server that has not said its settings yet, though it was asked."""
+
+    why: str
+    since: float
+    """When it was first asked (monotonic seconds)."""
 
 
 @dataclass(frozen=True, slots=True)

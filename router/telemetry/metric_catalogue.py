@@ -158,7 +158,7 @@ FAILOVER_STEPS = _counter(
 )
 
 FINDINGS = _gauge(
-    "cluster_findings", ("cluster",), "Settings of its servers that `pointsman doctor` finds wrong for a failover."
+    "cluster_findings", ("cluster",), "What `pointsman doctor` finds: settings, logins, servers never examined."
 )
 JOURNAL_FAILURES = _counter(
     "journal_write_failures_total", ("cluster",), "Pages of the journal in server.state_dir that could not be written."

@@ -11,7 +11,7 @@ import pytest
 from router.devcluster import DevCluster
 from tests.cli.conftest import Command, Ended
 from tests.support.eventually import eventually
-from tests.support.running_router import ADMIN_TOKEN, running_router
+from tests.support.running_router import ADMIN_TOKEN, Config, endpoint, running_router
 
 pytestmark = pytest.mark.pg
 
@@ -78,3 +78,24 @@ async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster, t
         assert acme["in_flight"] == 0
         assert "steady" in (await run("status", *operator)).out
         assert (await run("drain", "nowhere", *operator)).code == 1
+
+
+async def test_the_doctor_names_a_server_that_it_could_not_examine(command: Command, pg_cluster: DevCluster):
+    """That nothing was found on it would be no good news."""
+
+    def beside_a_dead_one(config: Config) -> None:
+        config["clusters"]["main"]["endpoints"]["dead"] = endpoint(1)
+
+    async with running_router(pg_cluster, edit=beside_a_dead_one) as router:
+        operator = ("--address", router.admin, "--token", ADMIN_TOKEN)
+        unseen: list[dict[str, str]] = []
+
+        async def only_one_is_unseen() -> bool:
+            told = await asyncio.to_thread(command, "doctor", "--json", *operator)
+            assert told.code == 1
+            unseen[:] = [one for one in json.loads(told.out) if one["check"] == "not_examined"]
+            return len(unseen) == 1
+
+        await eventually(only_one_is_unseen, within_s=10, what="the living servers are examined")
+        assert unseen[0]["endpoint"] == "dead"
+        assert "refused" in unseen[0]["message"]

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.decisions.checkup import examine, manager_of
-from router.model.checkup import Check, ServerSettings, Severity
+from router.decisions.checkup import examine, manager_of, unexamined
+from router.model.checkup import Check, ServerSettings, Severity, Unanswered
 from router.model.identity import ClusterName, EndpointName
 from router.model.policy import ClusterPolicy, FailoverPolicy
 from router.model.topology import Cluster, Endpoint, FailoverMode, Login
@@ -99,3 +99,14 @@ def test_the_old_primary_may_be_listed_and_stars_are_everybody():
 def test_who_else_moves_the_primary():
     assert manager_of(servers()) == ""
     assert manager_of(servers(manager="Patroni is connected")) == "n1: Patroni is connected"
+
+
+def test_a_server_that_nobody_could_look_at_is_found():
+    seen = servers()
+    del seen[N2], seen[N3]
+    found = tuple(unexamined(CLUSTER, seen, {N3: Unanswered("connection refused", since=100.0)}, 112.4))
+    assert [(one.endpoint, one.check, one.message) for one in found] == [
+        (N2, Check.NOT_EXAMINED, "not examined yet"),
+        (N3, Check.NOT_EXAMINED, "could not be examined, for 12 s: connection refused"),
+    ]
+    assert tuple(unexamined(CLUSTER, servers(), {}, 0.0)) == ()

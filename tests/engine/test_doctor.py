@@ -28,12 +28,13 @@ class FakeExaminer:
     settings: ServerSettings = GOOD
     answers: bool = True
     asked: int = 0
+    dead: str = ""
 
     async def examine(self, endpoint: Endpoint) -> ServerSettings:
         self.asked += 1
         await asyncio.sleep(0.001)
-        if not self.answers:
-            raise AttemptFailed(Fault(FaultKind.CONNECT_REFUSED, Stage.CONNECT))
+        if not self.answers or endpoint.name == self.dead:
+            raise AttemptFailed(Fault(FaultKind.CONNECT_REFUSED, Stage.CONNECT, message="connection refused"))
         name = "" if endpoint.name == N1 else endpoint.name
         return replace(self.settings, application_name=name, in_recovery=bool(name))
 
@@ -85,4 +86,25 @@ async def test_a_server_that_has_not_answered_yet_is_asked_again_soon():
         doctors.see(supervisor)
         await asyncio.sleep(5)
         assert examiner.asked == 9
+        doctors.stop()
+
+
+@virtual
+async def test_a_server_that_was_never_examined_is_not_found_to_be_good():
+    examiner = FakeExaminer(dead="n3")
+    async with supervised(FakeServers.of(3)) as (supervisor, told):
+        doctors = Doctors(lambda _: examiner, VirtualClock(), told)
+        doctors.see(supervisor)
+        assert [one.message for one in doctors.findings(MAIN)] == ["not examined yet"] * 3
+        await asyncio.sleep(30)
+        (found,) = doctors.findings(MAIN)
+        assert (found.endpoint, found.check) == ("n3", Check.NOT_EXAMINED)
+        assert found.message == "could not be examined, for 30 s: connection refused"
+        assert told.of(SettingFound) == [], "probes tell the log"
+        examiner.dead = ""
+        await asyncio.sleep(5)
+        assert doctors.findings(MAIN) == ()
+        examiner.dead = "n3"
+        await asyncio.sleep(120)
+        assert doctors.findings(MAIN) == (), "what it said last still counts"
         doctors.stop()

@@ -639,7 +639,7 @@ class ClusterState(google.protobuf.message.Message):
     def endpoints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EndpointState]: ...
     @property
     def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Finding]:
-        """What is wrong with the servers' settings, the worst first."""
+        """What is wrong with the servers' settings, and which servers nobody could look at; the worst first."""
 
     def __init__(
         self,
@@ -662,7 +662,9 @@ global___ClusterState = ClusterState
 
 @typing.final
 class Finding(google.protobuf.message.Message):
-    """A setting of a server that will make a failover slow, unsafe or impossible, or a login that is not in use as configured."""
+    """A setting of a server that will make a failover slow, unsafe or impossible, or a login that is not in use as configured,
+    or a server whose settings the router has never seen.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -673,7 +675,7 @@ class Finding(google.protobuf.message.Message):
     FIX_FIELD_NUMBER: builtins.int
     endpoint: builtins.str
     check: builtins.str
-    """What was looked at: "retry_interval", "sync_names_empty", ..., or "credential"."""
+    """What was looked at: "retry_interval", "sync_names_empty", ..., or "credential", or "not_examined"."""
     severity: builtins.str
     """"error" or "warning"."""
     message: builtins.str
