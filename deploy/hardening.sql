@@ -4,6 +4,8 @@
 --
 --   psql -d postgres -f hardening.sql
 \set ON_ERROR_STOP on
+-- Whatever the database's own settings say: no name here means anything but PostgreSQL's own.
+SET search_path = pg_catalog;
 
 REVOKE CONNECT, TEMPORARY ON DATABASE postgres FROM PUBLIC;
 REVOKE CONNECT, TEMPORARY ON DATABASE template1 FROM PUBLIC;

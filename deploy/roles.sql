@@ -7,6 +7,8 @@
 -- -v control_password=... does as well.
 -- It may be run again: it then only sets the password anew. PostgreSQL 15 or newer.
 \set ON_ERROR_STOP on
+-- Whatever the database's own settings say: no name here means anything but PostgreSQL's own.
+SET search_path = pg_catalog;
 \if :{?control_role}
 \else
   \set control_role pointsman_control
@@ -15,12 +17,26 @@
   \set control_password `cat :'control_password_file'`
 \endif
 
-SELECT format('CREATE ROLE %I', :'control_role')
+SELECT pg_catalog.format('CREATE ROLE %I', :'control_role')
  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :'control_role') \gexec
 
 -- No rights on anyone's data: this role watches and, where promote mode is on, moves the primary role.
+-- The password must not be in what this server logs of statements: failed ones (as on a standby), changes, slow
+-- ones. Only a superuser can keep it out.
+SET log_min_error_statement = panic;
+SET log_statement = none;
+SET log_min_duration_statement = -1;
+SET log_min_duration_sample = -1;
+SET log_transaction_sample_rate = 0;
+SET pg_stat_statements.track_utility = off;
 ALTER ROLE :"control_role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT
   CONNECTION LIMIT 20 PASSWORD :'control_password';
+RESET log_min_error_statement;
+RESET log_statement;
+RESET log_min_duration_statement;
+RESET log_min_duration_sample;
+RESET log_transaction_sample_rate;
+RESET pg_stat_statements.track_utility;
 GRANT CONNECT ON DATABASE postgres TO :"control_role";
 
 -- Watching: replication state, lag, settings. (Through pg_read_all_settings it can read primary_conninfo, and with

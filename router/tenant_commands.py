@@ -22,6 +22,8 @@ app = typer.Typer(
 tenant_order_commands.add_to(app)
 
 _T = TypeVar("_T")
+_CONNECT_S = 5
+"""For each endpoint."""
 
 Name = Annotated[str, typer.Argument(help="Name of the tenant, as the configuration has it.")]
 Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).", metavar="FILE")]
@@ -31,7 +33,8 @@ Dsn = Annotated[
         "--dsn",
         envvar="POINTSMAN_SUPERUSER_DSN",
         metavar="DSN",
-        help="How a superuser connects (libpq's URI or words); else to the first endpoint, and by libpq's environment.",
+        help="How a superuser connects (libpq's URI or words); else to the cluster's endpoints (init: to the one that"
+        " can be written to), and by libpq's environment.",
         show_default=False,
     ),
 ]
@@ -48,7 +51,8 @@ def tenant_init(name: Name, config: Config, dsn: Dsn = "", dry_run: DryRun = Fal
         print(tenant_setup.script_of(topology, tenant), end="")
         return
     tenant = _with_password(tenant)
-    _with_database(lambda: tenant_setup.init(dsn or _default_dsn(topology, tenant), topology, tenant))
+    where = dsn or _default_dsn(topology, tenant, servers="read-write")
+    _with_database(lambda: tenant_setup.init(where, topology, tenant))
     print(f"tenant {name} is ready: isolation {tenant.isolation.value}, database {tenant.database}")
 
 
@@ -60,7 +64,8 @@ def tenant_check(name: Name, config: Config, dsn: Dsn = "", as_json: AsJson = Fa
     from router import tenant_setup
 
     topology, tenant = _find(config, name)
-    findings = _with_database(lambda: tenant_setup.check(dsn or _default_dsn(topology, tenant), topology, tenant))
+    where = dsn or _default_dsn(topology, tenant, servers="any")
+    findings = _with_database(lambda: tenant_setup.check(where, topology, tenant))
     if as_json:
         told = [{"what": one.what, "ok": not one.problem, "problem": one.problem} for one in findings]
         print(json.dumps(told, indent=2))
@@ -104,9 +109,17 @@ def _with_password(tenant: Tenant) -> Tenant:
     return replace(tenant, login=replace(tenant.login, password=password))
 
 
-def _default_dsn(topology: Topology, tenant: Tenant) -> str:
-    endpoint = topology.clusters[tenant.cluster].endpoints[0]
-    return f"host={endpoint.host} port={endpoint.port}"
+def _default_dsn(topology: Topology, tenant: Tenant, *, servers: str) -> str:
+    """Of all endpoints of the tenant's cluster the first that is one of these servers, in libpq's words."""
+    from psycopg.conninfo import make_conninfo
+
+    endpoints = topology.clusters[tenant.cluster].endpoints
+    return make_conninfo(
+        host=",".join(one.host for one in endpoints),
+        port=",".join(str(one.port) for one in endpoints),
+        target_session_attrs=servers,
+        connect_timeout=_CONNECT_S,
+    )
 
 
 def _with_database(work: Callable[[], _T]) -> _T:

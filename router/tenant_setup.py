@@ -7,13 +7,14 @@ administrator can see to: closed neighbours, no extension that opens a way out, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from router.devcluster.sql_script import GEXEC, fill, run_script, script, split, tenant_values
+from router.devcluster.sql_script import GEXEC, fill, run_script, script, split, tenant_values, verifier
 from router.model.topology import Cluster, IsolationMode, Secret, Tenant, Topology
 
 _PASSWORD = frozenset({"password"})
@@ -32,6 +33,13 @@ _READS_ALL = (
     "pg_maintain",
     "pg_create_subscription",
 )
+
+
+_OWNED = """
+SELECT r.rolsuper AND NOT EXISTS (
+         SELECT FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner WHERE c.relnamespace = n.oid AND NOT o.rolsuper)
+  FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'pointsman'"""
+"""Whether the schema and all tables and views in it are superusers'; no row without it."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +89,32 @@ def init(dsn: str, topology: Topology, tenant: Tenant) -> None:
     """Make or renew everything, as a superuser on the primary. psycopg.Error; may be run again after any failure."""
     values = values_of(topology, tenant)
     for database, name in (("postgres", "tenant.sql"), (tenant.database, "tenant_database.sql")):
-        with psycopg.connect(dsn, dbname=database, autocommit=True) as connection:
-            run_script(connection, script(name), values)
+        with _connected(dsn, database, autocommit=True) as connection:
+            secret = verifier(connection, tenant.login.user, values["password"])
+            run_script(connection, script(name), {**values, "password": secret})
 
 
 def check(dsn: str, topology: Topology, tenant: Tenant) -> list[Finding]:
-    """Look at everything, as a superuser on any server. psycopg.Error."""
+    """Look at everything, and change nothing, as a superuser on any server. psycopg.Error."""
     cluster = topology.clusters[tenant.cluster]
-    with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
+    with _connected(dsn, "postgres") as connection:
         found = list(_check_server(connection, topology, tenant, cluster))
         exists = _one(connection, "SELECT FROM pg_database WHERE datname = %s", tenant.database) is not None
     if not exists:
         return [*found, Finding("database", f"{tenant.database} does not exist: run `pointsman tenant init`")]
-    with psycopg.connect(dsn, dbname=tenant.database, autocommit=True) as connection:
+    with _connected(dsn, tenant.database) as connection:
         return found + list(_check_database(connection, tenant))
+
+
+@contextlib.contextmanager
+def _connected(dsn: str, database: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection to a database that may be a tenant's, where it makes functions and views of any name and
+    may say in which schemas names are looked up: here they mean PostgreSQL's own. Without autocommit nothing is
+    written."""
+    with psycopg.connect(dsn, dbname=database, autocommit=autocommit) as connection:
+        connection.read_only = not autocommit
+        connection.execute("SET search_path = pg_catalog")
+        yield connection
 
 
 def _check_server(
@@ -191,7 +211,7 @@ def _own(topology: Topology, tenant: Tenant, database: str) -> bool:
 def _check_passwords(connection: psycopg.Connection[Any], login: str) -> Iterator[Finding]:
     stored = _one(connection, "SELECT rolpassword FROM pg_authid WHERE rolname = %s", login)
     weak = stored is not None and stored[0] is not None and not stored[0].startswith("SCRAM-SHA-256")
-    way = "is not: set password_encryption, then the password again"
+    way = "is not: run `pointsman tenant init`, which stores no other"
     yield Finding("password is kept as SCRAM-SHA-256", way if weak else "")
     trusting = connection.execute(
         "SELECT line_number FROM pg_hba_file_rules WHERE type LIKE 'host%' AND auth_method IN ('trust', 'password',"
@@ -207,14 +227,11 @@ def _check_passwords(connection: psycopg.Connection[Any], login: str) -> Iterato
 def _check_database(connection: psycopg.Connection[Any], tenant: Tenant) -> Iterator[Finding]:
     login = tenant.login.user
     again = "run `pointsman tenant init`"
-    owner = _one(connection, "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pointsman'")
-    safe = False
-    if owner is not None:
-        safe = _one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = %s", owner[0]) == (True,)
-    yield Finding("schema pointsman", "" if safe else f"is missing, or not a superuser's: {again}")
-    marked = owner is not None and _one(
-        connection, "SELECT to_regclass('pointsman.tenant_marker') IS NOT NULL"
-    ) == (True,)
+    owned = _one(connection, _OWNED)
+    safe = owned is not None and owned[0]
+    yield Finding("schema pointsman", "" if safe else f"is missing, or not a superuser's with all it holds: {again}")
+    # A table of the tenant's own making is not read: it may be a view, which acts with the rights of who reads it.
+    marked = safe and _one(connection, "SELECT to_regclass('pointsman.tenant_marker') IS NOT NULL") == (True,)
     names: set[str] = set()
     if marked:
         rows = connection.execute("SELECT tenant FROM pointsman.tenant_marker WHERE login::text = %s", (login,))

@@ -9,6 +9,8 @@ psql_here -v tenant=acme -v password="$ACME_PASSWORD" -f /sql/tenant.sql
 psql_here -d acme -v tenant=acme -f /sql/tenant_database.sql
 psql_here -f /sql/hardening.sql
 psql_here -v ON_ERROR_STOP=1 -v password="$REPLICATION_PASSWORD" <<'SQL'
+SET log_min_error_statement = panic;
+SET log_statement = none;
 CREATE ROLE replication LOGIN REPLICATION PASSWORD :'password';
 SELECT pg_create_physical_replication_slot('replica');
 ALTER SYSTEM SET wal_log_hints = on;

@@ -190,9 +190,10 @@ class DevCluster:
 
     def create_tenant(self, name: str, password: str, connection_limit: int = 50) -> str:
         """Make (or renew) the tenant's login role and its own database; returns the database's name."""
-        values = sql_script.tenant_values(name, password, connection_limit=connection_limit)
         primary = self.primary()
         with primary.connect() as connection:
+            secret = sql_script.verifier(connection, name, password)
+            values = sql_script.tenant_values(name, secret, connection_limit=connection_limit)
             sql_script.run_script(connection, sql_script.script("tenant.sql"), values)
         with primary.connect(name) as connection:
             sql_script.run_script(connection, sql_script.script("tenant_database.sql"), values)

@@ -61,8 +61,9 @@ def stop_all(nodes: Nodes) -> None:
 
 def _create_roles(nodes: Nodes, primary: Server) -> None:
     """The replication role, and from the packaged SQL the router's control role."""
-    values = {"control_role": CONTROL_ROLE, "control_password": nodes.state.control_password}
     with primary.connect() as connection:
+        secret = sql_script.verifier(connection, CONTROL_ROLE, nodes.state.control_password)
+        values = {"control_role": CONTROL_ROLE, "control_password": secret}
         _create_replication_role(connection, nodes.state.replication_password)
         sql_script.run_script(connection, sql_script.script("roles.sql"), values)
         sql_script.run_script(connection, sql_script.script("hardening.sql"))
@@ -70,4 +71,5 @@ def _create_roles(nodes: Nodes, primary: Server) -> None:
 
 def _create_replication_role(connection: "psycopg.Connection[tuple[object, ...]]", password: str) -> None:
     statement = sql.SQL("CREATE ROLE {} LOGIN REPLICATION PASSWORD {}")
-    connection.execute(statement.format(sql.Identifier(REPLICATION_ROLE), sql.Literal(password)))
+    secret = sql_script.verifier(connection, REPLICATION_ROLE, password)
+    connection.execute(statement.format(sql.Identifier(REPLICATION_ROLE), sql.Literal(secret)))

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 _VARIABLE = re.compile(r"""(?<!:):(?:'(\w+)'|"(\w+)")""")
+_HASHED = re.compile(r"SCRAM-SHA-256\$\d+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+|md5[0-9a-f]{32}")
 GEXEC = r"\gexec"
 
 
@@ -37,6 +38,14 @@ def run_script_at(dsn: str, text: str, values: Mapping[str, str] | None = None) 
     """run_script on a connection of its own."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         run_script(connection, text, values)
+
+
+def verifier(connection: psycopg.Connection[Any], user: str, password: str) -> str:
+    """What a server is told in a password's place, whose logs may hold what it is told. What PostgreSQL would not hash
+    either stays as it is: an empty one (no password), and one that is hashed already."""
+    if not password or _HASHED.fullmatch(password):
+        return password
+    return connection.pgconn.encrypt_password(password.encode(), user.encode(), b"scram-sha-256").decode()
 
 
 def split(text: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from router import tenant_setup
 from router.devcluster import DevCluster, find_binaries
@@ -150,7 +151,7 @@ def _the_dry_run_is_the_same(pg: DevCluster) -> None:
 
 
 def test_the_commands(pg_cluster: DevCluster, tmp_path: Path):
-    server = pg_cluster.primary()
+    server, standby = pg_cluster.primary(), pg_cluster.servers["n2"]
     config = tmp_path / "pointsman.yaml"
     config.write_text(
         f"""
@@ -158,7 +159,9 @@ admin: {{tokens: [env:TOKEN]}}
 clusters:
   main:
     control: {{user: pointsman_control}}
-    endpoints: {{n1: {{host: 127.0.0.1, port: {server.port}}}}}
+    endpoints:
+      n2: {{host: 127.0.0.1, port: {standby.port}}}
+      n1: {{host: 127.0.0.1, port: {server.port}}}
 tenants:
   vandelay: {{cluster: main, database: vandelay, login: {{user: vandelay, password: env:PASSWORD}}, tokens: [env:MINE]}}
 """
@@ -167,7 +170,8 @@ tenants:
 
     def pointsman(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-c", "from router.cli import main; main()", "tenant", *words, "-c", str(config)]
-        environment = {**environ, "POINTSMAN_SUPERUSER_DSN": server.superuser_dsn}
+        superuser = conninfo_to_dict(server.superuser_dsn)
+        environment = {**environ, "PGUSER": str(superuser["user"]), "PGPASSWORD": str(superuser["password"])}
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
     dry = pointsman("init", "vandelay", "--dry-run")
@@ -180,5 +184,5 @@ tenants:
     assert pointsman("init", "nobody").stderr.startswith(f"pointsman: {config} has no tenant nobody")
     made = pointsman("init", "vandelay")
     assert (made.returncode, made.stdout) == (0, "tenant vandelay is ready: isolation database, database vandelay\n")
-    after = pointsman("check", "vandelay")
+    after = pointsman("check", "vandelay", "--dsn", server.superuser_dsn)
     assert (after.returncode, after.stderr) == (0, ""), after.stdout
