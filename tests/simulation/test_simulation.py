@@ -48,7 +48,7 @@ def test_keyed_increments_are_done_once() -> None:
 
 def test_two_routers_promote_no_two_servers() -> None:
     """... though they lose their primary at the same moment, and in this seed both move it."""
-    result = simulate(33, scenarios=frozenset({Scenario.ROUTERS}), fault_s=25.0)
+    result = simulate(22, scenarios=frozenset({Scenario.ROUTERS}), fault_s=25.0)
     assert result.broken is None, story(result)
     assert min(result.counts[f"promotions by {host}"] for host in (ROUTER, SECOND_ROUTER)) > 0
 
