@@ -120,11 +120,7 @@ def _carry_out(book: TenantBook, name: str, edit: _Edit, version: str) -> tuple[
         lines = problems.lines(book.frame.folder, refused[name].problems)
         raise bad_request(RefuseReason.CONFIG_INVALID, "\n".join(lines))
     stamp = _written(lambda: tenant_files.write(book.frame.folder, name, text), book.frame.folder)
-    before = book.entries.get(name)
-    entry = replace(accepted[name], stamp=stamp)
-    book.put(name, entry)
-    same = before is not None and before.tenant == entry.tenant
-    return TenantChanges(() if same else (entry.tenant,)), text
+    return book.accept(name, replace(accepted[name], stamp=stamp)), text
 
 
 def _written(act: Callable[[], _T], folder: Path) -> _T:

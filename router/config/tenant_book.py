@@ -32,7 +32,8 @@ _FOLDER = ""
 _BATCH = 250
 """Files judged together: more would take more memory, fewer would judge the main file more often."""
 _SINGLY = 50
-"""Of the files of a batch with mistakes, so many are judged once more alone: a neighbour may have been to blame."""
+"""Of the files of a batch with mistakes, so many are judged once more alone: a neighbour may have been to blame. And of
+all that were refused before, after each change."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class TenantBook:
         files that came, went or were replaced. settled_s: what was written to within this time is left for the next
         look: it may be half a file.
 
-        With any change, what was refused is judged again: it may have been another file's fault.
+        With any change, and whenever looked at closely, all that was refused is judged again: the fault may have been
+        another file's, or none that a file shows.
         """
         self.folder_stamp = stamp_of(self.frame.folder)
         try:
@@ -131,7 +133,7 @@ class TenantBook:
             changed -= young
             self.folder_stamp = None
         gone = (self.entries.keys() | self.refused.keys()) - found.keys()
-        if changed or gone:
+        if closely or changed or gone:
             changed |= self.refused.keys() & found.keys()
         return self.update(sorted(changed), sorted(gone))
 
@@ -184,20 +186,40 @@ class TenantBook:
         return [name for known in both for name, one in known.items() if any(path == used for used, _ in one.secrets)]
 
     def update(self, names: Sequence[str], gone: Iterable[str] = ()) -> TenantChanges:
-        """Take these files as they stand; those with mistakes leave their tenants as they were."""
+        """Take these files as they stand; those with mistakes leave their tenants as they were. With any change, some
+        of what was refused is judged again: another's file may have made room."""
         gone = list(gone)
-        before = {name: self.entries[name].tenant for name in (*names, *gone) if name in self.entries}
+        before = self._in_force((*names, *gone, *self.refused))
         for name in gone:
             self.forget(name)
         for start in range(0, len(names), _BATCH):
             self._take(self._texts(names[start : start + _BATCH]))
-        again = [name for name in names if name in self.refused][:_SINGLY]
-        if again and len(names) > 1:
-            self._take(self._texts(again))  # a file that was judged later may have made room
-        changed = [self.entries[name].tenant for name in names if name in self.entries]
+        return self._changes(before, but=names if len(names) == 1 else ())
+
+    def accept(self, name: str, entry: Entry) -> TenantChanges:
+        """A tenant in force that was judged; and with any change what update() says."""
+        before = self._in_force((name, *self.refused))
+        self.put(name, entry)
+        return self._changes(before)
+
+    def _in_force(self, names: Iterable[str]) -> dict[str, Tenant | None]:
+        return {name: self.entries[name].tenant if name in self.entries else None for name in names}
+
+    def _changes(self, before: Mapping[str, Tenant | None], but: Sequence[str] = ()) -> TenantChanges:
+        """Against what was in force before, once some of what is refused, but these, is judged again as long as that
+        changes anything."""
+        known, now = before, self._in_force(before)
+        while now != known:
+            again = [name for name in self.refused if name not in (_FOLDER, *but)][:_SINGLY]
+            if not again:
+                break
+            for name in again:  # to the end: of many, others come first the next time
+                self.refused[name] = self.refused.pop(name)
+            self._take(self._texts(again))
+            known, now = now, self._in_force(before)
         return TenantChanges(
-            tuple(one for one in changed if before.get(one.name) != one),
-            tuple(TenantName(name) for name in gone if name in before),
+            tuple(one for name, one in now.items() if one is not None and one != before[name]),
+            tuple(TenantName(name) for name, one in now.items() if one is None and before[name] is not None),
         )
 
     def _texts(self, names: Iterable[str]) -> dict[str, Text]:

@@ -188,6 +188,38 @@ def test_two_may_change_places(folder: Folder) -> None:
     assert book.problems == ()
 
 
+def test_what_was_refused_comes_into_force_when_another_file_has_made_room(folder: Folder) -> None:
+    book = folder.book()
+    folder.write("b", section("b", database="a"))  # a's, while that has it
+    folder.write("d", section("d", database="b"))  # b's, until its file is in force
+    assert not book.look()
+    assert sorted(book.refused) == ["b", "d"]
+    folder.write("a", section("a", database="other"))
+    assert sorted(names(book.update(["a"]).changed)) == ["a", "b", "d"]
+    assert book.problems == ()
+    folder.write("c", section("c", database="other"))
+    assert not book.update(["c"])
+    (folder.path / "tenants" / "a.yaml").unlink()
+    changes = book.update([], ["a"])
+    assert (names(changes.changed), names(changes.removed)) == (["c"], ["a"])
+
+
+def test_a_close_look_judges_all_that_was_refused_and_a_change_some_of_it_in_turn(folder: Folder) -> None:
+    for number in range(60):
+        folder.write(f"t{number:02}", section(f"t{number:02}", database="a"))
+    book = folder.book()
+    assert len(book.refused) == 60
+    first = list(book.refused)[:50]
+    folder.write("c", section("c") + "paused: true\n")
+    assert names(book.update(["c"]).changed) == ["c"]
+    assert list(book.refused)[10:] == first
+    # The reason is gone without a word from any file.
+    book.forget("a")
+    (folder.path / "tenants" / "a.yaml").unlink()
+    assert len(names(book.look().changed)) == 1
+    assert len(book.refused) == 59
+
+
 def test_only_what_has_changed_is_a_change_and_a_bad_file_keeps_the_tenant(folder: Folder) -> None:
     book = folder.book()
     before = book.tenants

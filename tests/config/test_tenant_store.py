@@ -217,6 +217,27 @@ async def test_a_file_that_is_wrong_on_disk_is_shown_with_its_problems_and_can_b
     assert store.live.view().problems == ()
 
 
+@pytest.mark.parametrize("way", ["remove", "change", "edit"])
+async def test_what_another_tenant_kept_out_comes_in_when_that_one_makes_room(store: Store, way: str) -> None:
+    store.folder.write("d", section("d", database="a"))
+    assert not (await store.live.reload()).applied
+    assert "is also used by tenant a" in store.live.view().problems[0]
+    version = (await store.orders.show("a")).version
+    match way:
+        case "remove":
+            told = (await store.orders.remove("a", version)).changes
+        case "change":
+            told = (await store.orders.change("a", section("a", database="other"), version)).changes
+        case _:
+            store.folder.write("a", section("a", database="other"))
+            await store.live._take_or_tell(str(store.folder.path / "tenants" / "a.yaml"))
+            told = ()
+    assert [one.name for changes in store.taken for one in changes.changed if one.name == "d"] == ["d"]
+    assert store.live.view().problems == ()
+    assert way == "edit" or any("tenants.d" in str(one) for one in told)
+    assert (await store.live.reload()).changes == ()
+
+
 async def test_tenants_do_not_wait_for_a_main_file_that_an_objection_refuses(store: Store) -> None:
     store.live._objection = lambda _: "not here"
     store.folder.write("a", section("a") + "paused: true\n")
