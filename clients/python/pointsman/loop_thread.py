@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from functools import partial
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
@@ -41,7 +41,7 @@ class Waiting:
     __slots__ = ("_done", "_error", "_given", "_result")
 
     def __init__(self) -> None:
-        self._given = threading.Lock()
+        self._given = Lock()
         self._given.acquire()
         self._done = False
         self._result: Any = None
@@ -120,11 +120,9 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine there and waits for it; an interrupt of the waiting thread cancels it."""
         waiting, task = Waiting(), _Task(work)
-        try:
-            self._check()
-        except BaseException:
+        if self.fork != forks() or self._ended or get_ident() == self._ident:
             work.close()
-            raise
+            raise self._refusal()
         try:
             self._post(partial(task.start, self._loop, waiting))
             return cast("T", waiting.result(self._look))
@@ -158,11 +156,13 @@ class LoopThread:
 
     def roundtrip(self, bound: Bound, call: Call) -> Reply:
         """Sends a call and waits for its reply: no coroutine, no task, and one wake-up for calls of many threads."""
-        self._check()
+        if self.fork != forks() or self._ended or get_ident() == self._ident:
+            raise self._refusal()
         call.waiter = waiting = Waiting()
         try:
             self._post(partial(_submit, bound, call))
-            return cast("Reply", waiting.result(self._look))
+            reply: Reply = waiting.result(self._look)
+            return reply
         except BaseException:
             if not waiting.done():
                 self._take_back(partial(_abandon, bound, call))
@@ -173,19 +173,21 @@ class LoopThread:
         self._posted.append(work)
         # A thread that has called for it and is here again was interrupted in that: by an exception, or by a signal
         # handler or a finalizer that uses a client, and its own call may come only when those have their answer.
-        if not self._waker or self._waker == get_ident():
-            self._wake()
-
-    def _wake(self) -> None:
+        if self._waker and self._waker != get_ident():
+            return
         self._waker = get_ident()
         try:
             self._loop.call_soon_threadsafe(self._do_posted)
         except BaseException:
-            self._waker = 0
-            if self._loop.is_closed():
-                raise _thread_ended(Executed.NO) from None
-            self._loop.call_soon_threadsafe(self._do_posted)  # other threads rely on it
+            self._wake()  # other threads rely on it
             raise
+
+    def _wake(self) -> None:
+        """Lets what is posted be done, and those wake the loop that come next. ClientClosed when it has ended."""
+        self._waker = 0
+        if self._loop.is_closed():
+            raise _thread_ended(Executed.NO) from None
+        self._loop.call_soon_threadsafe(self._do_posted)
 
     def _take_back(self, work: Callable[[], object]) -> None:
         with contextlib.suppress(ClientClosed):
@@ -194,23 +196,23 @@ class LoopThread:
     def _do_posted(self) -> None:
         # In this order: what is posted from here on asks for a call of its own.
         self._waker = 0
+        posted = self._posted
         try:
-            for _ in range(len(self._posted)):
-                self._posted.popleft()()
+            for _ in range(len(posted)):
+                posted.popleft()()
         except BaseException:
             self._loop.call_soon(self._do_posted)
             raise
 
-    def _check(self) -> None:
+    def _refusal(self) -> Exception:
         if self.fork != forks():
-            raise made_before_fork()
+            return made_before_fork()
         if self._ended:
-            raise _thread_ended(Executed.NO)
-        if get_ident() == self._ident:
-            raise RuntimeError(
-                "a synchronous client was used in its own thread (by a progress= or token= function, or a finalizer): "
-                "it would wait for itself"
-            )
+            return _thread_ended(Executed.NO)
+        return RuntimeError(
+            "a synchronous client was used in its own thread (by a progress= or token= function, or a finalizer): "
+            "it would wait for itself"
+        )
 
     def _look(self) -> None:
         """For who has waited for long."""
