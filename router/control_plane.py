@@ -92,7 +92,7 @@ class ControlPlane:
         self._started = clock.now()
         self._passwords = Passwords(CommandRunner(), clock, events)
         self._logins = ControlLogins(clock, events)
-        self._journal = _open_journal(config)
+        self._journal = _open_journal(config, chance.identifier())
         mark = chance.identifier()
         router = self._journal.owner if self._journal is not None else mark
         self._edges = PostgresEdges(f"{router}/{mark}", self._passwords, self._logins)
@@ -166,6 +166,8 @@ class ControlPlane:
         await asyncio.gather(*(one.stop() for one in self.supervisors))
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+        if self._journal is not None:
+            self._journal.close()
 
     def _apply(self, fresh: LoadedConfig, changes: TenantChanges) -> None:
         clusters = fresh.topology.clusters
@@ -245,10 +247,10 @@ def _promotes(topology: Topology) -> bool:
     return any(cluster.mode is FailoverMode.PROMOTE for cluster in topology.clusters.values())
 
 
-def _open_journal(config: LoadedConfig) -> StateDirectory | None:
+def _open_journal(config: LoadedConfig, fresh_owner: str) -> StateDirectory | None:
     required = _promotes(config.topology)
     try:
-        return open_state_directory(config.server.state_dir, config.source, os.environ, required=required)
+        return open_state_directory(config.server.state_dir, config.source, os.environ, fresh_owner, required=required)
     except JournalFailed as error:
         raise _unkept(error) from error
 

@@ -342,7 +342,8 @@ class ServerPolicy:
     state_dir: str = ""
     """Directory for what must outlive the router: the highest timeline accepted, and a promotion under way. Relative
     to this file. Empty: $STATE_DIRECTORY (systemd sets it), else `state` beside this file. Must be writable in
-    promote mode; must not be shared by two routers."""
+    promote mode. One router at a time may use it: a second one is refused, or where it need not keep anything (follow
+    mode, and this is empty) keeps nothing."""
     watch_s: float = 1.0
     """The configuration and the files of its secrets are looked at this often, and read again when they have changed;
     0: only when told, by SIGHUP or `pointsman reload` (seconds)."""
