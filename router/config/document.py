@@ -169,6 +169,9 @@ class _Builder:
         except (yaml.YAMLError, ValueError) as error:
             self._document.report(place, f"cannot be read: {str(error).splitlines()[0]}")
             return None
+        except (LookupError, AttributeError, ArithmeticError):  # PyYAML's own way with a tag that is not its text's
+            self._document.report(place, f"cannot be read: it is not what its tag says ({node.tag})")
+            return None
         if isinstance(value, float) and not math.isfinite(value):
             self._document.report(place, "must be a finite number")
             return None

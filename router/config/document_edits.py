@@ -26,11 +26,11 @@ def edited(text: str, changes: Sequence[str]) -> str:
         key, sign, written = change.partition("=")
         if not sign or not all(key.split(".")):
             raise EditMistake(f"{change!r} is not KEY=VALUE")
-        try:
-            value = yaml.safe_load(written)
-        except yaml.YAMLError:
-            raise EditMistake(f"the value of {key} is not valid YAML") from None
-        _set(values, key.split("."), value)
+        indented = written.replace("\n", "\n  ")
+        value = parse(f"value:\n  {indented}\n")  # what a document takes, a change may bring
+        if value.problems:
+            raise EditMistake(f"the value of {key} {value.problems[0].message}")
+        _set(values, key.split("."), value.values.get("value"))
     result: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return result
 

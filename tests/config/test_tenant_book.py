@@ -308,6 +308,14 @@ def test_a_file_that_would_end_the_process_is_refused_like_any_other(folder: Fol
     assert "levels deep" in told(book) or "aliases" in told(book)
 
 
+@pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", "2020-13-45", "!!int x", "!!python/object:x y"])
+def test_a_value_that_is_not_what_it_says_is_its_files_mistake(folder: Folder, value: str) -> None:
+    folder.write("b", section("b") + f"paused: {value}\n")
+    book = folder.book()
+    assert sorted(book.entries) == ["a", "c"]
+    assert "b.yaml:5: paused: cannot be read" in told(book)
+
+
 def test_many_bad_files_are_refused_alone(folder: Folder) -> None:
     for n in range(120):
         folder.write(f"t{n}", section(f"t{n}", **({"cluster": "elsewhere"} if n % 2 else {})))

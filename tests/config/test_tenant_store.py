@@ -331,6 +331,9 @@ def test_single_keys_are_edited() -> None:
     assert parse(text).values == {"a": 1, "b": {"c": 5}, "e": {"f": ["x", "y"]}}
     assert edited("as it is", []) == "as it is"
     assert parse(edited("", ["a=1"])).values == {"a": 1}
-    for change in ("a", "=1", "a..b=1", "a.b=1", "b=[", "a=1: 2: 3"):
+    assert parse(edited("a: 1\n", ["b=x: y", "c=[1,\n2]", "d=2020-01-02", "e='f: g'", "a="])).values == {
+        "b": {"x": "y"}, "c": [1, 2], "d": "2020-01-02", "e": "f: g",
+    }  # fmt: skip
+    for change in ("a", "=1", "a..b=1", "a.b=1", "b=[", "a=1: 2: 3", "b=2020-13-45", "b=!!int x", "b=" + "[" * 5000):
         with pytest.raises(EditMistake):
             edited("a: 1\n", [change])
