@@ -11,6 +11,7 @@ from typing import Any
 from router.config import caller_sections, certificate_files
 from router.config.caller_sections import token_id
 from router.config.document import Document
+from router.config.file_stamps import stamp_of
 from router.config.problems import Place
 from router.config.schema import (
     ClusterSection,
@@ -72,13 +73,12 @@ class Assembly:
         jwt = policy.jwt
         if jwt.on and not jwt.by_address:
             jwt = replace(jwt, keys=str(self._base / Path(jwt.keys).expanduser()))
-            if not os.access(jwt.keys, os.R_OK):
-                self._document.report(("server", "jwt", "keys"), f"file {jwt.keys} does not exist or cannot be read")
+            self._need_file(("server", "jwt", "keys"), jwt.keys)
         audit = policy.audit
         if audit.file not in ("", "-"):
             audit = replace(audit, file=str(self._base / Path(audit.file).expanduser()))
-            if not os.access(Path(audit.file).parent, os.W_OK):
-                self._document.report(("server", "audit", "file"), f"the folder of {audit.file} cannot be written to")
+            folder, words = Path(audit.file).parent, f"the folder of {audit.file} cannot be written to"
+            self._need(("server", "audit", "file"), folder, os.W_OK, words)
         return replace(
             policy,
             audit=audit,
@@ -90,9 +90,24 @@ class Assembly:
     def _listener(self, place: Place, section: ListenerTls) -> ListenerTls:
         """The same with paths that start at the folder of the file, and with files that are what they should be."""
         found = certificate_files.resolved(section, self._base)
+        stamps = {path: stamp_of(path) for path in (found.cert, found.key, found.client_ca) if path}
         for kind, message in certificate_files.mistakes(found):
             self._document.report((*place, kind) if kind else place, message)
+            self.reader.files.update(stamps)
         return found
+
+    def _need_file(self, place: Place, path: str | Path, *, always: bool = False) -> None:
+        self._need(place, path, os.R_OK, f"file {path} does not exist or cannot be read", always=always)
+
+    def _need(self, place: Place, path: str | Path, mode: int, words: str, *, always: bool = False) -> None:
+        """Report it when it is not there. Then it is watched as well, as it was before: once it comes, all is judged
+        again. always: also when it is there."""
+        stamp = stamp_of(path)
+        there = os.access(path, mode)
+        if always or not there:
+            self.reader.files[str(path)] = stamp
+        if not there:
+            self._document.report(place, words)
 
     def cluster(self, name: str, section: ClusterSection) -> Cluster:
         """A cluster with its endpoints."""
@@ -126,8 +141,8 @@ class Assembly:
         for kind in ("root_cert", "cert", "key"):
             text: str | None = getattr(section, kind)
             path = None if text is None else self._base / Path(text).expanduser()
-            if path is not None and not os.access(path, os.R_OK):
-                self._document.report((*place, kind), f"file {path} does not exist or cannot be read")
+            if path is not None:
+                self._need_file((*place, kind), path, always=True)
             files[kind] = None if path is None else str(path)
         return TlsSettings(mode=section.mode.value, **files)
 

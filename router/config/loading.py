@@ -103,7 +103,9 @@ def _assembled(document: Document, config: FileConfig, reader: SecretReader, sou
     book = None
     if config.tenants_dir is not None:
         folder = reader.base / Path(config.tenants_dir).expanduser()
+        stamp = stamp_of(folder)
         if not os.path.isdir(folder):
+            reader.files[str(folder)] = stamp
             document.report(("tenants_dir",), f"folder {folder} does not exist: make it, empty if need be")
         values = {key: value for key, value in document.values.items() if key in ("server", "admin", "clusters")}
         environ = None if reader.environ is os.environ else dict(reader.environ)

@@ -88,7 +88,8 @@ class SecretReader:
     base: Path
     environ: Mapping[str, str]
     files: dict[str, Stamp] = field(default_factory=dict)
-    """Those that references have led to, as they were before they were read; also those that could not be."""
+    """Those that references have led to, as they were before they were read; also those that could not be, and whatever
+    else was not there that the configuration needs."""
 
     def read(self, reference: str) -> Secret:
         """The secret behind a reference. SecretUnavailable when there is none, or an empty one."""
@@ -109,8 +110,12 @@ class SecretReader:
         program = os.path.expanduser(words[0])
         if os.sep in program:
             program = str(self.base / program)
-        found = shutil.which(program, path=self.environ.get("PATH", os.defpath))
+        folders = self.environ.get("PATH", os.defpath)
+        places = [program] if os.sep in program else [os.path.join(one, program) for one in folders.split(os.pathsep)]
+        before = {place: stamp_of(place) for place in places}
+        found = shutil.which(program, path=folders)
         if found is None:
+            self.files.update(before)
             raise SecretUnavailable(f"program {words[0]} cannot be found or executed (it is run without a shell)")
         return SecretCommand((os.path.abspath(found), *words[1:]), str(self.base), ttl_s, timeout_s)
 

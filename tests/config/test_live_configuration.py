@@ -22,6 +22,7 @@ from router.model.topology import TenantChanges
 from router.model.views import ConfigEffect
 from tests.config.test_config_loading import ENVIRON, GOOD
 from tests.support.builders import Recorder
+from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 
 
@@ -150,6 +151,70 @@ async def test_a_secret_that_was_missing_and_comes_is_noticed(path: Path) -> Non
         watched.edit("file:beta.password", "file:new.password")
         await watched.until(1)
         watched.secret("new.password", "third")
+        await watched.until(2)
+        assert watched.told == [False, True]
+
+
+_PG1 = "pg1: {host: one.example, zone: a}"
+_ACME = "password: env:ACME_PW"
+_ADMIN = "admin: {tokens: [env:ADMIN]}"
+_ISSUED = Authority().issue(dns=["router"])
+MISSING: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "a server's CA": (_PG1, "pg1: {host: one.example, tls: {mode: verify-full, root_cert: ca.pem}}", ("ca.pem",)),
+    "the router's certificate": (
+        _PG1, "pg1: {host: one.example, tls: {mode: require, cert: c.pem, key: c.key}}", ("c.pem", "c.key")),
+    "a port's certificate": (_ADMIN, f"server: {{tls: {{cert: port.pem, key: port.key}}}}\n{_ADMIN}", ("port.pem",)),
+    "keys of signed tokens": (
+        _ADMIN, f"server: {{jwt: {{keys: keys.json, issuer: i, audience: a}}}}\n{_ADMIN}", ("keys.json",)),
+    "a program": (_ACME, "password: 'command:bin/ask'", ("bin/ask",)),
+    "a program on the path": (_ACME, "password: 'command:ask_for_it'", ("bin/ask_for_it",)),
+    "the folder of the audit log": (_ADMIN, f"server: {{audit: {{file: logs/audit.log}}}}\n{_ADMIN}", ("logs/x",)),
+}  # fmt: skip
+"""What is edited in the configuration, and the files that come after it."""
+
+
+@pytest.mark.parametrize("what", MISSING)
+async def test_what_was_missing_and_comes_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """As where the configuration and what it names are mounted one after the other."""
+    old, new, files = MISSING[what]
+    (path.parent / "bin").mkdir()
+    _ISSUED.write(path.parent / "issued.pem", path.parent / "port.key")
+    monkeypatch.setenv("PATH", f"/nowhere:{path.parent}/bin")
+    async with watching(path) as watched:
+        watched.edit(old, new)
+        await watched.until(1)
+        assert watched.told == [False], watched.live.view()
+        for file in files:
+            there = path.parent / file
+            beside = path.parent / "beside"
+            beside.write_bytes(_ISSUED.cert)
+            beside.chmod(0o755)
+            there.parent.mkdir(exist_ok=True)
+            beside.rename(there)
+        await eventually(lambda: watched.told[-1], within_s=3, what="the configuration in force")
+        assert watched.live.view().problems == ()
+
+
+async def test_a_servers_ca_that_goes_is_told_and_that_comes_back_ends_it(path: Path) -> None:
+    (path.parent / "ca.pem").write_bytes(_ISSUED.cert)
+    async with watching(path) as watched:
+        watched.edit(*MISSING["a server's CA"][:2])
+        await watched.until(1)
+        (path.parent / "ca.pem").unlink()
+        await watched.until(2)
+        assert "ca.pem does not exist" in watched.live.view().problems[0]
+        watched.secret("ca.pem", _ISSUED.cert.decode())
+        await watched.until(3)
+        assert watched.told == [True, False, True]
+
+
+async def test_a_folder_of_tenants_that_comes_is_noticed(path: Path) -> None:
+    async with watching(path) as watched:
+        text = watched.path.read_text()
+        watched.secret(path.name, text[: text.index("tenants:")] + "tenants_dir: folder\n")
+        await watched.until(1)
+        assert "make it, empty if need be" in watched.live.view().problems[0]
+        (path.parent / "folder").mkdir()
         await watched.until(2)
         assert watched.told == [False, True]
 

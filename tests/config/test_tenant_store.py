@@ -287,6 +287,22 @@ async def test_the_watch_takes_tenants_beside_a_broken_main_file(store: Store) -
         await store.live.stop()
 
 
+async def test_a_program_that_a_tenants_file_waits_for_is_noticed(store: Store) -> None:
+    program = store.folder.path / "ask"
+    store.live.start()
+    try:
+        store.folder.write("d", section("d", login="{user: d, password: 'command:./ask'}"))
+        await eventually(lambda: "program ./ask cannot" in str(store.live.view()), within_s=3, what="the refused file")
+        beside = store.folder.path / "beside"
+        beside.write_text("")
+        beside.chmod(0o755)
+        beside.rename(program)
+        await eventually(lambda: len(store.taken) == 1, within_s=3, what="the tenant")
+        assert store.live.view().problems == ()
+    finally:
+        await store.live.stop()
+
+
 async def test_a_document_that_no_file_may_hold_is_refused_at_once(store: Store) -> None:
     """It was written, ran, and was left out by the next start."""
     large = section("d") + "#" * tenant_files.MOST_BYTES
