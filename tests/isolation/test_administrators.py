@@ -15,6 +15,7 @@ import pytest
 from router import tenant_setup
 from router.devcluster import DevCluster, find_binaries
 from router.devcluster.server import Server
+from router.devcluster.sql_script import run_script, script, tenant_values
 from router.model.identity import ClusterName, EndpointName, TenantName
 from router.model.topology import Cluster, Endpoint, Login, Secret, Tenant, Topology
 from tests.support.dev_cluster import DEFAULT_MAJOR, MakeCluster, new_cluster
@@ -155,6 +156,19 @@ def test_a_schema_of_our_name_that_the_tenant_has_made_is_not_used(server: DevCl
         connection.execute("DROP SCHEMA pointsman CASCADE")
     tenant_setup.init(dsn, topology, one)
     assert not tenant_setup.check(dsn, topology, one)[-3].problem
+
+
+def test_who_is_no_superuser_makes_and_renews_its_own_schema(server: DevCluster):
+    """As where a database is rented."""
+    name = f"rented_{next(_NUMBERS)}"
+    with server.primary().connect() as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'".encode())
+        connection.execute(f"CREATE ROLE {name}_host LOGIN PASSWORD '{PASSWORD}'".encode())
+        connection.execute(f"CREATE DATABASE {name} OWNER {name}_host".encode())
+    with psycopg.connect(server.primary().dsn(f"{name}_host", PASSWORD, name), autocommit=True) as connection:
+        for _ in range(2):
+            run_script(connection, script("tenant_database.sql"), tenant_values(name, ""))
+        assert connection.execute("SELECT tenant FROM pointsman.tenant_marker").fetchall() == [(name,)]
 
 
 def test_no_log_learns_a_password(make_cluster: MakeCluster):

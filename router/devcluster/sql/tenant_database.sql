@@ -26,9 +26,9 @@ CREATE SCHEMA IF NOT EXISTS pointsman;
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner
-              WHERE n.nspname = 'pointsman' AND NOT r.rolsuper)
+              WHERE n.nspname = 'pointsman' AND NOT r.rolsuper AND r.rolname <> current_user)
      OR EXISTS (SELECT FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner
-                 WHERE c.relnamespace = 'pointsman'::regnamespace AND NOT r.rolsuper) THEN
+                 WHERE c.relnamespace = 'pointsman'::regnamespace AND NOT r.rolsuper AND r.rolname <> current_user) THEN
     RAISE EXCEPTION 'schema pointsman, or a table in it, is not a superuser''s'
       USING HINT = 'See what it holds; then drop it, or give all of it to a superuser.';
   END IF;
