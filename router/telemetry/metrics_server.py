@@ -11,15 +11,31 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from enum import Enum, unique
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
 
-_MOST_CONNECTIONS = 32
+_MOST_SCRAPES = 32
+"""Pages of /metrics that are made or sent at once; probes are answered also beside these."""
+_MOST_CONNECTIONS = 256
+"""Above that, whoever has been connected longest without a request makes room: a probe asks at once."""
 _MOST_HEAD_BYTES = 16 * 1024
-_HEAD_TIMEOUT_S = 5.0
+_HEAD_TIMEOUT_S = 2.0
+_SEND_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 0.5
+
+
+@unique
+class _Stage(Enum):
+    """How far a connection is."""
+
+    SILENT = "silent"
+    """Its request has not come."""
+    ASKED = "asked"
+    SCRAPING = "scraping"
 
 
 class AddressUnavailable(Exception):
@@ -41,7 +57,8 @@ class MetricsServer:
         self._refresh = refresh
         self._healthy = healthy
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._open: dict[asyncio.WriteTransport, _Stage] = {}
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (port 0 lets the system choose). AddressUnavailable when that fails."""
@@ -59,40 +76,55 @@ class MetricsServer:
         return bound
 
     async def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
+        """Stop listening, and give up who is connected; a second at most."""
+        if self._server is None:
+            return
+        self._server.close()
+        for transport in self._open:
+            transport.abort()
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=_CLOSE_TIMEOUT_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._server.wait_closed()
+        self._server = None
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        transport, task = writer.transport, asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        self._make_room()
+        self._open[transport] = _Stage.SILENT
         try:
-            if self._open > _MOST_CONNECTIONS:
-                status, kind, body, head_only = (
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "text/plain",
-                    b"too many scrapes\n",
-                    False,
-                )
-            else:
-                status, kind, body, head_only = await self._respond(reader)
+            status, kind, body, head_only = await self._respond(reader, transport)
             head = (
                 f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             )
+            transport.set_write_buffer_limits(high=0)  # so that drain() ends when nothing is left here
             writer.write(head.encode() + (b"" if head_only else body))
-            async with asyncio.timeout(_HEAD_TIMEOUT_S):
+            async with asyncio.timeout(_SEND_TIMEOUT_S):
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the scraper went away
+            pass  # the scraper went away, or does not read
         finally:
-            self._open -= 1
-            writer.close()
+            # What was drained is on its way. A mere close() would keep the rest for as long as nobody reads it.
+            transport.abort()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
+            del self._open[transport]
 
-    async def _respond(self, reader: asyncio.StreamReader) -> tuple[HTTPStatus, str, bytes, bool]:
+    def _make_room(self) -> None:
+        if len(self._open) >= _MOST_CONNECTIONS:
+            for transport, stage in self._open.items():
+                if stage is _Stage.SILENT and not transport.is_closing():
+                    transport.abort()
+                    return
+
+    async def _respond(
+        self, reader: asyncio.StreamReader, transport: asyncio.WriteTransport
+    ) -> tuple[HTTPStatus, str, bytes, bool]:
         try:
             async with asyncio.timeout(_HEAD_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -104,7 +136,13 @@ class MetricsServer:
         method, target, _ = words
         if method not in ("GET", "HEAD"):
             return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"GET only\n", False
-        status, kind, body = await self._page(target.partition("?")[0])
+        path = target.partition("?")[0]
+        self._open[transport] = _Stage.ASKED
+        if path == "/metrics":
+            if sum(stage is _Stage.SCRAPING for stage in self._open.values()) >= _MOST_SCRAPES:
+                return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"too many scrapes\n", False
+            self._open[transport] = _Stage.SCRAPING
+        status, kind, body = await self._page(path)
         return status, kind, body, method == "HEAD"
 
     async def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
