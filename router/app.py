@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Protocol
 
 import router
-from router import interpreter
+from router import early_signals, interpreter
 from router.api.server import ApiServer
 from router.config.addresses import parse_address
 from router.config.loaded import LoadedConfig
@@ -166,10 +166,12 @@ class RouterProcess:
 async def run(
     config: LoadedConfig, ready: Callable[[Running], None] = lambda _: None, workers: int | None = None
 ) -> None:
-    """Run a router until SIGTERM or SIGINT. SIGHUP reloads, SIGUSR1 replaces its workers one by one.
+    """Run a router until SIGTERM or SIGINT. SIGHUP reloads, SIGUSR1 replaces its workers one by one;
+    one that came before the router served is obeyed then.
 
     workers: instead of the configuration's server.workers. RouterError when it cannot start.
     """
+    early_signals.note()
     count = workers or config.server.workers
     _place(config.server.cpus, count)
     process: Running = RouterProcess(config) if count == 1 else ControlProcess(config, count)
@@ -185,10 +187,12 @@ async def run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    loop.add_signal_handler(signal.SIGHUP, spawn, process.reload)
-    loop.add_signal_handler(signal.SIGUSR1, spawn, lambda: _restart_workers(process))
     try:
         await process.start()
+        loop.add_signal_handler(signal.SIGHUP, spawn, process.reload)
+        loop.add_signal_handler(signal.SIGUSR1, spawn, lambda: _restart_workers(process))
+        if early_signals.came(signal.SIGHUP):  # after SIGUSR1 there is nothing to do: the workers are new
+            spawn(process.reload)
         ready(process)
         interpreter.settled()
         await ended.wait()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import router
-from router import interpreter, tenant_commands
+from router import early_signals, interpreter, tenant_commands
 from router.console import (
     config_commands,
     copy_commands,
@@ -142,6 +142,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the router. SIGTERM drains it, SIGHUP reads the configuration again, SIGUSR1 restarts its workers."""
+    early_signals.note()
     interpreter.begin()
     from router.config import reading
 

@@ -254,6 +254,7 @@ class TestSystemdUnit:
         assert self.value("KillMode") == "mixed", "the main process drains its workers, systemd must not"
         assert float(self.value("TimeoutStopSec")) > ServerPolicy().grace_s
         assert self.value("ExecReload") == "/bin/kill -HUP $MAINPID"
+        assert self.value("RestartForceExitStatus").split() == ["SIGHUP", "SIGUSR1"], "its start may be killed by them"
 
     def test_its_commands_exist(self):
         from typer.main import get_command
