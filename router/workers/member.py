@@ -19,6 +19,7 @@ from router.model.errors import Code, RouterError
 from router.model.reasons import RefuseReason
 from router.model.views import Load, WorkerState, WorkerView
 from router.ports import Clock
+from router.telemetry.log_setup import process_log
 from router.workers.channel import Channel, ChannelClosed
 from router.workers.messages import (
     Applied,
@@ -159,7 +160,9 @@ class Member:
             # What it said last is still in the socket's buffer.
             await asyncio.wait({talking}, timeout=LOOK_S)
             self._channel.close()
-            await asyncio.gather(talking, return_exceptions=True)
+            (fault,) = await asyncio.gather(talking, return_exceptions=True)
+            if isinstance(fault, Exception):  # a mistake here, of which its exit code says nothing
+                process_log().error("worker's channel failed", worker=self.place, pid=self.pid, exc_info=fault)
         finally:
             self.gone.set_result(code)
             self._confirmed.set()

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import pytest
+import structlog
 
 from router.decisions.connection_ledger import WorkerId
 from router.model.errors import RouterError
@@ -50,6 +51,19 @@ async def test_a_worker_that_does_not_serve_in_time_is_ended(monkeypatch: pytest
     with pytest.raises(RouterError, match=r"did not serve within 0\.05 s"):
         await member.start(_nothing)
     assert member.gone.done()
+
+
+async def test_a_mistake_in_taking_its_messages_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = _member()
+
+    def mistaken(_message: object) -> None:
+        raise LookupError("not there")
+
+    monkeypatch.setattr(member, "_take", mistaken)
+    with structlog.testing.capture_logs() as told, pytest.raises(RouterError, match="ended before it served"):
+        await member.start(_nothing)
+    (line,) = told
+    assert (line["event"], line["worker"], type(line["exc_info"])) == ("worker's channel failed", 1, LookupError)
 
 
 async def test_whoever_stops_waiting_for_a_start_leaves_no_process() -> None:
