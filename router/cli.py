@@ -1,11 +1,13 @@
 """The command `pointsman`. Commands here only read their options; the work is in app.py, dev.py, config/, console/.
 
-Exit codes: 0 done; 1 what was asked could not be done; 2 the command line is wrong; 3 no router answers.
+Exit codes: 0 done; 1 what was asked could not be done, or not written to standard output (without a word where its
+reader left); 2 the command line is wrong; 3 no router answers.
 Imports that cost time are inside the commands, so that `pointsman --help` is quick.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -34,6 +36,8 @@ _UNBOUNDED = 10_000
 RUN, ASK, OPERATE, CONFIGURE = "Run a router", "Ask it", "Operate it", "Configure it"
 
 _SERVING = ("serve", "dev")
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Without a file's name beside them these are standard output's."""
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -93,20 +97,37 @@ def main() -> None:
     """Entry point: runs a command, and ends with its exit code."""
     # gRPC reads it when it is imported: its fork handlers have no use here, and tell of each process that is started.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+    code = _run()
+    try:
+        sys.stdout.flush()  # here, where it can still be told; Python's own at the end ends in 120 and a traceback
+    except OSError as error:
+        code = _unwritten(error) or code
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     except Trouble as trouble:
         _complain(trouble)
-        code = trouble.code
+        return trouble.code
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) left; closing it again at exit would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.PROBLEM
-    else:
-        return
-    sys.exit(code)
+        return ExitCode.INTERRUPTED
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
+            raise
+        return _unwritten(error)
+    return ExitCode.OK
+
+
+def _unwritten(error: OSError) -> int:
+    """Standard output has not taken all: what is left goes nowhere. A reader that left (head, less) has had enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        _complain(Trouble(f"standard output cannot be written: {(error.strerror or str(error)).lower()}"))
+    return ExitCode.PROBLEM
 
 
 def _complain(trouble: Trouble) -> None:

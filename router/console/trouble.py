@@ -11,7 +11,8 @@ class ExitCode(IntEnum):
 
     OK = 0
     PROBLEM = 1
-    """What was asked could not be done: a mistake in it, or an answer that is an error."""
+    """What was asked could not be done: a mistake in it, an answer that is an error, or standard output that cannot be
+    written (without a word where its reader left)."""
     USAGE = 2
     """The command line is wrong."""
     UNREACHABLE = 3

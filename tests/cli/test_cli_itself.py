@@ -61,6 +61,37 @@ def test_the_version(command: Command, arguments: list[str]):
     assert (ended.code, ended.out) == (0, f"pointsman {router.__version__}\n")
 
 
+MAIN = [sys.executable, "-c", "from router.cli import main; main()"]
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("arguments", [["version"], ["config", "schema"], ["--help"]])
+def test_a_reader_that_left_is_no_error_to_tell(arguments: list[str], unbuffered: bool):
+    end, begin = os.pipe()
+    os.close(end)
+    ended = printing(arguments, begin, unbuffered)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("arguments", [["version"], ["config", "schema"]])
+def test_a_full_disk_is_told_in_words(arguments: list[str], unbuffered: bool):
+    ended = printing(arguments, os.open("/dev/full", os.O_WRONLY), unbuffered)
+    assert (ended.returncode, ended.stderr) == (
+        1, "pointsman: standard output cannot be written: no space left on device\n",
+    )  # fmt: skip
+
+
+def printing(arguments: list[str], output: int, unbuffered: bool) -> subprocess.CompletedProcess[str]:
+    """The command, its output going there."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment = {**clean, "PYTHONUNBUFFERED": "1"} if unbuffered else clean
+    with open(output, "wb") as place:
+        return subprocess.run(
+            [*MAIN, *arguments], stdout=place, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+
+
 def test_a_taken_port_is_told_before_any_server_is_started(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
