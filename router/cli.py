@@ -221,6 +221,7 @@ def sql(
 
     Reads (SELECT, WITH, SHOW, ...) may go to a replica with --read; everything else runs on the primary.
     What one run has written or seen, another one's replica reads see if it is given its consistency token.
+    --json writes the rows as an array of objects; of several statements, each one's array on a line of its own.
     """
     from router.console import sql_command
     from router.console.targets import Given, caller_target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from enum import Enum, unique
@@ -69,12 +70,15 @@ def _csv_cell(cell: str | None) -> str:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Names for the keys of an object: the second of a name is name_2."""
-    seen: dict[str, int] = {}
+    """Names for the keys of an object: the second of a name is name_2, or the next that no column has."""
+    taken, last = set(names), dict.fromkeys(names, 0)
     fields = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        fields.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        field, last[name] = name, last[name] + 1
+        while last[name] > 1 and (field := f"{name}_{last[name]}") in taken:
+            last[name] += 1
+        taken.add(field)
+        fields.append(field)
     return fields
 
 
@@ -142,17 +146,28 @@ def _range_text(value: pointsman.Range[Any]) -> str:
     return f"{value.bounds[0]}{lower},{upper}{value.bounds[1]}"
 
 
+def as_json_line(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The rows of one result as an array, for output of several: JSON Lines."""
+    fields = unique_names(names)
+    return "[" + ", ".join(_json_row(fields, row) for row in rows) + "]\n"
+
+
 def _json_row(fields: Sequence[str], row: Sequence[Any]) -> str:
-    return json.dumps(dict(zip(fields, map(_json_value, row), strict=True)), default=as_text, ensure_ascii=False)
+    values = dict(zip(fields, map(_json_value, row), strict=True))
+    return json.dumps(values, default=as_text, ensure_ascii=False, allow_nan=False)
 
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, pointsman.Json):
-        return value.value
+        return _json_value(value.value)
     if isinstance(value, decimal.Decimal):
         return str(value)  # a JSON number would lose digits in most readers
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no such number
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json_value(item) for key, item in value.items()}
     return value
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from router.console.admin_client import reach
 from router.console.describing import DESCRIBING, describe
-from router.console.result_output import OutputFormat, write_rows
+from router.console.result_output import OutputFormat, as_json_line, write_rows
 from router.console.sql_prompt import SqlPrompt, person, show_outcome
 from router.console.sql_session import Outcome, SqlSession, trouble_of
 from router.console.statement_reader import split
@@ -55,8 +55,9 @@ def run(
 
 def _run_statements(session: SqlSession, text: str, output: OutputFormat, console: Console) -> None:
     if text.lstrip().startswith("\\"):
-        for outcome in _described(session, text.strip().rstrip(";")):
-            _write(outcome, output, console)
+        found = _described(session, text.strip().rstrip(";"))
+        for outcome in found:
+            _write(outcome, output, console, several=len(found) > 1)
         return
     statements = [statement.strip() for statement in split(text) if statement.strip()]
     if not statements:
@@ -67,7 +68,7 @@ def _run_statements(session: SqlSession, text: str, output: OutputFormat, consol
             outcome = session.run(statement)
         except pointsman.Error as error:
             raise trouble_of(error, session.target.address, statement) from None
-        _write(outcome, output, console)
+        _write(outcome, output, console, several=len(statements) > 1)
         outcomes.append(outcome)
     if session.in_transaction:
         raise Trouble("the transaction was not ended, and is rolled back", "end it with COMMIT: BEGIN; ... COMMIT;")
@@ -75,9 +76,11 @@ def _run_statements(session: SqlSession, text: str, output: OutputFormat, consol
         print(_done_json(outcomes[-1]))  # no rows at all: what was done is all there is to tell
 
 
-def _write(outcome: Outcome, output: OutputFormat, console: Console) -> None:
+def _write(outcome: Outcome, output: OutputFormat, console: Console, *, several: bool) -> None:
     if output not in (OutputFormat.JSON, OutputFormat.CSV):
         show_outcome(outcome, output, console)
+    elif outcome.names and output is OutputFormat.JSON and several:
+        sys.stdout.write(as_json_line(outcome.names, outcome.rows))
     elif outcome.names:
         write_rows(output, outcome.names, outcome.rows, console, sys.stdout)
 

@@ -96,6 +96,11 @@ async def test_json_tells_what_was_done_when_there_are_no_rows(command: Command,
     assert json.loads(mixed.out) == [{"n": 1}]
 
 
+async def test_json_of_several_statements_is_a_line_each(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "select 1; insert into t values (1); select 1", "--json")
+    assert [json.loads(line) for line in ended.out.splitlines()] == [[{"n": 1}], [{"n": 1}]]
+
+
 async def test_a_table_is_described_without_a_prompt(command: Command, fake: FakeRouter):
     ended = await sql(command, fake, "\\d accounts", "--csv")
     assert (ended.code, ended.out) == (0, "n\n1\nn\n1\n")

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from pointsman import Interval, Json, MultiRange, Range
 from rich.console import Console
 
-from router.console.result_output import NULL, OutputFormat, as_csv, as_text, unique_names, visible, write_rows
+from router.console.result_output import (
+    NULL,
+    OutputFormat,
+    as_csv,
+    as_json_line,
+    as_text,
+    unique_names,
+    visible,
+    write_rows,
+)
 from router.console.statement_reader import StatementReader, first_word, looks_like_a_read, split
 
 
@@ -120,6 +129,25 @@ def test_json_takes_every_type_there_is():
     ]  # fmt: skip
 
 
+def strictly(text: str) -> object:
+    """Parsed as JSON is defined, without the numbers that Python adds."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_no_numbers_that_json_has_not():
+    nan, inf = float("nan"), float("inf")
+    rows = [([nan, [inf, 1.5]], Json({"a": [inf]}), {"b": -inf}, Range(1.0, inf), MultiRange([Range(nan, None)]))]
+    assert strictly(written(OutputFormat.JSON, tuple("abcde"), rows)) == [
+        {"a": ["nan", ["inf", 1.5]], "b": {"a": ["inf"]}, "c": {"b": "-inf"}, "d": "[1.0,inf)", "e": ["[nan,)"]}
+    ]
+    assert strictly(as_json_line(("a",), [(nan,), (1,)])) == [{"a": "nan"}, {"a": 1}]
+    assert as_json_line(("a",), []) == "[]\n"
+
+
 def test_csv_tells_null_from_an_empty_text():
     assert as_csv(NAMES, ROWS) == 'n,t,u\n1,,"a,b"\n2,"","say ""hi""\n"\n'
 
@@ -135,6 +163,15 @@ def test_csv_is_read_back_as_written(rows):
 
 def test_names_of_keys_are_unique():
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a_2", "a_3"]
+    assert unique_names(["a", "a_2", "a"]) == ["a", "a_2", "a_3"]
+    assert unique_names(["a", "a", "a_2", "a_2"]) == ["a", "a_3", "a_2", "a_2_2"]
+
+
+@given(st.lists(st.sampled_from(["a", "a_2", "a_3", "a_2_2", "b", ""])))
+def test_no_column_is_lost_to_another(names: list[str]):
+    fields = unique_names(names)
+    assert len(set(fields)) == len(names) == len(fields)
+    assert all(fields[names.index(name)] == name for name in names)
 
 
 def test_many_columns_that_do_not_fit_are_shown_one_a_line():
