@@ -113,6 +113,11 @@ class TestKubernetes:
         assert pod["serviceAccountName"] == manifest("serviceaccount.yaml")["metadata"]["name"]
         assert manifest("poddisruptionbudget.yaml")["spec"]["minAvailable"] < deployment["spec"]["replicas"]
 
+    def test_no_port_is_open_to_every_pod(self):
+        rules = manifest("networkpolicy.yaml")["spec"]["ingress"]
+        assert all(rule["from"] for rule in rules)
+        assert {port["port"] for rule in rules for port in rule["ports"]} == {"grpc", "metrics"}
+
     def test_pods_keep_the_restricted_standard(self):
         pod = manifest("deployment.yaml")["spec"]["template"]["spec"]
         security = pod["containers"][0]["securityContext"]
@@ -126,7 +131,7 @@ class TestKubernetes:
 
 class TestCompose:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    text = (DEPLOY / "compose" / "pointsman.yaml").read_text()
+    text = (DEPLOY / "compose" / "router" / "pointsman.yaml").read_text()
 
     def test_the_configuration_is_good_and_gets_its_secrets(self):
         _, names = loaded(self.text)
@@ -150,9 +155,16 @@ class TestCompose:
             for volume in service["volumes"]:
                 source = volume.split(":")[0]
                 if source.startswith("."):
-                    assert (DEPLOY / source).is_file(), source
+                    assert (DEPLOY / source).exists(), source
                 else:
                     assert source in self.compose["volumes"]
+
+    def test_a_configuration_that_an_editor_replaces_is_seen(self):
+        (volume,) = self.compose["services"]["router"]["volumes"]
+        source, target, mode = volume.split(":")
+        assert (DEPLOY / source).is_dir()
+        assert [path.name for path in (DEPLOY / source).iterdir()] == ["pointsman.yaml"], "no secrets beside it"
+        assert (target, mode) == ("/etc/pointsman", "ro")
 
     def test_the_readme_makes_every_secret(self):
         wanted = set(re.findall(r"\$\{([A-Z_]+):\?", (DEPLOY / "compose.yaml").read_text()))
