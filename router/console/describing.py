@@ -12,7 +12,8 @@ select n.nspname as schema, c.relname as name,
                       when 'm' then 'materialized view' when 'f' then 'foreign table' else 'sequence' end as kind,
        pg_get_userbyid(c.relowner) as owner, pg_size_pretty(pg_relation_size(c.oid)) as size
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+ where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pointsman')
  order by 1, 2"""
 _COLUMNS = """\
 select a.attname as column, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable,
@@ -29,7 +30,7 @@ def describe(session: SqlSession, relation: str) -> list[Outcome]:
     if not relation:
         return [session.run_with(_TABLES)]
     columns = session.run_with(_COLUMNS, relation)
-    if not columns.rows:
+    if not columns.rowcount:
         raise Trouble(f"there is no table or view {relation} in the search path")
     indexes = session.run_with(_INDEXES, relation)
-    return [columns, indexes] if indexes.rows else [columns]
+    return [columns, indexes] if indexes.rowcount else [columns]

@@ -14,7 +14,7 @@ from rich.text import Text
 from router.console.admin_client import READING_S, AdminClient
 from router.console.message_values import plain
 from router.console.status_view import duration
-from router.console.trouble import Trouble
+from router.console.trouble import ExitCode, Trouble
 
 _SLACK_S = 5.0
 """Time that a switchover's answer may take beyond the switchover's own timeout."""
@@ -24,9 +24,16 @@ def switchover(client: AdminClient, cluster: str, to: str, timeout_s: float, sho
     """Move the primary, showing each step as it ends. Trouble when it was refused or undone."""
     request = pb.SwitchoverRequest(cluster=cluster, to=to, timeout_ms=round(timeout_s * 1000))
     last: Any = None
-    for step in client.stream("Switchover", request, timeout_s + _SLACK_S):
-        last = step
-        show(step, cluster)
+    try:
+        for step in client.stream("Switchover", request, timeout_s + _SLACK_S):
+            last = step
+            show(step, cluster)
+    except KeyboardInterrupt:
+        raise Trouble(
+            f"interrupted: the router goes on with the switchover of {cluster}, or undoes it",
+            "see: pointsman status",
+            ExitCode.INTERRUPTED,
+        ) from None
     if last is None or not last.done:
         raise Trouble(f"the switchover of {cluster} ended without saying how", "look with: pointsman status")
 

@@ -7,19 +7,14 @@ import decimal
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, unique
 from typing import Any, TextIO
 
 import pointsman
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
-_MANY_COLUMNS = 4
-NULL = "∅"
-"""How NULL looks in a table: no text that is likely to be a value."""
+from router.console.table_output import write_expanded, write_table
 
 
 @unique
@@ -35,31 +30,26 @@ class OutputFormat(Enum):
 
 
 def write_rows(
-    form: OutputFormat, names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console, out: TextIO
+    form: OutputFormat, names: Sequence[str], rows: Iterable[Sequence[Any]], console: Console, out: TextIO
 ) -> None:
-    """Write the rows of one result."""
+    """Write the rows of one result, each as it comes."""
     match form:
         case OutputFormat.TABLE:
-            table = _table(names, rows)
-            if len(names) >= _MANY_COLUMNS and _natural_width(table, console) > console.width:
-                # Folding many columns into a narrow terminal leaves a letter a line: nobody can read that.
-                _expanded(names, rows, console)
-            else:
-                console.print(table)
+            write_table(names, rows, console, _shown)
         case OutputFormat.EXPANDED:
-            _expanded(names, rows, console)
+            write_expanded(names, rows, console, _shown)
         case OutputFormat.JSON:
-            fields = unique_names(names)
-            out.write("[" + ",".join(f"\n  {_json_row(fields, row)}" for row in rows) + ("\n]\n" if rows else "]\n"))
+            out.writelines(json_pieces(names, rows))
         case OutputFormat.CSV:
-            out.write(as_csv(names, rows))
+            out.writelines(csv_lines(names, rows))
 
 
-def as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def csv_lines(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """RFC 4180 with a header, but plain line ends. NULL is an empty field and an empty text is "", as COPY has them:
     the csv module cannot tell these two apart."""
-    lines = [names, *([None if value is None else as_text(value) for value in row] for row in rows)]
-    return "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+    yield ",".join(map(_csv_cell, names)) + "\n"
+    for row in rows:
+        yield ",".join([_csv_cell(None if value is None else as_text(value)) for value in row]) + "\n"
 
 
 def _csv_cell(cell: str | None) -> str:
@@ -146,10 +136,15 @@ def _range_text(value: pointsman.Range[Any]) -> str:
     return f"{value.bounds[0]}{lower},{upper}{value.bounds[1]}"
 
 
-def as_json_line(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The rows of one result as an array, for output of several: JSON Lines."""
+def json_pieces(names: Sequence[str], rows: Iterable[Sequence[Any]], *, one_line: bool = False) -> Iterator[str]:
+    """The rows of one result as an array, piece by piece. one_line: JSON Lines, for output of several."""
     fields = unique_names(names)
-    return "[" + ", ".join(_json_row(fields, row) for row in rows) + "]\n"
+    opening, between, closing = ("[", ", ", "]\n") if one_line else ("[\n  ", ",\n  ", "\n]\n")
+    lead = opening
+    for row in rows:
+        yield lead + _json_row(fields, row)
+        lead = between
+    yield "[]\n" if lead is opening else closing
 
 
 def _json_row(fields: Sequence[str], row: Sequence[Any]) -> str:
@@ -171,35 +166,8 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    table = Table(header_style="bold", show_lines=False)
-    for index, name in enumerate(names):
-        numeric = any(isinstance(row[index], int | float | decimal.Decimal) for row in rows[:50])
-        boolean = any(isinstance(row[index], bool) for row in rows[:50])
-        table.add_column(Text(visible(name)), justify="right" if numeric and not boolean else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    return table
-
-
-def _natural_width(table: Table, console: Console) -> int:
-    """The width that the table would take if there were room."""
-    return Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
-
-
-def _expanded(names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console) -> None:
-    for number, row in enumerate(rows, 1):
-        console.print(Text(f"─ row {number} ", style="dim"))
-        table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
-        for name, value in zip(names, row, strict=True):
-            table.add_row(Text(visible(name)), _cell(value))
-        console.print(table)
-
-
-def _cell(value: Any) -> Text:
-    return Text(NULL, style="dim") if value is None else Text(visible(as_text(value)))
+def _shown(value: Any) -> str:
+    return visible(as_text(value))
 
 
 def visible(text: str) -> str:

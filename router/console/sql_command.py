@@ -12,9 +12,9 @@ from rich.console import Console
 
 from router.console.admin_client import reach
 from router.console.describing import DESCRIBING, describe
-from router.console.result_output import OutputFormat, as_json_line, write_rows
+from router.console.result_output import OutputFormat, json_pieces, write_rows
 from router.console.sql_prompt import SqlPrompt, person, show_outcome
-from router.console.sql_session import Outcome, SqlSession, trouble_of
+from router.console.sql_session import Outcome, SqlSession, interrupted_words, trouble_of
 from router.console.statement_reader import split
 from router.console.targets import Target
 from router.console.trouble import ExitCode, Trouble
@@ -62,25 +62,36 @@ def _run_statements(session: SqlSession, text: str, output: OutputFormat, consol
     statements = [statement.strip() for statement in split(text) if statement.strip()]
     if not statements:
         raise Trouble("there is no statement to run", 'such as: pointsman sql "select 1"', ExitCode.USAGE)
-    outcomes = []
-    for statement in statements:
-        try:
-            outcome = session.run(statement)
-        except pointsman.Error as error:
-            raise trouble_of(error, session.target.address, statement) from None
-        _write(outcome, output, console, several=len(statements) > 1)
-        outcomes.append(outcome)
+    several = len(statements) > 1
+    outcomes = [_run_one(session, statement, output, console, several=several) for statement in statements]
     if session.in_transaction:
         raise Trouble("the transaction was not ended, and is rolled back", "end it with COMMIT: BEGIN; ... COMMIT;")
     if output is OutputFormat.JSON and not any(outcome.names for outcome in outcomes):
         print(_done_json(outcomes[-1]))  # no rows at all: what was done is all there is to tell
 
 
+def _run_one(
+    session: SqlSession, statement: str, output: OutputFormat, console: Console, *, several: bool
+) -> Outcome:
+    outcome = None
+    try:
+        outcome = session.run(statement)
+        _write(outcome, output, console, several=several)
+    except pointsman.Error as error:
+        raise trouble_of(error, session.target.address, statement) from None
+    except KeyboardInterrupt:
+        raise Trouble(interrupted_words(outcome), code=ExitCode.INTERRUPTED) from None
+    finally:
+        if outcome is not None:
+            outcome.close()
+    return outcome
+
+
 def _write(outcome: Outcome, output: OutputFormat, console: Console, *, several: bool) -> None:
     if output not in (OutputFormat.JSON, OutputFormat.CSV):
         show_outcome(outcome, output, console)
     elif outcome.names and output is OutputFormat.JSON and several:
-        sys.stdout.write(as_json_line(outcome.names, outcome.rows))
+        sys.stdout.writelines(json_pieces(outcome.names, outcome.rows, one_line=True))
     elif outcome.names:
         write_rows(output, outcome.names, outcome.rows, console, sys.stdout)
 

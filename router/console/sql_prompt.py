@@ -13,7 +13,7 @@ from rich.text import Text
 
 from router.console.describing import DESCRIBING, describe
 from router.console.result_output import OutputFormat, visible, write_rows
-from router.console.sql_session import Outcome, SqlSession, trouble_of
+from router.console.sql_session import Outcome, SqlSession, interrupted_words, trouble_of
 from router.console.statement_reader import StatementReader
 from router.console.trouble import Trouble
 
@@ -67,17 +67,27 @@ class SqlPrompt:
 
     def _statements(self, statements: list[str]) -> None:
         for statement in statements:
-            try:
-                self._show(self._session.run(statement))
-            except pointsman.Error as error:
-                show_trouble(trouble_of(error, self._session.target.address, statement), self._console)
+            if not self._run_one(statement):
                 return
-            except Trouble as trouble:
-                show_trouble(trouble, self._console)
-                return
-            except KeyboardInterrupt:
-                self._say("interrupted", "yellow")
-                return
+
+    def _run_one(self, statement: str) -> bool:
+        """Run a statement; False when it failed, and what was typed behind it is not to run."""
+        outcome = None
+        try:
+            outcome = self._session.run(statement)
+            self._show(outcome)
+        except pointsman.Error as error:
+            show_trouble(trouble_of(error, self._session.target.address, statement), self._console)
+        except Trouble as trouble:
+            show_trouble(trouble, self._console)
+        except KeyboardInterrupt:
+            self._say(interrupted_words(outcome), "yellow")
+        else:
+            return True
+        finally:
+            if outcome is not None:
+                outcome.close()
+        return False
 
     def _command(self, line: str) -> bool:
         """Obey a backslash command; False to leave."""

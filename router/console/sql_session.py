@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pointsman
 from pointsman.options import Isolation, ReadPreference
+from pointsman.sync import SyncRowStream
 from rich.cells import cell_len
 
+from router.console import interrupting
 from router.console.reaching import unreachable
 from router.console.statement_reader import first_word, looks_like_a_read
 from router.console.targets import Target
@@ -31,18 +35,29 @@ _INSIDE_ONLY: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
-    """What one statement gave."""
+    """What one statement gave. Of a large result the rows come while they are read: what follows them in here is true
+    when they have ended."""
 
     names: tuple[str, ...]
     """Column names; empty when the statement returns no rows."""
-    rows: list[Any]
+    rows: Iterable[Any]
     command_tag: str
     rowcount: int
     receipt: pointsman.Receipt | None
     notices: tuple[pointsman.Notice, ...]
     took_s: float
+
+    def close(self) -> None:
+        """End the statement, where its rows still come."""
+        if isinstance(self.rows, Generator):
+            self.rows.close()
+
+
+def interrupted_words(outcome: Outcome | None) -> str:
+    """After Ctrl-C in a read, which may have shown some of its rows."""
+    return f"interrupted after {outcome.rowcount} rows" if outcome is not None else "interrupted"
 
 
 class SqlSession:
@@ -98,16 +113,22 @@ class SqlSession:
         started = time.perf_counter()
         word = first_word(sql)
         if self._transaction is not None:
-            answer = self._in_transaction(sql, word)
+            try:
+                answer = self._in_transaction(sql, word)
+            except KeyboardInterrupt:
+                raise self._interrupted(word) from None
         elif word in _BEGIN:
             self._begin(sql)
             answer = None
         elif word in _INSIDE_ONLY:
             raise Trouble(_INSIDE_ONLY[word], "such as: BEGIN; ... COMMIT;")
         elif looks_like_a_read(sql):
-            answer = self._read(sql)
+            try:
+                answer = self._read(sql)
+            except pointsman.ResultTooLarge:
+                return self._streamed(sql, started)
         else:
-            answer = self._db.execute(sql)
+            answer = self._write(sql)
         return _outcome(answer, word, time.perf_counter() - started)
 
     def run_with(self, sql: str, *args: Any) -> Outcome:
@@ -120,11 +141,26 @@ class SqlSession:
             return self._db.query(sql, read=self.read)
         except pointsman.ReadOnlyViolation:
             # It writes after all (WITH ... INSERT, nextval): PostgreSQL has undone it, so it can go the other way.
-            return self._db.execute(sql)
-        except pointsman.ResultTooLarge:
-            with self._db.stream(sql, read=self.read) as stream:
-                rows = list(stream)
-                return _Streamed(rows, stream.columns, stream.receipt)
+            return self._write(sql)
+
+    def _write(self, sql: str) -> pointsman.Result:
+        request_id = f"sql-{uuid.uuid4()}"
+        return interrupting.run(
+            lambda: self._db.execute(sql, request_id=request_id),
+            lambda wait_s: self._db.cancel(request_id, timeout=wait_s),
+        )
+
+    def _streamed(self, sql: str, started: float) -> Outcome:
+        stream = self._db.stream(sql, read=self.read)
+        chunks = stream.chunks()
+        try:
+            first = next(chunks, [])
+        except BaseException:
+            stream.close()
+            raise
+        outcome = Outcome(tuple(column.name for column in stream.columns), (), "", 0, None, (), 0.0)
+        outcome.rows = _counted(stream, chain([first], chunks), outcome, started)
+        return outcome
 
     def _begin(self, sql: str) -> None:
         words = " ".join(sql.lower().split())
@@ -155,20 +191,32 @@ class SqlSession:
             self._failed = self._failed or bool(error.sqlstate)
             raise
 
+    def _interrupted(self, word: str) -> interrupting.Interrupted:
+        """Ends the transaction. Its COMMIT may have been done; all else is undone, also when nobody answers."""
+        if word in _COMMIT:
+            return interrupting.Interrupted(pointsman.Executed.MAYBE)
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            with contextlib.suppress(pointsman.Error):
+                transaction.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        return interrupting.Interrupted(pointsman.Executed.ROLLED_BACK)
+
     def _end_quietly(self) -> None:
         with contextlib.suppress(pointsman.Error):  # the router rolls back by itself when the stream ends
             self._transaction.rollback()
         self._transaction = None
 
 
-class _Streamed:
-    """The rows of a stream, in the form of a read's answer."""
-
-    def __init__(self, rows: list[Any], columns: tuple[Any, ...], receipt: pointsman.Receipt | None) -> None:
-        self.rows = rows
-        self.columns = columns
-        self.receipt = receipt
-        self.notices: tuple[pointsman.Notice, ...] = ()
+def _counted(stream: SyncRowStream, chunks: Iterable[list[Any]], outcome: Outcome, started: float) -> Iterator[Any]:
+    """The rows of a stream, which tell the outcome how far they are. Whoever leaves early ends the statement."""
+    with stream:
+        for chunk in chunks:
+            for row in _rows(chunk, stream.columns):
+                outcome.rowcount += 1
+                yield row
+    outcome.command_tag = f"SELECT {outcome.rowcount}"
+    outcome.receipt = stream.receipt
+    outcome.took_s = time.perf_counter() - started
 
 
 def _outcome(answer: Any, word: str, took_s: float) -> Outcome:
@@ -185,7 +233,7 @@ def _outcome(answer: Any, word: str, took_s: float) -> Outcome:
             answer.notices,
             took_s,
         )
-    rows = _rows(answer.rows if isinstance(answer, _Streamed) else answer, answer.columns)
+    rows = _rows(answer, answer.columns)
     names = tuple(column.name for column in answer.columns)
     return Outcome(names, rows, f"SELECT {len(rows)}", len(rows), answer.receipt, answer.notices, took_s)
 

@@ -16,16 +16,16 @@ from pointsman import Interval, Json, MultiRange, Range
 from rich.console import Console
 
 from router.console.result_output import (
-    NULL,
     OutputFormat,
-    as_csv,
-    as_json_line,
     as_text,
+    csv_lines,
+    json_pieces,
     unique_names,
     visible,
     write_rows,
 )
 from router.console.statement_reader import StatementReader, first_word, looks_like_a_read, split
+from router.console.table_output import FIRST_ROWS, NULL
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,52 @@ def test_a_table_tells_null_from_an_empty_text():
     assert 'say "hi"' in text
 
 
+def lines_of(names: tuple[str, ...], rows: list[tuple[object, ...]], width: int) -> list[str]:
+    out = io.StringIO()
+    write_rows(OutputFormat.TABLE, names, iter(rows), Console(file=out, width=width), out)
+    return out.getvalue().splitlines()
+
+
+def test_a_rows_line_is_written_before_the_next_row_has_come():
+    out = io.StringIO()
+    seen = []
+
+    def rows():
+        for n in range(FIRST_ROWS + 2):
+            seen.append(f"│ {n - 1:>10} │" in out.getvalue())
+            yield (n,)
+
+    write_rows(OutputFormat.TABLE, ("n",), rows(), Console(file=out, width=100), out)
+    assert seen[-1]
+    assert not seen[FIRST_ROWS - 1]
+
+
+def test_the_widths_come_from_the_first_rows_and_their_types():
+    moment = datetime(2026, 1, 1)
+    rows: list[tuple[object, ...]] = [(n, "ab", moment) for n in range(FIRST_ROWS)]
+    lines = lines_of(("n", "t", "at"), [*rows, (9_999_999_999, "c", moment.replace(microsecond=1))], 60)
+    assert {len(line) for line in lines} == {3 + 10 + 2 + 26 + 7}
+    assert [len(line) for line in lines_of(("n",), [(7,)], 60)] == [5] * 5, "of a small result all is known"
+
+
+def test_a_cell_that_is_wider_than_those_before_it_overflows_and_folds_at_the_terminals_edge():
+    rows: list[tuple[object, ...]] = [("ab", n) for n in range(FIRST_ROWS)]
+    wider = lines_of(("t", "n"), [*rows, ("x" * 20, None)], 60)
+    assert wider[-2] == f"│ {'x' * 20} │ {NULL:>10} │"
+    folded = lines_of(("t", "n"), [*rows, ("xyz", 1), ("漢字", None), ("a\nb", 2)], 19)
+    assert folded[-7:-1] == [
+        f"│ {left} │ {right:>10} │" for left, right in (
+            ("xy", 1), ("z ", ""), ("漢", NULL), ("字", ""), ("a ", 2), ("b ", ""),
+        )
+    ]  # fmt: skip
+
+
+def test_the_widest_columns_give_way_to_the_terminal():
+    lines = lines_of(("long", "b"), [("x" * 100, "short")], 30)
+    assert lines[3] == f"│ {'x' * 18} │ short │"
+    assert len(lines) == 10
+
+
 def test_expanded_has_a_line_per_column():
     text = written(OutputFormat.EXPANDED)
     assert text.count("row ") == 2
@@ -144,17 +190,17 @@ def test_json_has_no_numbers_that_json_has_not():
     assert strictly(written(OutputFormat.JSON, tuple("abcde"), rows)) == [
         {"a": ["nan", ["inf", 1.5]], "b": {"a": ["inf"]}, "c": {"b": "-inf"}, "d": "[1.0,inf)", "e": ["[nan,)"]}
     ]
-    assert strictly(as_json_line(("a",), [(nan,), (1,)])) == [{"a": "nan"}, {"a": 1}]
-    assert as_json_line(("a",), []) == "[]\n"
+    assert strictly("".join(json_pieces(("a",), [(nan,), (1,)], one_line=True))) == [{"a": "nan"}, {"a": 1}]
+    assert list(json_pieces(("a",), [], one_line=True)) == ["[]\n"]
 
 
 def test_csv_tells_null_from_an_empty_text():
-    assert as_csv(NAMES, ROWS) == 'n,t,u\n1,,"a,b"\n2,"","say ""hi""\n"\n'
+    assert "".join(csv_lines(NAMES, ROWS)) == 'n,t,u\n1,,"a,b"\n2,"","say ""hi""\n"\n'
 
 
 @given(st.lists(st.tuples(st.none() | st.text(), st.text()), max_size=5))
 def test_csv_is_read_back_as_written(rows):
-    text = as_csv(("a", "b"), rows)
+    text = "".join(csv_lines(("a", "b"), rows))
     assert list(csv.reader(io.StringIO(text, newline=""))) == [
         ["a", "b"],
         *([left or "", right] for left, right in rows),
