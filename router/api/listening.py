@@ -1,7 +1,9 @@
-"""Ending to listen without ending the server: gRPC has no call for it, so the listening socket itself is shut down.
+"""Ending to listen without ending the server: gRPC has no call for it, so its listening sockets are taken from it.
 
-On Linux a listening socket that is shut down for reading stops to listen at once, and gRPC gives it up when it next
-wants to accept from it. Connections that exist are not touched.
+In a listening socket's place, under the same descriptor, gRPC finds one that nobody can connect to, and waits on it
+until the server ends. The socket itself is then shut down for reading, by which Linux stops to listen at once, whoever
+else holds it. Shut down in gRPC's hands it would do the same, but gRPC would report an error, "Failed accept4: Invalid
+argument", at every orderly end. Connections that exist are not touched.
 """
 
 from __future__ import annotations
@@ -16,18 +18,31 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 def stop_listening(address: str) -> int:
-    """Stop this process from listening on a port of "host:port"; how many sockets did. None where /proc is missing."""
+    """Stop this process from listening on a port of "host:port"; how many sockets did. None where /proc is missing.
+
+    To be called while nobody else ends these sockets: before the server's own end.
+    """
     port = int(address.rpartition(":")[2])
     stopped = 0
-    for one in _listening(port):
-        with one:
+    for descriptor, one in _listening(port):
+        with one, _silent() as stand_in:
+            os.dup2(stand_in.fileno(), descriptor, inheritable=False)
             one.shutdown(socket.SHUT_RD)
             stopped += 1
     return stopped
 
 
-def _listening(port: int) -> Iterator[socket.socket]:
-    """Duplicates of this process' sockets that listen on the port."""
+def _silent() -> socket.socket:
+    """A socket that listens, so that accept() finds nothing rather than failing, under a name that the kernel makes."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.bind("")
+    made.listen(1)
+    made.setblocking(False)
+    return made
+
+
+def _listening(port: int) -> Iterator[tuple[int, socket.socket]]:
+    """This process' sockets that listen on the port: their descriptors, and duplicates."""
     names = [int(entry.name) for entry in _DESCRIPTORS.iterdir()] if _DESCRIPTORS.is_dir() else []
     for descriptor in names:
         with contextlib.suppress(OSError):
@@ -39,6 +54,6 @@ def _listening(port: int) -> Iterator[socket.socket]:
                 continue
             internet = one.family in (socket.AF_INET, socket.AF_INET6)
             if internet and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and one.getsockname()[1] == port:
-                yield one
+                yield descriptor, one
             else:
                 one.close()

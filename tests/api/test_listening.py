@@ -16,7 +16,7 @@ async def _hello(request: bytes, context: object) -> bytes:
     return b"hello " + request
 
 
-async def test_who_is_connected_is_served_and_nobody_else_connects() -> None:
+async def test_who_is_connected_is_served_and_nobody_else_connects(capfd: pytest.CaptureFixture[str]) -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 1),))
     handler = grpc.unary_unary_rpc_method_handler(_hello)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", {"Hello": handler}),))
@@ -39,6 +39,7 @@ async def test_who_is_connected_is_served_and_nobody_else_connects() -> None:
             other.listen()
         assert await call(b"three") == b"hello three"
     await server.stop(0)
+    assert "accept4" not in capfd.readouterr().err, "gRPC takes an orderly end for a fault"
 
 
 def test_other_ports_are_not_touched() -> None:

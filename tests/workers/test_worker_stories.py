@@ -166,6 +166,7 @@ async def test_a_rolling_restart_fails_no_request(shared: RunningRouter, pg_clus
         assert not callers.unknown, callers.says(router)
         assert callers.acknowledged == _kept(pg_cluster)
         assert [one.restarts for one in after] == [one.restarts for one in before], "it is no death"
+    assert "accept4" not in router.logged(), "gRPC takes an orderly end for a fault"
 
 
 async def test_sigusr1_restarts_the_workers_and_not_the_control_process(shared: RunningRouter) -> None:
