@@ -77,6 +77,14 @@ async def test_the_same_words_for_a_foreign_and_an_unknown_tenant(router: Runnin
     assert words[0] == words[1]
 
 
+@pytest.mark.parametrize("sql", ["select %s", "select id from accounts where id = %s", "select ?"])
+async def test_parameters_as_other_drivers_write_them_are_told_so(router: RunningRouter, sql: str) -> None:
+    async with router.connect() as db:
+        error = await failure(db.query(sql, 1))
+        assert isinstance(error, pointsman.SqlSyntaxError)
+        assert "parameters are $1, $2, ..." in str(error)
+
+
 # --- what arrives ------------------------------------------------------------------------------------------------
 
 

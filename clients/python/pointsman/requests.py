@@ -7,7 +7,7 @@ from typing import Any
 
 from pointsman.batches import StepLike, batch_bytes
 from pointsman.calls import Call, error_of
-from pointsman.errors import Error
+from pointsman.errors import Error, SqlSyntaxError
 from pointsman.options import (
     ANSWERS_ONLY,
     MAY_BE_BEHIND,
@@ -19,6 +19,7 @@ from pointsman.options import (
     put_options,
     seconds,
 )
+from pointsman.placeholders import hinted, statements_of
 from pointsman.repeating import after_doubt
 from pointsman.replies import Reply, token_of
 from pointsman.results import BatchResults, Result, Rows, lazy_result, lazy_rows
@@ -117,6 +118,8 @@ class Requests:
 
     def _failed(self, call: Call, reply: Reply) -> Error:
         error = self._tokens.told(error_of(reply.failure, writes=call.writes), call.seen)
+        if isinstance(error, SqlSyntaxError):
+            hinted(error, statements_of(call.body))
         return after_doubt(error) if call.doubt else error
 
     def _keep(self, receipt: bytes, call: Call) -> None:

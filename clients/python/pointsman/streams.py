@@ -13,6 +13,7 @@ from grpc import aio
 from pointsman.connection import GRACE_S, Connections, Link, Pauses, ended_error
 from pointsman.errors import DeadlineExceeded, Error, Executed
 from pointsman.options import milliseconds
+from pointsman.placeholders import hinted
 from pointsman.results import Receipt
 from pointsman.rows import Column, ColumnBatch, Plan, Record, plan_of
 from pointsman.status import drained, error_from_rpc
@@ -209,7 +210,8 @@ class RowStream:
         try:
             message = await rpc.read()
         except aio.AioRpcError as failure:
-            raise self._tokens.told(error_from_rpc(failure, writes=False), self._version) from None
+            error = self._tokens.told(error_from_rpc(failure, writes=False), self._version)
+            raise hinted(error, [self._request.statement]) from None
         if not isinstance(message, pb.StreamQueryResponse):
             raise Error(
                 "the router ended the stream before its last rows",

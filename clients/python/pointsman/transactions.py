@@ -23,6 +23,7 @@ from pointsman.errors import (
 )
 from pointsman.options import milliseconds, put_transaction, seconds
 from pointsman.parameters import put_statement
+from pointsman.placeholders import hinted
 from pointsman.results import Receipt, Result, Rows, result_of, single_row, single_value
 from pointsman.rows import Record
 from pointsman.status import drained, error_from_rpc, error_from_status
@@ -174,7 +175,7 @@ class Transaction:
                 self._end("ended")
             elif isinstance(failure, TransactionLost):
                 self._break("lost")
-            raise failure
+            raise hinted(failure, [request.run])
         return answer
 
     async def _send(self, request: pb.TransactRequest, deadline: float) -> pb.TransactResponse:
