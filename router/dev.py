@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router import app
-from router.config import loading
+from router.config import loading, tenant_files
 from router.config.problems import ConfigProblems
 from router.devcluster import DevCluster, DevClusterError, DevTenant, find_binaries, write_dev_json
 from router.devcluster.dev_json import FILE_NAME
@@ -48,16 +48,15 @@ clusters:
     failover: {{min_gap_s: 5}}
     endpoints:
 {endpoints}
-tenants:
-{tenants}
+tenants_dir: tenants            # a file each, which orders such as `pointsman tenant change` write; they are kept
 """
 _ENDPOINT = "      {name}: {{host: {host}, port: {port}, tls: {{mode: disable}}}}"
 _TENANT = """\
-  {name}:
-    cluster: dev
-    database: {database}
-    login: {{user: {name}, password: file:secrets/{name}.password}}
-    tokens: [file:secrets/{name}.token]"""
+cluster: dev
+database: {database}
+login: {{user: {name}, password: file:secrets/{name}.password}}
+tokens: [file:secrets/{name}.token]
+"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _serve(cluster: DevCluster, directory: Path, options: DevOptions, started: f
     kept = _Secrets(directory / "secrets")
     _make_tenants(cluster, kept)
     config = _write_config(cluster, kept, directory, options)
-    loaded = loading.load(config)
+    loaded = loading.load_leniently(config)  # a tenant's file with mistakes is told by `pointsman status`
 
     async def main() -> None:
         addresses: list[str] = []
@@ -180,7 +179,7 @@ def _write_config(cluster: DevCluster, kept: _Secrets, directory: Path, options:
     for name in TENANTS:
         kept.get(f"{name}.token")
     endpoints = [_ENDPOINT.format(name=one.name, host=one.host, port=one.port) for one in cluster.endpoints()]
-    tenants = [_TENANT.format(name=one.name, database=one.database) for one in cluster.tenants if one.name in TENANTS]
+    _write_tenants(cluster, directory / "tenants")
     port = options.port
     ports = (port, port + 1, port + 2) if port else (0, 0, 0)
     path = directory / "pointsman.yaml"
@@ -190,10 +189,18 @@ def _write_config(cluster: DevCluster, kept: _Secrets, directory: Path, options:
             admin_port=ports[1],
             metrics_port=ports[2],
             endpoints="\n".join(endpoints),
-            tenants="\n".join(tenants),
         )
     )
     return path
+
+
+def _write_tenants(cluster: DevCluster, folder: Path) -> None:
+    """A file for each demo tenant that has none: what orders have made of them in earlier runs stays."""
+    folder.mkdir(exist_ok=True)
+    for one in cluster.tenants:
+        path = tenant_files.path_of(folder, one.name)
+        if one.name in TENANTS and not path.exists():
+            tenant_files.write(folder, one.name, _TENANT.format(name=one.name, database=one.database).encode())
 
 
 def _write_dev_json(cluster: DevCluster, kept: _Secrets, directory: Path, addresses: list[str]) -> Path:
@@ -252,7 +259,7 @@ Pointsman is ready ({took:.1f} s).
 Try next, in another terminal:
   {pointsman} sql --dev {directory} "select id, name, balance from accounts limit 3"
   {pointsman} status --dev {directory} --watch
-  kill -9 {primary.pid}      # the primary {primary.name}: watch writes wait for a second, not fail
+  kill -9 {primary.pid}      # the primary {primary.name}: reads and keyed writes wait for a second, none fails
 
 Ctrl-C stops everything.
 """,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from router.config import problems, tenant_files
+from router.config import problems, reading, tenant_files
 from router.config.regular_files import read_regular, why
 from router.live_configuration import LiveConfiguration
 from router.model.errors import Code, RouterError, bad_request
@@ -35,9 +35,14 @@ class TenantStore:
         self._live = live
 
     async def show(self, name: str) -> TenantDocument:
-        """A tenant's file as it stands."""
+        """A tenant's file as it stands; where there is none, its section of the configuration file, without a version:
+        no order changes it."""
         async with self._live.turn:
-            book = self._book()
+            book = self._live.book
+            if book is None:
+                view = self._live.view()
+                document = await asyncio.to_thread(_section, Path(view.path), _checked(name))
+                return TenantDocument(name, document, "", view.problems)
             text = await asyncio.to_thread(_read, book.path(_checked(name)))
             if text is None:
                 raise _unknown(name)
@@ -145,6 +150,22 @@ def _read(path: Path) -> bytes | None:
             RefuseReason.CONFIG_INVALID,
             f"{path} cannot be read: {why(error)}",
         ) from None
+
+
+def _section(source: Path, name: str) -> str:
+    """A tenant's section of the configuration file. Blocking."""
+    from router.config.tenant_sections import section_of  # with YAML, which a router may do without
+
+    if not reading.is_small(source):  # its parser would hold the interpreter, and with it every caller
+        raise RouterError(
+            Code.FAILED_PRECONDITION,
+            RefuseReason.CONFIG_INVALID,
+            f"tenants stand in the configuration file itself, {source}, which is too large to be read here: look there",
+        )
+    found = section_of(_read(source) or b"", name)
+    if found is None:
+        raise _unknown(name)
+    return found
 
 
 def _there(name: str, now: bytes | None) -> bytes:

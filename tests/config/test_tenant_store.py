@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from router.config import tenant_files
+from router.config.document import parse
 from router.config.document_edits import EditMistake, edited
 from router.config.loaded import LoadedConfig
 from router.config.loading import load
 from router.config.paused_text import with_paused
+from router.config.reading import SMALL_BYTES
 from router.config.tenant_book import TenantBook
 from router.live_configuration import LiveConfiguration
 from router.model.errors import Code, RouterError
@@ -327,12 +329,30 @@ async def test_with_one_file_the_way_out_is_told(tmp_path: Path, monkeypatch: py
     assert "tenants_dir" in error.message
 
 
+async def test_a_section_of_the_one_file_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was refused like an order to change it."""
+    monkeypatch.setenv("ADMIN", "operator")
+    folder = Folder(tmp_path)
+    folder.write("a")
+    main = tmp_path / "router.yaml"
+    before = main.read_text().replace("tenants_dir: tenants\n", "")
+    tenant = section("a").replace("\n", ", ").rstrip(", ")
+    main.write_text(f"{before}tenants: {{a: {{{tenant}}}}}\n")
+    orders = Store(folder).orders
+    shown = await orders.show("a")
+    assert parse(shown.document).values == parse(section("a")).values
+    assert (shown.name, shown.version, shown.problems) == ("a", "", ())
+    assert (await refused(orders.show("b"))).code is Code.NOT_FOUND
+    main.write_text(main.read_text() + "#" * SMALL_BYTES)
+    error = await refused(orders.show("a"))
+    assert error.code is Code.FAILED_PRECONDITION
+    assert str(main) in error.message
+
+
 @pytest.mark.parametrize(
     "text", ["a: 1\nb: {c: 2} # mine\n", '{"a": 1, "b": {"c": 2}}', "a: 1\npaused: no\nb:\n  c: 2", "a: 1\nb: {c: 2}"]
 )
 def test_pausing_changes_one_key(text: str) -> None:
-    from router.config.document import parse
-
     paused = with_paused(text.encode(), paused=True)
     assert parse(paused.decode()).values == {"a": 1, "b": {"c": 2}, "paused": True}
     assert ("# mine" in paused.decode()) is ("# mine" in text)

@@ -59,6 +59,18 @@ async def interrupt(process: asyncio.subprocess.Process) -> None:
         assert await process.wait() == 0
 
 
+async def order(data: Path, *arguments: str) -> str:
+    """`pointsman tenant ARGUMENTS`, and what it tells."""
+    process = await asyncio.create_subprocess_exec(
+        str(COMMAND), "tenant", *arguments, "--dev", str(data),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    return told.decode()
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -91,6 +103,8 @@ async def test_it_starts_serves_stops_and_keeps_its_data(data: Path) -> None:
     async with pointsman.connect(described["router"], tenant="acme", token=token, consistency="eventual") as db:
         replicas = {(await db.query("select 1", read="replica")).receipt.endpoint for _ in range(10)}
         assert len(replicas) == 2
+    assert "cluster: dev" in await order(data, "show", "acme")
+    await order(data, "change", "acme", "--set", "pool.max_size=5")
     pids = [one["pid"] for one in described["endpoints"]]
     assert all(alive(pid) for pid in pids)
     await interrupt(process)
@@ -102,6 +116,12 @@ async def test_it_starts_serves_stops_and_keeps_its_data(data: Path) -> None:
     assert again["tenants"] == described["tenants"]
     async with pointsman.connect(again["router"], tenant="acme", token=token) as db:
         assert await db.query_value("select count(*) from kept") == 0
+    assert "max_size: 5" in await order(data, "show", "acme"), "what operators have made of a tenant is kept as well"
+    await interrupt(process)
+
+    shutil.rmtree(data / "tenants")  # as a version left it that wrote tenants into the configuration itself
+    process, _ = await start(data)
+    assert (await order(data, "list")).count("/") == 2
     await interrupt(process)
 
 

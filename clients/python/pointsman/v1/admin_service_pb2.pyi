@@ -1000,9 +1000,9 @@ class GetTenantResponse(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     PROBLEMS_FIELD_NUMBER: builtins.int
     document: builtins.str
-    """What its file holds, YAML or JSON; secrets are references."""
+    """What its file holds, YAML or JSON, or its section of the configuration file; secrets are references."""
     version: builtins.str
-    """Of this content; who changes it names it."""
+    """Of this content; who changes it names it. Empty for a section of the configuration file, which no order changes."""
     @property
     def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Why it is not in force as it stands: then the tenant is as it was before, or not there."""

@@ -222,15 +222,16 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTenant(self, request, context):
-        """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
-        order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
+        """A tenant's document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateTenant(self, request, context):
-        """ALREADY_EXISTS when there is one of that name.
+        """These five need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an order is judged with
+        all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered. To create:
+        ALREADY_EXISTS when there is one of that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -93,15 +93,16 @@ class AdminServiceStub:
         pointsman.v1.admin_service_pb2.GetTenantRequest,
         pointsman.v1.admin_service_pb2.GetTenantResponse,
     ]
-    """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
-    order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
-    """
+    """A tenant's document."""
 
     CreateTenant: grpc.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.CreateTenantRequest,
         pointsman.v1.admin_service_pb2.CreateTenantResponse,
     ]
-    """ALREADY_EXISTS when there is one of that name."""
+    """These five need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an order is judged with
+    all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered. To create:
+    ALREADY_EXISTS when there is one of that name.
+    """
 
     ChangeTenant: grpc.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.ChangeTenantRequest,
@@ -217,15 +218,16 @@ class AdminServiceAsyncStub:
         pointsman.v1.admin_service_pb2.GetTenantRequest,
         pointsman.v1.admin_service_pb2.GetTenantResponse,
     ]
-    """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
-    order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
-    """
+    """A tenant's document."""
 
     CreateTenant: grpc.aio.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.CreateTenantRequest,
         pointsman.v1.admin_service_pb2.CreateTenantResponse,
     ]
-    """ALREADY_EXISTS when there is one of that name."""
+    """These five need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an order is judged with
+    all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered. To create:
+    ALREADY_EXISTS when there is one of that name.
+    """
 
     ChangeTenant: grpc.aio.UnaryUnaryMultiCallable[
         pointsman.v1.admin_service_pb2.ChangeTenantRequest,
@@ -367,9 +369,7 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: pointsman.v1.admin_service_pb2.GetTenantRequest,
         context: _ServicerContext,
     ) -> typing.Union[pointsman.v1.admin_service_pb2.GetTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.GetTenantResponse]]:
-        """A tenant's document. These six need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an
-        order is judged with all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered.
-        """
+        """A tenant's document."""
 
     @abc.abstractmethod
     def CreateTenant(
@@ -377,7 +377,10 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: pointsman.v1.admin_service_pb2.CreateTenantRequest,
         context: _ServicerContext,
     ) -> typing.Union[pointsman.v1.admin_service_pb2.CreateTenantResponse, collections.abc.Awaitable[pointsman.v1.admin_service_pb2.CreateTenantResponse]]:
-        """ALREADY_EXISTS when there is one of that name."""
+        """These five need tenants in files of their own (tenants_dir), FAILED_PRECONDITION otherwise; an order is judged with
+        all that is in force, INVALID_ARGUMENT when it has mistakes, and in force when it is answered. To create:
+        ALREADY_EXISTS when there is one of that name.
+        """
 
     @abc.abstractmethod
     def ChangeTenant(
