@@ -99,7 +99,8 @@ def main() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     code = _run()
     try:
-        sys.stdout.flush()  # here, where it can still be told; Python's own at the end ends in 120 and a traceback
+        if sys.stdout is not None:  # it is where a command is begun with it closed
+            sys.stdout.flush()  # here, where it can still be told; Python's own at the end ends in 120 and a traceback
     except OSError as error:
         code = _unwritten(error) or code
     sys.exit(code)

@@ -82,6 +82,12 @@ def test_a_full_disk_is_told_in_words(arguments: list[str], unbuffered: bool):
     )  # fmt: skip
 
 
+def test_without_a_standard_output_a_command_does_its_work():
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *MAIN, "version"]
+    ended = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def printing(arguments: list[str], output: int, unbuffered: bool) -> subprocess.CompletedProcess[str]:
     """The command, its output going there."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
