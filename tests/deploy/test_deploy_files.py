@@ -75,6 +75,12 @@ class TestKubernetes:
         _, names = loaded(manifest("configmap.yaml")["data"]["pointsman.yaml"])
         assert names == set(manifest(EXAMPLE)["stringData"])
 
+    @pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-promote"])
+    def test_a_changed_file_is_said_to_need_no_order(self, folder: str):
+        text = (DEPLOY / folder / "configmap.yaml").read_text()
+        assert "watch_s" not in text, "files are watched unless that is 0"
+        assert "pointsman reload" not in text
+
     def test_no_secret_is_committed(self):
         for value in manifest(EXAMPLE)["stringData"].values():
             assert value.startswith("change-me")
