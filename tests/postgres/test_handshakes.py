@@ -40,6 +40,8 @@ ENDLESS, SLOW = 12_000_000, 600_000
 """Iterations: more than can be computed before a connect times out; a few tenths of a second."""
 WHO = (TenantName("acme"), "acme")
 OTHER = (TenantName("globex"), "globex")
+_LOWEST = 19
+"""The lowest priority there is; tests may have been started with it."""
 
 
 # --- real servers --------------------------------------------------------------------------------------------------
@@ -238,8 +240,8 @@ async def test_what_is_given_up_and_computes_on_is_the_only_one_of_its_login(mon
         with pytest.raises(NeverProven, match="login acme: its password takes too long"):
             await logins.log_in(WHO, work)
         assert not second.done()
-        nice = os.getpriority(os.PRIO_PROCESS, threads[0]) - os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        assert nice > 0
+        ours, its = (os.getpriority(os.PRIO_PROCESS, one) for one in (threading.get_native_id(), threads[0]))
+        assert its > ours or ours == _LOWEST
         may_end.set()
         assert await second == "connected"
         assert await logins.log_in(WHO, lambda: None) == "connected"
