@@ -131,6 +131,26 @@ async def test_out_goes_to_the_next_router_when_one_drains(router: CopyRouter, d
     assert (file.getvalue(), len(router.out_requests)) == (WHOLE, 2)
 
 
+async def test_out_within_its_time_also_where_the_target_takes_nothing(
+    router: CopyRouter, db: pointsman.Client
+) -> None:
+    class Full:
+        async def write(self, data: bytes) -> None:
+            await asyncio.Event().wait()
+
+    with pytest.raises(pointsman.DeadlineExceeded, match=r"within 0\.2 s"):
+        await asyncio.wait_for(db.copy_out("s.t", to=Full(), timeout=0.2), 5)
+
+
+async def test_out_tells_a_target_that_timed_out_by_itself(router: CopyRouter, db: pointsman.Client) -> None:
+    class Away:
+        async def write(self, data: bytes) -> None:
+            raise TimeoutError("the disk is away")
+
+    with pytest.raises(TimeoutError, match="the disk is away"):
+        await db.copy_out("s.t", to=Away(), timeout=5)
+
+
 async def test_out_within_its_time(router: CopyRouter, db: pointsman.Client) -> None:
     router.then = asyncio.Event()
     with pytest.raises(pointsman.DeadlineExceeded):

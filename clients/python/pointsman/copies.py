@@ -74,9 +74,15 @@ class CopyStream:
     async def _run(self) -> Any:
         if self._to is None:
             return self
-        async with self, Sink(self._to) as sink:
-            while (data := await self.next_piece()) is not None:
-                await sink.write(data)
+        try:
+            # Around the target, too: a pipe that nobody reads would keep its caller beyond any deadline.
+            async with asyncio.timeout_at(self._deadline) as limit, self, Sink(self._to) as sink:
+                while (data := await self.next_piece()) is not None:
+                    await sink.write(data)
+        except TimeoutError:
+            if limit.expired() and self._total_s is not None:
+                raise late(self._total_s, Executed.NO) from None
+            raise
         return self.result
 
     async def next_piece(self) -> bytes | None:
