@@ -300,7 +300,7 @@ async def test_a_program_that_a_tenants_file_waits_for_is_noticed(store: Store) 
         beside.chmod(0o755)
         beside.rename(program)
         await eventually(lambda: len(store.taken) == 1, within_s=3, what="the tenant")
-        assert store.live.view().problems == ()
+        await eventually(lambda: store.live.view().problems == (), within_s=3, what="nothing left to complain of")
     finally:
         await store.live.stop()
 
