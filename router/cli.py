@@ -217,6 +217,10 @@ def sql(
     show_token: Annotated[
         bool, typer.Option("--show-token", help="Tell the consistency token in the end, on standard error.")
     ] = False,
+    key: Annotated[
+        str, typer.Option("--idempotency-key", metavar="KEY", help="Of one write: done once, however often sent.")
+    ] = "",
+    statement: Annotated[str, typer.Option("-c", "--command", metavar="QUERY", help="The same as QUERY.")] = "",
 ) -> None:
     """Run a statement, or without one an interactive prompt.
 
@@ -227,14 +231,17 @@ def sql(
     from router.console import sql_command
     from router.console.targets import Given, caller_target
 
+    if statement and query is not None:
+        raise Trouble("there are two statements: QUERY, and that of -c", "give one of them", ExitCode.USAGE)
     sql_command.run(
-        query,
+        statement or query,
         caller_target(Given(address, token, tenant, development)),
         sql_command.read_preference(read),
         sql_command.output_form("json" if as_json else "csv" if as_csv else form),
         timeout,
         _console(),
         sql_command.Tokens(after, show_token),
+        key,
     )
 
 
@@ -334,10 +341,11 @@ for _order in (
     order_commands.switchover,
     order_commands.drain,
     order_commands.resume,
-    order_commands.weight,
-    order_commands.reload,
 ):
     app.command(rich_help_panel=OPERATE)(_order)
+# A negative weight is told its range, and not taken for an option.
+app.command(rich_help_panel=OPERATE, context_settings={"ignore_unknown_options": True})(order_commands.weight)
+app.command(rich_help_panel=OPERATE)(order_commands.reload)
 app.add_typer(worker_commands.app, name="workers", rich_help_panel=OPERATE)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from router.config.json_schema import names_at
+from router.config.json_schema import form_at, names_at
 from router.config.problems import Place
 
 _KEY = "[key]"
@@ -28,7 +28,7 @@ _SECTIONS = {
     "dataclass_type": "must be a section (indented key: value lines)",
     "model_type": "must be a section (indented key: value lines)",
     "model_attributes_type": "must be a section (indented key: value lines)",
-    "tuple_type": "must be a list, such as [env:A_TOKEN]",
+    "tuple_type": "must be a list",
     "list_type": "must be a list",
 }
 
@@ -56,7 +56,8 @@ def words_of(error: ErrorDetails, place: Place) -> str:
     if kind == "value_error":
         return str(context.get("error", error["msg"])).removeprefix(f"{place[-1] if place else ''} ")
     if kind in _SECTIONS:
-        return f"{_SECTIONS[kind]}{_not_what(error, shown=False)}"
+        example = _example(place) if kind == "tuple_type" else ""
+        return f"{_SECTIONS[kind]}{example}{_not_what(error, shown=False)}"
     if kind in _TYPES:
         quote = " (put it in quotes)" if kind == "string_type" and isinstance(error.get("input"), int | float) else ""
         return f"{_TYPES[kind]}{_not_what(error)}{quote}"
@@ -71,6 +72,19 @@ def unknown_name(name: str, known: Sequence[str], what: str) -> str:
     if near:
         return f"is an unknown {what}: did you mean {near[0]}?"
     return f"is an unknown {what}: known here {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
+
+
+def _example(place: Place) -> str:
+    """Of a list that may stand at a place."""
+    if place[-1:] == ("tokens",):
+        return ", such as [env:A_TOKEN]"
+    match form_at(place).get("items", {}).get("type"):
+        case "integer":
+            return ", such as [2, 3]"
+        case "string":
+            return ", such as [a, b]"
+        case _:
+            return ""
 
 
 def _bounds(kind: str, context: dict[str, Any], message: str) -> str:

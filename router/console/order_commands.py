@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from router.console.operator_options import Address, AsJson, Dev, Token, operator
+from router.console.trouble import ExitCode, Trouble
 
+MAX_WEIGHT = 1_000_000
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, as `pointsman status` shows it.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Write one JSON object a line for each step, for programs.")]
 
@@ -51,7 +53,7 @@ def resume(
 
 def weight(
     endpoint: Endpoint,
-    value: Annotated[int, typer.Argument(min=0, max=1_000_000, metavar="WEIGHT", help="0 takes no balanced reads.")],
+    value: Annotated[int, typer.Argument(metavar="WEIGHT", help="0 to 1000000; 0 takes no balanced reads.")],
     address: Address = "",
     token: Token = "",
     development: Dev = "",
@@ -59,6 +61,9 @@ def weight(
 ) -> None:
     """Set an endpoint's share of balanced reads, until the next reload or restart."""
     from router.console import operations
+
+    if not 0 <= value <= MAX_WEIGHT:
+        raise Trouble(f"WEIGHT must be 0 to {MAX_WEIGHT}, not {value}", code=ExitCode.USAGE)
 
     with operator(address, token, development) as client:
         print(operations.set_weight(client, endpoint, value, as_json=as_json))

@@ -38,8 +38,8 @@ def outcome(
     """Tell what became of a write whose answer did not arrive.
 
     A write has an idempotency key where its program gives it one: execute(..., idempotency_key=KEY), or
-    pointsman copy in --idempotency-key KEY. It is recorded in the write's own transaction, so the primary knows:
-    committed, running, not_found (send it again with the same key) or unknown. Asking changes nothing.
+    pointsman sql and pointsman copy in by --idempotency-key KEY. It is recorded in the write's own transaction, so the
+    primary knows: committed, running, not_found (send it again with the same key) or unknown. Asking changes nothing.
 
     Such as: pointsman outcome 5e2f6a34-order-17 --tenant shop
     """

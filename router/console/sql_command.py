@@ -15,7 +15,7 @@ from router.console.describing import DESCRIBING, describe
 from router.console.result_output import OutputFormat, json_pieces, write_rows
 from router.console.sql_prompt import SqlPrompt, person, show_outcome
 from router.console.sql_session import Outcome, SqlSession, interrupted_words, trouble_of
-from router.console.statement_reader import split
+from router.console.statement_reader import backslash_command, split
 from router.console.targets import Target
 from router.console.trouble import ExitCode, Trouble
 
@@ -38,24 +38,28 @@ def run(
     timeout_s: float,
     console: Console,
     tokens: Tokens,
+    key: str = "",
 ) -> None:
-    """Run what was asked; the prompt when nothing was, and a person sits at the terminal."""
+    """Run what was asked; the prompt when nothing was, and a person sits at the terminal. key: an idempotency
+    key, for one write."""
     reach(target)
     with SqlSession(target, read, timeout_s) as session:
         session.observe(tokens.after)
         try:
-            if query is None and sys.stdin.isatty():
+            if query is None and not key and sys.stdin.isatty():
                 SqlPrompt(session, console, person()).run()
             else:
-                _run_statements(session, sys.stdin.read() if query in (None, "-") else query or "", output, console)
+                text = sys.stdin.read() if query in (None, "-") else query or ""
+                _run_statements(session, text, output, console, key)
         finally:
             if tokens.show:
                 print(f"token: {session.token}", file=sys.stderr)
 
 
-def _run_statements(session: SqlSession, text: str, output: OutputFormat, console: Console) -> None:
-    if text.lstrip().startswith("\\"):
-        found = _described(session, text.strip().rstrip(";"))
+def _run_statements(session: SqlSession, text: str, output: OutputFormat, console: Console, key: str) -> None:
+    command = backslash_command(text)
+    if command is not None:
+        found = _described(session, text.strip().rstrip(";"), *command)
         for outcome in found:
             _write(outcome, output, console, several=len(found) > 1)
         return
@@ -63,7 +67,9 @@ def _run_statements(session: SqlSession, text: str, output: OutputFormat, consol
     if not statements:
         raise Trouble("there is no statement to run", 'such as: pointsman sql "select 1"', ExitCode.USAGE)
     several = len(statements) > 1
-    outcomes = [_run_one(session, statement, output, console, several=several) for statement in statements]
+    if key and several:
+        raise Trouble("an idempotency key is for one write", "give each of them its own", ExitCode.USAGE)
+    outcomes = [_run_one(session, statement, output, console, key, several=several) for statement in statements]
     if session.in_transaction:
         raise Trouble("the transaction was not ended, and is rolled back", "end it with COMMIT: BEGIN; ... COMMIT;")
     if output is OutputFormat.JSON and not any(outcome.names for outcome in outcomes):
@@ -71,11 +77,11 @@ def _run_statements(session: SqlSession, text: str, output: OutputFormat, consol
 
 
 def _run_one(
-    session: SqlSession, statement: str, output: OutputFormat, console: Console, *, several: bool
+    session: SqlSession, statement: str, output: OutputFormat, console: Console, key: str, *, several: bool
 ) -> Outcome:
     outcome = None
     try:
-        outcome = session.run(statement)
+        outcome = session.run_once(statement, key) if key else session.run(statement)
         _write(outcome, output, console, several=several)
     except pointsman.Error as error:
         raise trouble_of(error, session.target.address, statement) from None
@@ -107,12 +113,12 @@ def _done_json(outcome: Outcome) -> str:
     return json.dumps(done, ensure_ascii=False)
 
 
-def _described(session: SqlSession, command: str) -> list[Outcome]:
-    name, _, argument = command.partition(" ")
-    if name not in DESCRIBING:
+def _described(session: SqlSession, text: str, line: int, word: str) -> list[Outcome]:
+    name, _, argument = text.partition(" ")
+    if name not in DESCRIBING or "\n" in text:
         raise Trouble(
-            f"{name} works at the prompt only",
-            "here there are \\d and \\d NAME; for a prompt: pointsman sql",
+            f"line {line}: {word} works at the prompt only, like all backslash commands",
+            "here there are \\d and \\d NAME, alone; for a prompt: pointsman sql",
             ExitCode.USAGE,
         )
     try:

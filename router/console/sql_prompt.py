@@ -24,13 +24,14 @@ everything else goes to the primary. BEGIN ... COMMIT runs a transaction on one 
   \\d            tables and views           \\x            one line per column, on or off
   \\d NAME       columns and indexes        \\timing       times under each result, on or off
   \\read WHERE   reads go to primary, replica or any
-  \\?            this help                  \\q            leave (also Ctrl-D)
+  \\r            drop what was begun        \\q            leave (also exit, quit, Ctrl-D)
+  \\?            this help
 """
 Ask = Callable[[str], str]
 
 
 class SqlPrompt:
-    """Reads statements from a person and shows what they give. Errors are shown; only \\q and Ctrl-D end it."""
+    """Reads statements from a person and shows what they give. Errors are shown; what HELP tells ends it."""
 
     def __init__(self, session: SqlSession, console: Console, ask: Ask) -> None:
         self._session = session
@@ -39,6 +40,8 @@ class SqlPrompt:
         self._reader = StatementReader()
         self._form = OutputFormat.TABLE
         self._timing = True
+        self._explained = False
+        """Whether it was told how to get out of a statement that has not ended."""
 
     def run(self) -> None:
         """Until the person leaves."""
@@ -53,11 +56,20 @@ class SqlPrompt:
                 self._reader.clear()
                 self._console.print()
                 continue
-            if not self._reader.pending and line.strip().startswith("\\"):
-                if not self._command(line.strip()):
-                    return
-            else:
-                self._statements(self._reader.feed(line))
+            if not self._take(line):
+                return
+
+    def _take(self, line: str) -> bool:
+        """Take a line that was typed; False to leave."""
+        if not self._reader.pending and line.strip().rstrip(";").rstrip().lower() in ("exit", "quit"):
+            return False
+        if line.strip().startswith("\\") and not (self._reader.pending and self._reader.quoted):
+            return self._command(line.strip())
+        self._statements(self._reader.feed(line))
+        if self._reader.pending and not self._explained:
+            self._explained = True
+            self._say("a statement ends with ;  (\\r or Ctrl-C drops what was begun, \\q leaves)", "dim")
+        return True
 
     def _prompt(self) -> str:
         session = self._session
@@ -97,6 +109,9 @@ class SqlPrompt:
                 return False
             case ("\\?" | "\\h" | "\\help", _):
                 self._console.print(Text(HELP))
+            case ("\\r", _):
+                self._reader.clear()
+                self._say("what was begun is dropped", "dim")
             case ("\\timing", _):
                 self._timing = not self._timing
                 self._say(f"timing is {'on' if self._timing else 'off'}", "dim")

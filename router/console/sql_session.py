@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ TIMEOUT_S = 30.0
 _LEVELS: tuple[Isolation, ...] = ("serializable", "repeatable read", "read committed")
 _JSON_OIDS = frozenset({114, 3802})
 """json and jsonb."""
+_IN_PROGRAMS = ": send metadata "
+"""What follows in a message is no matter of the command line."""
 _BEGIN = frozenset({"begin", "start"})
 _COMMIT = frozenset({"commit", "end"})
 _ROLLBACK = frozenset({"rollback", "abort"})
@@ -107,6 +110,14 @@ class SqlSession:
         """Whether a statement of the open transaction has failed, so that it can only be rolled back."""
         return self._transaction is not None and self._failed
 
+    def run_once(self, sql: str, key: str) -> Outcome:
+        """Run one write under an idempotency key: done once, however often it is sent. pointsman.Error when it fails,
+        Trouble when it has no place here."""
+        started, word = time.perf_counter(), first_word(sql)
+        if word in _BEGIN or word in _INSIDE_ONLY:
+            raise Trouble("an idempotency key is for one write, not for a transaction's begin or end")
+        return _outcome(self._write(sql, key), word, time.perf_counter() - started)
+
     def run(self, sql: str) -> Outcome:
         """Run one statement, in the open transaction if there is one. pointsman.Error when it fails, Trouble when it
         has no place here."""
@@ -143,11 +154,12 @@ class SqlSession:
             # It writes after all (WITH ... INSERT, nextval): PostgreSQL has undone it, so it can go the other way.
             return self._write(sql)
 
-    def _write(self, sql: str) -> pointsman.Result:
+    def _write(self, sql: str, key: str = "") -> pointsman.Result:
         request_id = f"sql-{uuid.uuid4()}"
         return interrupting.run(
-            lambda: self._db.execute(sql, request_id=request_id),
+            lambda: self._db.execute(sql, request_id=request_id, idempotency_key=key or None),
             lambda wait_s: self._db.cancel(request_id, timeout=wait_s),
+            key,
         )
 
     def _streamed(self, sql: str, started: float) -> Outcome:
@@ -262,17 +274,36 @@ def trouble_of(error: pointsman.Error, address: str, sql: str = "") -> Trouble:
             f"{address} does not serve QueryService",
             "is this the operators' port? Callers use server.listen (7432 by default)",
         )
+    if not error.sqlstate and (elsewhere := _command_for(error, sql)) is not None:
+        return elsewhere
     facts = [error.sqlstate or error.reason.lower()]
     if error.executed in (pointsman.Executed.MAYBE, pointsman.Executed.YES):
         facts.append(f"executed: {error.executed.value}")
     told = ", ".join(fact for fact in facts if fact)
-    line = f"{error.message} ({told})" if told else error.message
+    message = error.message.partition(_IN_PROGRAMS)[0]
+    line = f"{message} ({told})" if told else message
     return Trouble(line, _way_out(error, sql), ExitCode.PROBLEM)
+
+
+def _command_for(error: pointsman.Error, sql: str) -> Trouble | None:
+    """The command that does what the router refuses as a statement."""
+    if error.reason == "COPY_NOT_HERE":
+        return Trouble(
+            "COPY FROM STDIN and COPY TO STDOUT have commands of their own",
+            "pointsman copy out TABLE FILE, pointsman copy out --query QUERY FILE, pointsman copy in TABLE FILE",
+        )
+    if first_word(sql) == "listen":
+        channel = (sql.split(None, 1)[1:] or ["CHANNEL"])[0].strip().strip('"')
+        return Trouble("LISTEN has a command of its own", f"pointsman listen {shlex.quote(channel)}")
+    return None
 
 
 def _way_out(error: pointsman.Error, sql: str) -> str:
     if isinstance(error, pointsman.Unauthenticated | pointsman.PermissionDenied) and not error.sqlstate:
-        return "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)"
+        programs = error.message.partition(_IN_PROGRAMS)[2]
+        return "check --token (POINTSMAN_TOKEN) and --tenant (POINTSMAN_TENANT)" + (
+            f"; programs send metadata {programs}" if programs else ""
+        )
     if isinstance(error, pointsman.DeadlineExceeded):
         return "give it more time with --timeout SECONDS; what requests wait for is told by: pointsman waiters"
     if error.pg is None:

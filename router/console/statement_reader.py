@@ -22,6 +22,11 @@ class StatementReader:
         """Whether a statement was begun."""
         return bool(self._text.strip())
 
+    @property
+    def quoted(self) -> bool:
+        """Whether a quoted text or a comment was begun, so that a backslash at a line's begin belongs to it."""
+        return len(split(f"{self._text};")) == 1
+
     def clear(self) -> None:
         """Forget what was begun."""
         self._text = ""
@@ -44,6 +49,18 @@ def split(text: str) -> list[str]:
             at = _skip(text, at)
     pieces.append(text[start:])
     return pieces
+
+
+def backslash_command(text: str) -> tuple[int, str] | None:
+    """The first line that begins with a backslash outside quotes and comments: its number, and its first word."""
+    at, blank = 0, True
+    while at < len(text):
+        if blank and text[at] == "\\":
+            return text.count("\n", 0, at) + 1, text[at:].split(maxsplit=1)[0]
+        after = _skip(text, at)
+        blank = text[after - 1] == "\n" or (blank and text[at].isspace())
+        at = after
+    return None
 
 
 def _skip(text: str, at: int) -> int:

@@ -76,7 +76,10 @@ def as_tables(status: Status) -> RenderableType:
 
 def watch(read: Callable[[], Status], console: Console, interval_s: float) -> None:
     """Show it again and again until Ctrl-C. Trouble when the router cannot be asked any more."""
-    with Live(as_tables(read()), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    while not console.is_terminal:  # looks one below the other
+        console.print(as_tables(read()), Text())
+        time.sleep(interval_s)
+    with Live(as_tables(read()), console=console, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(interval_s)
             live.update(as_tables(read()), refresh=True)
@@ -204,10 +207,12 @@ def _tenants(tenants: list[Any]) -> RenderableType:
         Column("database", spare=2),
         *(Column(name, right=True, spare=spare.get(name, 0)) for name in numbers),
     )
-    busy_first = sorted(tenants, key=lambda one: (-one.in_flight - one.held - one.queued, -one.served, one.name))
+    busy_first = sorted(
+        tenants, key=lambda one: (not one.paused, -one.in_flight - one.held - one.queued, -one.served, one.name)
+    )
     for tenant in busy_first[:_SHOWN_TENANTS]:
         table.add(
-            Text(tenant.name),
+            Text(tenant.name).append(" paused" if tenant.paused else "", style="yellow"),
             Text(tenant.cluster),
             Text(tenant.database),
             *(

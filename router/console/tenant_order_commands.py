@@ -93,6 +93,8 @@ def create(
     with operator(address, token, development) as client:
         done = client.call("CreateTenant", pb.CreateTenantRequest(tenant=name, document=document))
     _tell(done, as_json)
+    if not as_json:
+        print(f"its role and database, if not yet done: pointsman tenant init {name}")
 
 
 def change(

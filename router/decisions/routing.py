@@ -195,7 +195,8 @@ def _primary(state: ClusterState, want: Want) -> Route | Hold | Refuse:
         if own is None or not own.draining:
             token = token_at(state, name)
             return Route(name, Role.PRIMARY, RouteReason.PRIMARY, state.number, state.generation, token)
-    what = "the primary is draining" if name is not None else _PHASE_WORDS[state.phase]
+    draining = f"the primary is draining, until `pointsman resume {name}`"
+    what = draining if name is not None else _PHASE_WORDS[state.phase]
     detail = f" ({state.detail})" if state.detail else ""
     numbers = {"cluster": state.name, "phase": state.phase.value, "topology": int(state.number)}
     if state.phase is Phase.STUCK:

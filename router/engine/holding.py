@@ -203,7 +203,7 @@ class HoldingRoom:
         why = why or "no primary"
         words = {
             HoldEndReason.WINDOW: f"{why} after waiting {waited:.1f} s (window {policy.window_s:g} s)",
-            HoldEndReason.DEADLINE: f"{why} until the deadline (waited {waited:.1f} s)",
+            HoldEndReason.DEADLINE: f"{why} (waited {waited:.1f} s, until the deadline)",
             HoldEndReason.FULL: f"{self._count} requests already wait for a primary (limit {policy.max_requests})",
             HoldEndReason.SHARE: "this tenant's share of the requests that may wait for a primary is used up",
             HoldEndReason.DRY_RUN: "there is no primary, and holding is off (dry run)",

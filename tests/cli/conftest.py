@@ -14,10 +14,10 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from pointsman.v1 import admin_service_pb2 as pb
-from pointsman.v1 import admin_service_pb2_grpc, errors_pb2, types_pb2
+from pointsman.v1 import admin_service_pb2_grpc, errors_pb2, query_service_pb2, types_pb2
 
 from router.cli import main
-from tests.sdk.fake_router import FakeRouter
+from tests.sdk.fake_router import FakeRouter, OnCall, status
 
 TOKEN = "operator-token"
 TLS_VARIABLES = ("POINTSMAN_TLS", "POINTSMAN_CA", "POINTSMAN_CERT", "POINTSMAN_KEY")
@@ -33,6 +33,17 @@ class Ended:
 
 
 Command = Callable[..., Ended]
+Ask = Callable[..., Ended]
+"""Runs a command of an operator against `admin`."""
+
+
+def failing(code: grpc.StatusCode, message: str, **more: Any) -> OnCall:
+    """Answers every call with that error."""
+
+    async def answer(call: query_service_pb2.MultiplexCall) -> query_service_pb2.MultiplexReply:
+        return query_service_pb2.MultiplexReply(failure=status(code, message, **more))
+
+    return answer
 
 
 @pytest.fixture
@@ -127,7 +138,7 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
     def ListTenants(self, request: Any, context: Any) -> Any:
         self._check(request, context)
         if not request.page_token:
-            first = [pb.TenantState(name="acme", served=2**40, in_flight=3), pb.TenantState(name="beta")]
+            first = [pb.TenantState(name="acme", served=2**40, in_flight=3), pb.TenantState(name="beta", paused=True)]
             return pb.ListTenantsResponse(tenants=first, next_page_token="more")
         return pb.ListTenantsResponse(tenants=[pb.TenantState(name="gamma")])
 
@@ -169,6 +180,10 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
         self._check(request, context)
         return pb.SetEndpointWeightResponse(previous=100, behind=self.behind)
 
+    def CreateTenant(self, request: Any, context: Any) -> Any:
+        self._check(request, context)
+        return pb.CreateTenantResponse()
+
     def Switchover(self, request: Any, context: Any) -> Iterator[Any]:
         self._check(request, context)
         yield from self.steps
@@ -196,3 +211,11 @@ def admin() -> Iterator[FakeAdmin]:
         server.start()
         yield servicer
         server.stop(None).wait()
+
+
+@pytest.fixture
+def ask(command: Command, admin: FakeAdmin) -> Ask:
+    def run(*arguments: str) -> Ended:
+        return command(*arguments, "--address", admin.address, "--token", TOKEN)
+
+    return run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,7 @@ from rich.console import Console
 from router.console import status_view
 from router.console.admin_client import AdminClient
 from router.console.targets import Target
-from tests.cli.conftest import TOKEN, Command, Ended, FakeAdmin
-
-Ask = Callable[..., Ended]
-
-
-@pytest.fixture
-def ask(command: Command, admin: FakeAdmin) -> Ask:
-    def run(*arguments: str) -> Ended:
-        return command(*arguments, "--address", admin.address, "--token", TOKEN)
-
-    return run
+from tests.cli.conftest import TOKEN, Ask, Command, FakeAdmin
 
 
 def test_status_shows_roles_health_lag_tenants_and_pools(ask: Ask):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
 import grpc
@@ -12,21 +13,9 @@ import pytest
 from pointsman.v1 import errors_pb2
 from pointsman.v1 import query_service_pb2 as pb
 from pointsman.v1 import transaction_service_pb2 as tx_pb
-from pointsman.v1 import types_pb2 as types
-from rich.console import Console
 
-from router.console.sql_prompt import SqlPrompt, receipt_line
-from router.console.sql_session import Outcome, SqlSession
-from router.console.targets import Target
-from tests.cli.conftest import Command, Ended
+from tests.cli.conftest import Command, Ended, failing
 from tests.sdk.fake_router import FakeRouter, one_row, result_set, status
-
-
-def failing(code: grpc.StatusCode, message: str, **more):
-    async def answer(call: pb.MultiplexCall) -> pb.MultiplexReply:
-        return pb.MultiplexReply(failure=status(code, message, **more))
-
-    return answer
 
 
 async def sql(command: Command, fake: FakeRouter, *arguments: str) -> Ended:
@@ -134,7 +123,72 @@ async def test_a_wrong_token_tells_which_options_to_check(command: Command, fake
     fake.on_call = failing(grpc.StatusCode.UNAUTHENTICATED, "unknown token", reason="UNAUTHENTICATED", executed="no")
     ended = await sql(command, fake, "select 1")
     assert ended.code == 1
-    assert "check --tenant (POINTSMAN_TENANT) and --token (POINTSMAN_TOKEN)" in ended.err
+    assert "check --token (POINTSMAN_TOKEN) and --tenant (POINTSMAN_TENANT)" in ended.err
+
+
+async def test_a_wrong_token_is_a_matter_of_options_first_and_of_metadata_second(command: Command, fake: FakeRouter):
+    words = "unknown token: send metadata 'authorization: Bearer TOKEN' with a token from the configuration"
+    fake.on_call = failing(grpc.StatusCode.UNAUTHENTICATED, words, reason="UNAUTHENTICATED", executed="no")
+    ended = await sql(command, fake, "select 1")
+    assert ended.err == (
+        "pointsman: unknown token (unauthenticated)\ncheck --token (POINTSMAN_TOKEN) and --tenant (POINTSMAN_TENANT); "
+        "programs send metadata 'authorization: Bearer TOKEN' with a token from the configuration\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason", "command_line"),
+    [
+        ("listen jobs", "SESSION_STATEMENT", "pointsman listen jobs"),
+        ("LISTEN \"my jobs\"", "SESSION_STATEMENT", "pointsman listen 'my jobs'"),
+        ("copy t to stdout", "COPY_NOT_HERE", "pointsman copy out TABLE FILE"),
+    ],
+)
+async def test_what_has_a_command_of_its_own_is_sent_there(
+    command: Command, fake: FakeRouter, statement: str, reason: str, command_line: str
+):
+    fake.on_call = failing(grpc.StatusCode.FAILED_PRECONDITION, "use the RPC X", reason=reason, executed="no")
+    ended = await sql(command, fake, statement)
+    assert ended.code == 1
+    assert command_line in ended.err
+    assert "RPC" not in ended.err
+
+
+async def test_a_statement_may_be_given_as_psql_takes_it(command: Command, fake: FakeRouter):
+    assert (await sql(command, fake, "-c", "select 1", "--csv")).out == "n\n1\n"
+    both = await sql(command, fake, "select 1", "-c", "select 2")
+    assert (both.code, "there are two statements" in both.err) == (2, True)
+
+
+async def test_one_write_may_have_an_idempotency_key(command: Command, fake: FakeRouter):
+    ended = await sql(command, fake, "insert into t values (1)", "--idempotency-key", "order-17")
+    assert (ended.code, ended.err) == (0, "")
+    (call,) = fake.calls
+    assert call.execute.idempotency_key == "order-17"
+    for statements in ("insert into t values (1); insert into t values (2)", "begin"):
+        ended = await sql(command, fake, statements, "--idempotency-key", "order-18")
+        assert (ended.code, "is for one write" in ended.err) in ((1, True), (2, True))
+    assert len(fake.calls) == 1
+
+
+async def test_a_deadline_names_its_seconds(command: Command, fake: FakeRouter):
+    fake.on_call = failing(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed", reason="DEADLINE", executed="no")
+    ended = await sql(command, fake, "select 1")
+    assert re.match(r"pointsman: the deadline passed \(after \d\.\d s\) \(deadline\)\n", ended.err)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [("\\?\nselect 1;\n", 1, "\\?"), ("select 1;\nselect '\n\\x', -- \n 2;\n  \\d t\n", 5, "\\d")],
+)
+async def test_a_backslash_command_among_statements_is_told_with_its_line(
+    command: Command, fake: FakeRouter, monkeypatch: pytest.MonkeyPatch, text: str, line: int, word: str
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    ended = await sql(command, fake)
+    assert ended.code == 2
+    assert ended.err.startswith(f"pointsman: line {line}: {word} works at the prompt only, like all backslash")
+    assert fake.calls == []
 
 
 async def test_the_operators_port_is_told_apart(command: Command, fake: FakeRouter):
@@ -224,119 +278,3 @@ async def test_an_explicit_dev_beats_the_environment_and_is_beaten_by_an_explici
     assert "127.0.0.1:2" in (await ended("--dev", str(tmp_path), "--address", "127.0.0.1:2")).err
     monkeypatch.setenv("POINTSMAN_DEV", str(tmp_path))
     assert "127.0.0.1:1" in (await ended()).err, "both from the environment: the address is the nearer word"
-
-
-class Person:
-    """Types lines; notes the prompts it was asked with."""
-
-    def __init__(self, *lines: str | BaseException) -> None:
-        self.lines = list(lines)
-        self.prompts: list[str] = []
-
-    def __call__(self, prompt: str) -> str:
-        self.prompts.append(prompt)
-        line = self.lines.pop(0) if self.lines else EOFError()
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
-
-async def prompted(fake: FakeRouter, *lines: str | BaseException) -> tuple[str, list[str]]:
-    """What a session showed, and its prompts."""
-    out, person = io.StringIO(), Person(*lines)
-
-    def session() -> None:
-        with SqlSession(Target(fake.address, "t", "acme")) as made:
-            SqlPrompt(made, Console(file=out, width=120), person).run()
-
-    await asyncio.to_thread(session)
-    return out.getvalue(), person.prompts
-
-
-class TestPrompt:
-    async def test_a_statement_may_take_several_lines(self, fake: FakeRouter, capsys: pytest.CaptureFixture[str]):
-        shown, prompts = await prompted(fake, "select", "  1", ";")
-        assert prompts == ["acme=> ", "acme-> ", "acme-> ", "acme=> "]
-        assert "│ 1 │" in shown
-        assert len(fake.calls) == 1
-
-    async def test_an_error_is_shown_and_the_prompt_goes_on(self, fake: FakeRouter):
-        fake.on_call = failing(grpc.StatusCode.INVALID_ARGUMENT, "syntax error", reason="BAD_SQL", executed="no")
-        shown, prompts = await prompted(fake, "selec 1;", "\\q")
-        assert "syntax error (bad_sql)" in shown
-        assert len(prompts) == 2
-
-    async def test_an_interrupt_forgets_what_was_begun(self, fake: FakeRouter):
-        _, prompts = await prompted(fake, "select (", KeyboardInterrupt(), "\\q")
-        assert prompts == ["acme=> ", "acme-> ", "acme=> "]
-        assert fake.calls == []
-
-    async def test_commands(self, fake: FakeRouter):
-        shown, _ = await prompted(fake, "\\?", "\\timing", "\\x", "\\read any", "\\nonsense", "select 1;", "\\q")
-        assert "BEGIN ... COMMIT runs a transaction" in shown
-        assert "timing is off" in shown
-        assert "reads go to any" in shown
-        assert "unknown command \\nonsense" in shown
-        assert "─ row 1" in shown
-        assert "ms in all" not in shown
-        assert fake.calls[0].query.options.read != types.READ_PREFERENCE_UNSPECIFIED
-
-    async def test_describing_a_table_that_is_not_there(self, fake: FakeRouter):
-        async def nothing(call: pb.MultiplexCall) -> pb.MultiplexReply:
-            return pb.MultiplexReply(query=pb.QueryResponse(result=result_set(rows=())))
-
-        fake.on_call = nothing
-        shown, _ = await prompted(fake, "\\d nowhere")
-        assert "there is no table or view nowhere" in shown
-
-    async def test_a_failed_transaction_shows_in_the_prompt(self, fake: FakeRouter):
-        async def answer(message: tx_pb.TransactRequest) -> tx_pb.TransactResponse:
-            return tx_pb.TransactResponse(
-                tag=message.tag,
-                failed=status(
-                    grpc.StatusCode.INVALID_ARGUMENT, "no", reason="BAD_SQL",
-                    pg=errors_pb2.PgErrorDetail(sqlstate="42601"), executed="rolled_back",
-                )
-            )  # fmt: skip
-
-        fake.on_transact = answer
-        _, prompts = await prompted(fake, "begin;", "selec 1;", "\\q")
-        assert prompts == ["acme=> ", "acme*=> ", "acme=!> "]
-
-    @pytest.mark.parametrize(
-        ("lines", "words"),
-        [
-            (("begin;", "begin;"), "already in a transaction"),
-            (("begin;", "savepoint a;"), "there are no savepoints here"),
-            (("set work_mem = '1MB';",), "SET works inside BEGIN … COMMIT only"),
-            (("commit;",), "there is no transaction"),
-        ],
-    )
-    async def test_what_has_no_place_is_told_in_words_of_sql(
-        self, fake: FakeRouter, lines: tuple[str, ...], words: str
-    ):
-        shown, prompts = await prompted(fake, *lines, "\\q")
-        assert words in shown
-        assert len(prompts) == len(lines) + 1
-        assert fake.calls == []
-
-    async def test_tables_are_listed(self, fake: FakeRouter):
-        fake.on_call = one_row
-        shown, _ = await prompted(fake, "\\d")
-        assert "1 row" in shown
-
-
-RECEIPT_FIELDS = {
-    "request_id": "r", "token": b"", "endpoint": "pg2", "role": "replica", "topology": 1, "attempts": 2,
-    "replayed": False, "queued_us": 0, "held_us": 2_000_000, "executed_us": 400, "route_reason": "balanced",
-}  # fmt: skip
-
-
-def test_the_receipt_line_tells_what_a_failover_cost():
-    from pointsman import Receipt
-
-    outcome = Outcome(("n",), [(1,)], "SELECT 1", 1, Receipt(**RECEIPT_FIELDS), (), 2.0019)
-    assert receipt_line(outcome) == (
-        "1 row · pg2 (replica) · 0.4 ms in PostgreSQL, 2001.9 ms in all · 2 attempts · held 2000 ms by a failover"
-    )
-    assert receipt_line(outcome, timing=False).startswith("1 row · pg2 (replica) · 2 attempts")

@@ -150,6 +150,14 @@ def test_every_mistake_is_told_at_once_with_line_path_and_way_out():
     ]
 
 
+@pytest.mark.parametrize(
+    ("section", "example"), [("server:\n  cpus: 1\n", "[2, 3]"), ("server:\n  cpus: two\n", "[2, 3]")]
+)
+def test_the_example_of_a_list_fits_its_place(section: str, example: str):
+    ((_, path, words),) = problems_of(section + GOOD)
+    assert (path, words) == ("server.cpus", f"must be a list, such as {example}")
+
+
 def test_a_pool_is_not_judged_by_a_cap_that_is_wrong_itself():
     wrong = GOOD.replace("zone: a", "max_connections: few")
     assert [path for _, path, _ in problems_of(wrong)] == ["clusters.main.endpoints.pg1.max_connections"]

@@ -58,7 +58,7 @@ async def test_who_waits_for_a_drained_primary_is_told_so_and_how_long_it_has_wa
     engine = Engine()
     engine.supervisor.drain("a")
     error = await refusal(engine.run(Method.EXECUTE, "insert a"))
-    assert "the primary is draining until the deadline (waited 5.0 s); nothing was executed" in error.message
+    assert "the primary is draining, until `pointsman resume a` (waited 5.0 s, until the deadline)" in error.message
     assert error.reason is RefuseReason.HOLD_WINDOW
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from pointsman.batches import StepLike, batch_bytes
 from pointsman.calls import Call, error_of
-from pointsman.errors import Error, SqlSyntaxError
+from pointsman.errors import DeadlineExceeded, Error, SqlSyntaxError
 from pointsman.options import (
     ANSWERS_ONLY,
     MAY_BE_BEHIND,
@@ -120,6 +121,8 @@ class Requests:
         error = self._tokens.told(error_of(reply.failure, writes=call.writes), call.seen)
         if isinstance(error, SqlSyntaxError):
             hinted(error, statements_of(call.body))
+        if isinstance(error, DeadlineExceeded):
+            error.message += f" (after {monotonic() - call.deadline + call.timeout_s:.1f} s)"
         return after_doubt(error) if call.doubt else error
 
     def _keep(self, receipt: bytes, call: Call) -> None:
