@@ -25,8 +25,10 @@ def stop_listening(address: str) -> int:
     port = int(address.rpartition(":")[2])
     stopped = 0
     for descriptor, one in _listening(port):
-        with one, _silent() as stand_in:
-            os.dup2(stand_in.fileno(), descriptor, inheritable=False)
+        with one:
+            # Without a stand-in (no descriptor left, no such sockets here) the error is written, and that is all.
+            with contextlib.suppress(OSError), _silent() as stand_in:
+                os.dup2(stand_in.fileno(), descriptor, inheritable=False)
             one.shutdown(socket.SHUT_RD)
             stopped += 1
     return stopped
@@ -35,9 +37,13 @@ def stop_listening(address: str) -> int:
 def _silent() -> socket.socket:
     """A socket that listens, so that accept() finds nothing rather than failing, under a name that the kernel makes."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made.bind("")
-    made.listen(1)
-    made.setblocking(False)
+    try:
+        made.bind("")
+        made.listen(1)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
     return made
 
 

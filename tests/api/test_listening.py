@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import grpc
 import grpc.aio
 import pytest
 
+from router.api import listening
 from router.api.listening import stop_listening
 
 
@@ -47,3 +49,15 @@ def test_other_ports_are_not_touched() -> None:
         stop_listening(f"127.0.0.1:{other.getsockname()[1]}")
         with socket.create_connection(listener.getsockname()):
             pass
+
+
+def test_it_ends_to_listen_also_where_no_further_socket_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> socket.socket:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(listening, "_silent", none_left)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        assert stop_listening(f"127.0.0.1:{address[1]}") == 1
+        with socket.socket() as stranger, pytest.raises(ConnectionRefusedError):
+            stranger.connect(address)
