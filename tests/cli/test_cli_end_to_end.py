@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from router.devcluster import DevCluster
 from tests.cli.conftest import Command, Ended
+from tests.cli.test_interrupts import ended, started
 from tests.support.eventually import eventually
 from tests.support.running_router import ADMIN_TOKEN, Config, endpoint, running_router
 
@@ -78,6 +81,41 @@ async def test_a_users_first_minutes(command: Command, pg_cluster: DevCluster, t
         assert acme["in_flight"] == 0
         assert "steady" in (await run("status", *operator)).out
         assert (await run("drain", "nowhere", *operator)).code == 1
+
+
+async def test_a_write_with_a_key_can_be_asked_for_and_the_routers_tables_are_no_tables_of_the_user(
+    command: Command, pg_cluster: DevCluster
+):
+    async with running_router(pg_cluster) as router:
+        caller = ("--address", router.address, "--tenant", "acme", "--token", router.tokens["acme"])
+
+        async def run(*arguments: str) -> Ended:
+            return await asyncio.to_thread(command, *arguments, *caller)
+
+        assert (await run("sql", "create table cli_keyed (n int)", "--idempotency-key", "cli-1")).code == 0
+        assert (await run("sql", "create table cli_keyed (n int)", "--idempotency-key", "cli-1")).code == 0
+        assert (await run("outcome", "cli-1")).out.startswith("committed")
+        told = (await run("sql", "\\dt", "--csv")).out.splitlines()
+        assert any("cli_keyed" in line for line in told)
+        assert not any(line.startswith("pointsman,") for line in told)
+        await run("sql", "drop table cli_keyed")
+
+
+async def test_a_write_ends_in_postgresql_by_ctrl_c(pg_cluster: DevCluster):
+    async with running_router(pg_cluster) as router:
+        given = ("--address", router.address, "--tenant", "acme", "--token", router.tokens["acme"])
+        process = await started("sql", "create table cli_slow as select 1 as n from pg_sleep(60)", *given)
+
+        async def runs() -> bool:
+            with psycopg.connect(pg_cluster.tenant_dsn("acme"), autocommit=True) as look:
+                found = look.execute("select 1 from pg_stat_activity where state = 'active' and query ~ 'cli_[s]low'")
+                return found.fetchone() is not None
+
+        await eventually(runs, within_s=10, what="the write runs")
+        process.send_signal(signal.SIGINT)
+        code, _, err = await ended(process)
+        assert (code, err) == (130, "pointsman: interrupted: it was rolled back (executed: rolled_back)\n")
+        assert not await runs()
 
 
 async def test_the_doctor_names_a_server_that_it_could_not_examine(command: Command, pg_cluster: DevCluster):
