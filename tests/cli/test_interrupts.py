@@ -12,10 +12,15 @@ from typing import Any
 
 import grpc
 import pytest
+from pointsman.sync import SyncTransaction
 from pointsman.v1 import admin_service_pb2 as admin_pb
 from pointsman.v1 import query_service_pb2 as pb
+from pointsman.v1 import transaction_service_pb2 as tx_pb
 from pointsman.v1 import types_pb2 as types
 
+from router.console.interrupting import Interrupted
+from router.console.sql_session import SqlSession
+from router.console.targets import Target
 from tests.cli.conftest import TOKEN, FakeAdmin
 from tests.sdk.fake_router import Answer, FakeRouter, never, result_set, status, until
 
@@ -136,6 +141,29 @@ async def test_ctrl_c_in_a_write_tells_what_became_of_it(fake: FakeRouter, execu
     code, out, err = await ended(process)
     assert (code, out) == (130, "")
     assert err.startswith(f"pointsman: {words}")
+
+
+@pytest.mark.parametrize(("sql", "executed"), [("insert into t values (1)", "rolled_back"), ("commit", "maybe")])
+async def test_ctrl_c_in_a_transaction_undoes_it_and_of_a_commit_nothing_is_known(
+    fake: FakeRouter, monkeypatch: pytest.MonkeyPatch, sql: str, executed: str
+):
+    async def answer(request: tx_pb.TransactRequest) -> tx_pb.TransactResponse:
+        return tx_pb.TransactResponse(tag=request.tag, began=tx_pb.Began())
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def session() -> None:
+        with SqlSession(Target(fake.address, "t", "acme")) as made:
+            made.run("begin")
+            monkeypatch.setattr(SyncTransaction, "execute", interrupted)
+            monkeypatch.setattr(SyncTransaction, "commit", interrupted)
+            with pytest.raises(Interrupted, match=rf"executed: {executed}\)"):
+                made.run(sql)
+            assert not made.in_transaction
+
+    fake.on_transact = answer
+    await asyncio.to_thread(session)
 
 
 async def test_a_router_that_answers_nothing_is_waited_for_no_longer_than_a_second(fake: FakeRouter):
