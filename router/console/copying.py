@@ -143,7 +143,7 @@ def run_in(target: Target, asked: CopyIn, as_json: bool) -> None:
         raise Trouble("standard input is a terminal", "such as: cat rows.csv | pointsman copy in TABLE -")
     size = _size_of(asked.file)
     reach(target)
-    source: str | BinaryIO = sys.stdin.buffer if asked.file == _STANDARD else asked.file
+    source = _standard_input() if asked.file == _STANDARD else asked.file
     with _connected(target) as db, _troubles(target, "", asked.table), _progress(asked.file, size) as told:
         began = time.perf_counter()
         result = db.copy_in(
@@ -152,6 +152,15 @@ def run_in(target: Target, asked: CopyIn, as_json: bool) -> None:
         )  # fmt: skip
         took_s = time.perf_counter() - began
     _tell(result, took_s, as_json, sys.stdout)
+
+
+def _standard_input() -> BinaryIO:
+    """Standard input without Python's buffer, whose lock the thread that waits in its read would hold: where the
+    program is interrupted meanwhile, the end of the interpreter wants that lock, and aborts."""
+    try:
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+    except (OSError, AttributeError):  # one that is no file
+        return sys.stdin.buffer
 
 
 def _check_folder(file: str) -> None:

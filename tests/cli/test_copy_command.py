@@ -168,6 +168,7 @@ async def test_ctrl_c_rolls_back(fake: CopyRouter, tmp_path: Path):
     await until(lambda: fake.taken, within_s=20)
     process.send_signal(2)
     await until(lambda: fake.ends == ["undone"])
+    assert process.stderr is not None
+    err = await asyncio.wait_for(process.stderr.read(), 10)  # it ends although nobody closes the pipe
+    assert (await process.wait(), err) == (130, b"")
     process.stdin.close()
-    _, err = await asyncio.wait_for(process.communicate(), 10)
-    assert (process.returncode, err) == (130, b"")
