@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from router.api.auditing import CALLER, Audit
-from router.api.departures import CallerGone, met_by
+from router.api.departures import CallerGone, told
 from router.api.drain import Drain
 from router.api.message_stream import Context, MessageStream, parse
 from router.api.proving import Proving, expired_error
@@ -185,10 +185,7 @@ class Gate(Generic[Caller]):
             async def run(call: Call[Caller]) -> None:
                 async with aclosing(function(call, parse(message_class, raw, self._max_message_bytes))) as messages:
                     async for message in messages:
-                        try:
-                            await context.write(serialized(message))
-                        except grpc.aio.InternalError as error:
-                            raise met_by(error) from None
+                        await told(context.write(serialized(message)))
 
             await self._run(name, context, _while_proved(name, run, Executed.NO))
 
@@ -271,10 +268,7 @@ class Gate(Generic[Caller]):
         if self._audit is not None and (self._audit_all or error.reason in REFUSED_IDENTITIES):
             self._audit.rpc(call.method if call is not None else name, error, context.peer(), tenant)
         status = status_of(error, tenant)
-        try:
-            await context.abort(grpc_code(error), status.message, trailers_of(error, status))
-        except grpc.aio.InternalError as failed:
-            raise met_by(failed) from None
+        await told(context.abort(grpc_code(error), status.message, trailers_of(error, status)))
 
 
 def _while_proved(

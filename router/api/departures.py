@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import grpc.aio
+
+T = TypeVar("T")
 
 _FAILED = 'Failed "execute_batch"'
 """gRPC took the operation, and it failed: that happens at the end of an RPC only. What it does not take (two writes at
@@ -25,6 +29,14 @@ class CallerGone(asyncio.CancelledError):
 def met_by(error: grpc.aio.InternalError) -> BaseException:
     """What to raise in place of a failed write: CallerGone, or the error itself where it is a mistake."""
     return CallerGone() if _says_gone(error) else error
+
+
+async def told(operation: Awaitable[T]) -> T:
+    """What a write or an abort gives. CallerGone where it finds nobody."""
+    try:
+        return await operation
+    except grpc.aio.InternalError as error:
+        raise met_by(error) from None
 
 
 def keep_out_of_log() -> None:

@@ -17,6 +17,7 @@ from pointsman.v1 import admin_service_pb2 as pb
 from pointsman.v1 import admin_service_pb2_grpc, errors_pb2, query_service_pb2, types_pb2
 
 from router.cli import main
+from router.console import status_view
 from tests.sdk.fake_router import FakeRouter, OnCall, status
 
 TOKEN = "operator-token"
@@ -60,6 +61,19 @@ def collector() -> Iterator[None]:
     """Commands that serve tune the collector of their process, which here is that of the tests."""
     yield
     gc.enable()
+
+
+@pytest.fixture
+def two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status --watch` looks twice, and is interrupted."""
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_view.time, "sleep", sleep)
 
 
 @pytest.fixture

@@ -365,15 +365,8 @@ def test_the_words_of_an_error_stand_below_the_table():
     assert "x" * 300 in "".join(line.strip() for line in below.splitlines())
 
 
-def test_status_again_and_again_as_json_is_one_line_a_look(ask: Ask, monkeypatch: pytest.MonkeyPatch):
-    looks = []
-
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(status_view.time, "sleep", sleep)
+@pytest.mark.usefixtures("two_looks")
+def test_status_again_and_again_as_json_is_one_line_a_look(ask: Ask):
     ended = ask("status", "--watch", "--json", "--interval", "0.5")
     assert ended.code == 130
     assert [json.loads(line)["server"]["version"] for line in ended.out.splitlines()] == ["9.9", "9.9"]

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from router.console import status_view
 from tests.cli.conftest import Ask
 
 
@@ -15,15 +14,8 @@ def test_status_shows_a_paused_tenant(ask: Ask):
     assert [one["paused"] for one in json.loads(ask("status", "--json").out)["tenants"]] == [False, True, False]
 
 
-def test_watch_into_a_pipe_writes_one_look_below_the_other(ask: Ask, monkeypatch: pytest.MonkeyPatch):
-    looks = []
-
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(status_view.time, "sleep", sleep)
+@pytest.mark.usefixtures("two_looks")
+def test_watch_into_a_pipe_writes_one_look_below_the_other(ask: Ask):
     lines = ask("status", "--watch").out.splitlines()
     starts = [at for at, line in enumerate(lines) if line.startswith("pointsman 9.9 · up")]
     assert len(starts) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
 
 import pointsman
 import pytest
@@ -13,6 +12,7 @@ from pointsman.loop_thread import LoopThread, loop_thread
 from pointsman.multiplex import Multiplexer
 
 from tests.sdk.fake_router import FakeRouter, never, one_row, until
+from tests.sdk.test_keyed_writes import Told
 
 Body = Callable[[pointsman.Client], Awaitable[None]]
 
@@ -47,25 +47,6 @@ def cancel_all_others() -> None:
 def opened(db: pointsman.Client) -> Multiplexer:
     assert db._mux is not None
     return db._mux
-
-
-class Told:
-    """Who waits for a call, and is no task."""
-
-    def __init__(self) -> None:
-        self.error: pointsman.Error | None = None
-
-    def done(self) -> bool:
-        return self.error is not None
-
-    def cancel(self) -> bool:
-        return False
-
-    def set_result(self, result: Any, /) -> None:
-        raise AssertionError
-
-    def set_exception(self, exception: Any, /) -> None:
-        self.error = exception
 
 
 def started(db: pointsman.Client, *, writes: bool) -> Told:

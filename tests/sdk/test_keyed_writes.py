@@ -165,13 +165,13 @@ async def test_a_batch_from_an_iterator_is_sent_again_whole(router: FakeRouter, 
 
 
 class Told:
-    """Somebody who waits for a call."""
+    """Who waits for a call, and is no task."""
 
     def __init__(self) -> None:
         self.error: pointsman.Error | None = None
 
     def done(self) -> bool:
-        return False
+        return self.error is not None
 
     def cancel(self) -> bool:
         return False

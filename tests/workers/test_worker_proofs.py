@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,7 @@ async def test_workers_come_back_with_the_last_good_certificate_while_the_files_
         await asyncio.sleep(3)  # the files are known to have looked the same twice
         renewed = await asyncio.to_thread(_certificate_of, router.address)
         server[1].write_bytes(Authority().issue().key)
-        before = await all_serve(router)
-        os.kill(before[0].pid, signal.SIGKILL)
-        await all_serve(router, restarts=1)
-        await connect_anew()
-        await asyncio.to_thread(_restart_workers, router)
-        after = await all_serve(router)
-        assert not {one.pid for one in before} & {one.pid for one in after}
-        await connect_anew()
+        await _replaced(router, connect_anew)
         assert await asyncio.to_thread(_certificate_of, router.address) == renewed
         _issue(authority, server, dns=["localhost"])
         await eventually(lambda: _shows_another(router.address, renewed), within_s=10, what="the newest certificate")
@@ -148,14 +142,19 @@ async def test_a_worker_that_starts_after_a_reload_serves_as_the_others_do(
         router.edit_config(later)
         answer = await router.operate("ReloadConfig")
         assert "server" in str(answer), answer
-        before = await all_serve(router)
-        os.kill(before[0].pid, signal.SIGKILL)
-        await all_serve(router, restarts=1)
-        await connect_anew()
-        await asyncio.to_thread(_restart_workers, router)
-        after = await all_serve(router)
-        assert not {one.pid for one in before} & {one.pid for one in after}
-        await connect_anew()
+        await _replaced(router, connect_anew)
+
+
+async def _replaced(router: RunningRouter, connect_anew: Callable[[], Awaitable[None]]) -> None:
+    """One worker dies, then all are restarted; after each, callers connect."""
+    before = await all_serve(router)
+    os.kill(before[0].pid, signal.SIGKILL)
+    await all_serve(router, restarts=1)
+    await connect_anew()
+    await asyncio.to_thread(_restart_workers, router)
+    after = await all_serve(router)
+    assert not {one.pid for one in before} & {one.pid for one in after}
+    await connect_anew()
 
 
 def _certificate_of(address: str) -> str:

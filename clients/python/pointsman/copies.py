@@ -11,10 +11,10 @@ from grpc import aio
 
 from pointsman.connection import GRACE_S, Connections, Link, Pauses, ended_error
 from pointsman.copy_data import Sink, Target
-from pointsman.copy_requests import CopyResult, Progress, abandon, copy_result, late, worth_another_try
+from pointsman.copy_requests import CopyResult, Progress, abandon, copy_result, late
 from pointsman.errors import Error, Executed
 from pointsman.options import milliseconds
-from pointsman.status import drained, error_from_rpc
+from pointsman.status import drained, error_from_rpc, worth_another_try
 from pointsman.tokens import TokenKeeper
 from pointsman.v1 import query_service_pb2 as pb
 

@@ -9,10 +9,9 @@ from typing import Any, Literal, cast
 import grpc
 
 from pointsman.connection import Link
-from pointsman.errors import DeadlineExceeded, Error, Executed
+from pointsman.errors import DeadlineExceeded, Executed
 from pointsman.options import ANSWERS_ONLY, WRITE_ONLY, KeyedOptions, StreamOptions, put_options, seconds
 from pointsman.results import Notice, Receipt
-from pointsman.status import drained
 from pointsman.v1 import query_service_pb2 as pb
 
 Format = Literal["text", "csv", "binary"]
@@ -143,11 +142,6 @@ def copy_result(end: pb.CopyOutEnd | pb.CopyInResponse) -> CopyResult:
     return CopyResult(
         end.rows, end.bytes, end.command_tag, Receipt.from_bytes(end.receipt.SerializeToString()), notices
     )
-
-
-def worth_another_try(error: Error) -> bool:
-    """The router was not reached, or is going away and has not begun."""
-    return drained(error) or (not error.reason and error.code is grpc.StatusCode.UNAVAILABLE)
 
 
 def total_timeout(options: Any) -> float | None:

@@ -20,12 +20,11 @@ from pointsman.copy_requests import (
     copy_result,
     late,
     total_timeout,
-    worth_another_try,
 )
 from pointsman.errors import Error, Executed
 from pointsman.options import milliseconds
 from pointsman.repeating import Repetition, keyed
-from pointsman.status import drained, error_from_rpc
+from pointsman.status import drained, error_from_rpc, worth_another_try
 from pointsman.tokens import TokenKeeper
 from pointsman.v1 import query_service_pb2 as pb
 

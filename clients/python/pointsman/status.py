@@ -166,6 +166,12 @@ def drained(error: Error) -> bool:
     return error.reason == "DRAINING" and error.executed is Executed.NO
 
 
+def worth_another_try(error: Error) -> bool:
+    """The router was not reached, or is going away and has not begun: a drain says so, a connection that broke says
+    nothing at all. For what changes nothing until it is answered."""
+    return drained(error) or (not error.reason and error.code is grpc.StatusCode.UNAVAILABLE)
+
+
 def _executed(stated: str, writes: bool) -> Executed:
     try:
         return Executed(stated)

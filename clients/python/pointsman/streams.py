@@ -16,7 +16,7 @@ from pointsman.options import milliseconds
 from pointsman.placeholders import hinted
 from pointsman.results import Receipt
 from pointsman.rows import Column, ColumnBatch, Plan, Record, plan_of
-from pointsman.status import drained, error_from_rpc
+from pointsman.status import drained, error_from_rpc, worth_another_try
 from pointsman.tokens import TokenKeeper
 from pointsman.v1 import query_service_pb2 as pb
 from pointsman.v1 import types_pb2
@@ -184,10 +184,10 @@ class RowStream:
             try:
                 return await self._read(self._rpc)
             except Error as error:
+                if not worth_another_try(error):
+                    raise
                 if drained(error):
                     self._link.retire()
-                elif error.reason or error.code is not grpc.StatusCode.UNAVAILABLE:
-                    raise
                 pauses.failed()
                 pause_s = pauses.next_s()
                 if self._loop.time() + pause_s >= by - GRACE_S:

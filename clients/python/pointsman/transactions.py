@@ -26,7 +26,7 @@ from pointsman.parameters import put_statement
 from pointsman.placeholders import hinted
 from pointsman.results import Receipt, Result, Rows, result_of, single_row, single_value
 from pointsman.rows import Record
-from pointsman.status import drained, error_from_rpc, error_from_status
+from pointsman.status import drained, error_from_rpc, error_from_status, worth_another_try
 from pointsman.tokens import TokenKeeper
 from pointsman.v1 import transaction_service_pb2 as pb
 
@@ -190,7 +190,8 @@ class Transaction:
                 if answer.WhichOneof("event") != "failed" or not drained(error_from_status(answer.failed, writes=True)):
                     return answer
             except aio.AioRpcError as failure:
-                if not _worth_another_router(error_from_rpc(failure, writes=True)):
+                # What was answered nothing yet can begin anew: the old one can only be rolled back.
+                if not worth_another_try(error_from_rpc(failure, writes=True)):
                     raise
             pauses.failed()
             pause_s = pauses.next_s()
@@ -321,14 +322,6 @@ class Savepoint:
         finally:
             if not undone:  # else its work would be committed with the rest
                 self._transaction._break("lost")
-
-
-def _worth_another_router(error: Error) -> bool:
-    """Whether a transaction that was answered nothing yet can begin anew: the old one can only be rolled back.
-
-    A drain says so; a connection that broke says nothing at all.
-    """
-    return drained(error) or (error.code is grpc.StatusCode.UNAVAILABLE and not error.reason)
 
 
 async def _wind_up(rpc: Rpc, link: Link) -> None:

@@ -10,9 +10,8 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from pointsman.connection import GRACE_S, Connections, Pauses
-from pointsman.copy_requests import worth_another_try
 from pointsman.errors import Error, Executed
-from pointsman.status import drained, error_from_rpc
+from pointsman.status import drained, error_from_rpc, worth_another_try
 
 Answer = TypeVar("Answer", bound=Message)
 
